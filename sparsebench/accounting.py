@@ -1,0 +1,205 @@
+"""What a network and its training cost: zeros, multiply-accumulates, training FLOPs, dead paths."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsebench.pruning.parameters import MaskedParameters
+
+COUNTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+UNSUPPORTED = (nn.MultiheadAttention, nn.RNNBase)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One convolution or linear layer.
+
+    Args:
+        name: Name of its weight in the ``state_dict``.
+        shape: Of the weight.
+        weights: Number of weights.
+        positions: Multiply-accumulates that one weight costs per sample (H_out · W_out of a convolution).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    weights: int
+    positions: int
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the dense layer for one sample."""
+        return self.weights * self.positions
+
+
+@torch.no_grad()
+def count_layers(model: nn.Module, input_shape: tuple[int, ...]) -> list[Layer]:
+    """The convolution and linear layers of ``model`` with their cost for one sample of ``input_shape``.
+
+    Convention: multiply-accumulates of convolutions and linear layers only; normalisation, activations,
+    pooling and biases are not counted. FLOPs = 2 · MACs.
+    """
+    names = {module: name for name, module in model.named_modules() if isinstance(module, COUNTED)}
+    positions: dict[str, int] = {}
+
+    def hook(module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        features = output.shape[1] if not isinstance(module, nn.Linear) else output.shape[-1]
+        name = names[module]
+        positions[name] = positions.get(name, 0) + output.numel() // (output.shape[0] * features)
+
+    handles = [module.register_forward_hook(hook) for module in names]
+    training = {module: module.training for module in model.modules()}
+    parameter = next(model.parameters())
+    try:
+        model.eval()
+        model(torch.zeros(1, *input_shape, device=parameter.device, dtype=parameter.dtype))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, was in training.items():
+            module.training = was
+    modules = {name: module for module, name in names.items()}
+    return [
+        Layer(f"{name}.weight" if name else "weight", tuple(w.shape), w.numel(), times)
+        for name, times in positions.items()
+        for w in [modules[name].weight]
+        if isinstance(w, Tensor)
+    ]
+
+
+def nonzeros(model: nn.Module) -> dict[str, int]:
+    """Non-zero entries of every parameter, counted in the tensors themselves, not in masks."""
+    return {name: int(torch.count_nonzero(parameter)) for name, parameter in model.named_parameters()}
+
+
+@torch.no_grad()
+def dead_outputs(weight: Tensor) -> int:
+    """Output units (filters, neurons) of a weight [out, ...] none of whose inputs has a weight."""
+    return int((weight.flatten(1) == 0).all(1).sum())
+
+
+def effective_nonzeros(model: nn.Module, input_shape: tuple[int, ...], names: Iterable[str]) -> int | None:
+    """Weights of ``names`` that are not zero and lie on a path of such weights from input to output.
+
+    Every weight w is replaced by [w ≠ 0] over its fan-in, biases by zero, normalisation by the identity, max
+    pooling by mean pooling, and the input by ones. A weight is on a path if the derivative of the summed
+    output by it is positive; float64.
+
+    Returns:
+        Their number; ``None`` for a model with layers to which this does not apply (attention, recurrence).
+
+    References:
+        Vysogorets and Kempe, "Connectivity Matters: Neural Network Pruning Through the Lens of Effective
+        Sparsity", JMLR 2023, arXiv 2107.02306. The derivative trick is that of Tanaka et al., "Pruning neural
+        networks without any data by iteratively conserving synaptic flow", NeurIPS 2020, arXiv 2006.05467.
+    """
+    if any(isinstance(module, UNSUPPORTED) for module in model.modules()):
+        return None
+    skeleton = copy.deepcopy(model).cpu().double().eval()
+    for module in list(skeleton.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, NORMS):
+                setattr(module, name, nn.Identity())
+            elif isinstance(child, nn.MaxPool2d):
+                setattr(module, name, nn.AvgPool2d(child.kernel_size, child.stride, child.padding))
+    with torch.no_grad():
+        for name, parameter in skeleton.named_parameters():
+            if parameter.dim() > 1:
+                parameter.copy_((parameter != 0).double() / max(parameter[0].numel(), 1))
+            else:
+                parameter.zero_() if name.endswith("bias") else parameter.fill_(1.0)
+    with torch.enable_grad():
+        skeleton(torch.ones(1, *input_shape, dtype=torch.float64)).sum().backward()
+    parameters = dict(skeleton.named_parameters())
+    alive = 0
+    for name in names:
+        weight, gradient = parameters[name], parameters[name].grad
+        if gradient is not None:
+            alive += int(((weight > 0) & (gradient > 0)).sum())
+    return alive
+
+
+class TrainingFLOPs:
+    """Counts the FLOPs of a training as it runs: forward f, backward to activations f, to weights f.
+
+    Layers cost by their kept weights, except where a step needs the dense weight gradient (every step of
+    DPF, the mask updates of RigL): then the last of the three is dense. Counts stay on the device and are
+    added up only where masks change.
+
+    Args:
+        layers: From :func:`count_layers`.
+        weights: The prunable weights.
+
+    References:
+        Evci et al., "Rigging the Lottery", ICML 2020, arXiv 1911.11134, appendix H (backward = 2 · forward).
+    """
+
+    def __init__(self, layers: Iterable[Layer], weights: MaskedParameters) -> None:
+        cost = {layer.name: layer for layer in layers}
+        missing = weights.parameters.keys() - cost.keys()
+        if missing:
+            raise ValueError(f"no cost is known for {sorted(missing)}")
+        self.weights = weights
+        self.positions = [cost[name].positions for name in weights.parameters]
+        self.dense_macs = sum(layer.macs for layer in cost.values())
+        self.prunable_macs = sum(cost[name].macs for name in weights.parameters)
+        device = next(iter(weights.masks.values())).device
+        self.kept = torch.zeros(len(self.positions), dtype=torch.float64, device=device)  # samples · kept weights
+        self.kept_in_gradient = torch.zeros_like(self.kept)  # the same over steps with a sparse weight gradient
+        self.samples = self.dense_gradient_samples = 0
+        self._pending, self._pending_sparse, self._version = 0, 0, weights.version
+        self._now = weights.nonzero()
+
+    def count(self, samples: int, dense_gradient: bool) -> None:
+        """Add a step over ``samples`` samples with the present masks."""
+        if self.weights.version != self._version:
+            self._flush()
+            self._now, self._version = self.weights.nonzero(), self.weights.version
+        self.samples += samples
+        self._pending += samples
+        if dense_gradient:
+            self.dense_gradient_samples += samples
+        else:
+            self._pending_sparse += samples
+
+    def totals(self) -> tuple[float, float, float]:
+        """(training FLOPs, their ratio to dense training, the ratio if every weight gradient were dense)."""
+        self._flush()
+        kept = math.fsum(k * p for k, p in zip(self.kept.tolist(), self.positions, strict=True))
+        gradient = math.fsum(k * p for k, p in zip(self.kept_in_gradient.tolist(), self.positions, strict=True))
+        other = 3 * self.samples * (self.dense_macs - self.prunable_macs)
+        macs = 2 * kept + gradient + self.dense_gradient_samples * self.prunable_macs + other
+        with_dense_gradient = 2 * kept + self.samples * self.prunable_macs + other
+        dense = 3 * self.samples * self.dense_macs or 1
+        return 2 * macs, macs / dense, with_dense_gradient / dense
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        self._flush()
+        return {
+            "kept": self.kept.cpu(),
+            "kept_in_gradient": self.kept_in_gradient.cpu(),
+            "samples": self.samples,
+            "dense_gradient_samples": self.dense_gradient_samples,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`; the masks must be in place already."""
+        self.kept.copy_(state["kept"])
+        self.kept_in_gradient.copy_(state["kept_in_gradient"])
+        self.samples, self.dense_gradient_samples = state["samples"], state["dense_gradient_samples"]
+        self._pending = self._pending_sparse = 0
+        self._now, self._version = self.weights.nonzero(), self.weights.version
+
+    def _flush(self) -> None:
+        self.kept += self._now * self._pending
+        self.kept_in_gradient += self._now * self._pending_sparse
+        self._pending = self._pending_sparse = 0

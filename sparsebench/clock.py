@@ -1,0 +1,57 @@
+"""One notion of time: what the user writes ("0.75", "30ep", "500it") as optimiser steps."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from sparsebench.errors import SettingError
+
+_TIME = re.compile(r"^(?P<number>\d+(\.\d*)?|\.\d+)(?P<unit>ep|it)?$")
+ALLOWED = 'a time: a fraction of training in [0, 1] ("0.75"), epochs ("30ep") or steps ("500it" or a whole number)'
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The length of a training, and the conversion of times into steps.
+
+    Args:
+        total_steps: Optimiser steps of the whole training, at least 1.
+        steps_per_epoch: Optimiser steps of one epoch, at least 1.
+
+    Example:
+        >>> clock = Clock(total_steps=1000, steps_per_epoch=100)
+        >>> clock.steps("0.75"), clock.steps("2.5ep"), clock.steps("16it"), clock.steps(16)
+        (750, 250, 16, 16)
+    """
+
+    total_steps: int
+    steps_per_epoch: int = 1
+
+    def __post_init__(self) -> None:
+        if self.total_steps < 1 or self.steps_per_epoch < 1:
+            raise SettingError("total_steps", self.total_steps, "at least one step, and one step an epoch")
+
+    def steps(self, time: str | float, setting: str = "time") -> int:
+        """``time`` in optimiser steps, rounded to the nearest.
+
+        A whole number without a unit counts steps; a number with a decimal point is a fraction of training.
+
+        Raises:
+            SettingError: ``time`` is not of that form, negative, or a fraction above 1.
+        """
+        text = str(time).strip()
+        match = _TIME.match(text)
+        if match is None or isinstance(time, bool):
+            raise SettingError(setting, time, ALLOWED)
+        number, unit = float(match["number"]), match["unit"]
+        if unit == "ep":
+            return math.floor(number * self.steps_per_epoch + 0.5)
+        if unit == "it" or "." not in text:
+            if number != int(number):
+                raise SettingError(setting, time, ALLOWED)
+            return int(number)
+        if number > 1:
+            raise SettingError(setting, time, ALLOWED)
+        return math.floor(number * self.total_steps + 0.5)

@@ -1,0 +1,202 @@
+"""One run: build the objects, train, write the results."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+import sparsebench
+from sparsebench import provenance
+from sparsebench.accounting import Layer, TrainingFLOPs, count_layers, dead_outputs, effective_nonzeros, nonzeros
+from sparsebench.checkpoint import Checkpoint
+from sparsebench.clock import Clock
+from sparsebench.config import build, config_hash, run_id, validate
+from sparsebench.data.loader import Loader
+from sparsebench.device import Device, seed_everything
+from sparsebench.errors import RunError
+from sparsebench.optim import parameter_groups
+from sparsebench.progress import Progress
+from sparsebench.pruning.allocation import zeros_for
+from sparsebench.pruning.parameters import MaskedParameters
+from sparsebench.pruning.prunable import Prunable
+from sparsebench.pruning.pruner import Pruner
+from sparsebench.records.run_folder import RunFolder
+from sparsebench.records.schema import SCHEMA
+from sparsebench.runner import History, Runner
+
+
+def run(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]) -> float:
+    """Make, resume or find finished the run that ``cfg`` describes.
+
+    Args:
+        cfg: The composed config.
+        choices: Config group -> chosen option.
+        overrides: Of the command line, to name the command that makes the run again.
+
+    Returns:
+        The validation accuracy, in per cent: what a search may optimise.
+
+    Raises:
+        SettingError: A setting is wrong; nothing has been written.
+        RunError: The run diverged, or its number of zeros is not the asked one.
+    """
+    validate(cfg, choices)
+    device: Device = build(cfg.device)
+    seed_everything(cfg.seed)
+    dataset = build(cfg.dataset, "dataset", device=device.torch_device)
+    model = build(cfg.model, "model", input_shape=dataset.input_shape, num_classes=dataset.num_classes)
+    device.place(model)
+    data = Loader(dataset, cfg.batch_size, cfg.seed, channels_last=device.channels_last)
+    clock = Clock(data.steps_per_epoch * cfg.epochs, data.steps_per_epoch)
+    groups = parameter_groups(model, cfg.optimizer.get("weight_decay", 0.0), cfg.norm_weight_decay)
+    optimizer = build(cfg.optimizer, "optimizer", params=groups)
+    weights = MaskedParameters(Prunable(**cfg.prunable).select(model), optimizer)
+    parts = {group: build(cfg[group], group, clock=clock) for group in ("schedule", "allocation", "score")}
+    pruner: Pruner = build(cfg.prune, "prune", weights=weights, optimizer=optimizer, clock=clock, **parts)
+    layers = count_layers(model, dataset.input_shape)
+    flops = TrainingFLOPs(layers, weights)
+    target = pruner.target(clock.total_steps - 1)
+    identifier = run_id(cfg, choices)
+    row = {
+        "schema": SCHEMA, "run_id": identifier, "dataset": dataset.name, "model": model.name,
+        "method": choices["prune"], "seed": cfg.seed, "target_sparsity": target, "epochs": cfg.epochs,
+        "batch_size": cfg.batch_size, "precision": cfg.precision, "device": device.label,
+        "version": sparsebench.__version__, "torch": torch.__version__, "config_hash": config_hash(cfg, choices),
+        "command": provenance.command(overrides),
+    }  # fmt: skip
+    name = f"{row['dataset']}-{row['model']}-{row['method']}-s{target:g}-seed{cfg.seed}-{identifier}"
+    folder = RunFolder(Path(cfg.results_dir).expanduser(), name)
+    if (finished := folder.summary()) is not None and not cfg.overwrite:
+        print(f"{folder.path}: already finished; nothing done (overwrite=true to do it again)")
+        return _outcome(finished)
+    if cfg.overwrite:
+        folder.clear()
+    runner = Runner(
+        model=model, data=data, optimizer=optimizer, pruner=pruner, device=device, clock=clock, flops=flops,
+        lr_schedule=build(cfg.lr_schedule, "lr_schedule", clock=clock),
+        criterion=nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing),
+        checkpoint=Checkpoint(folder.path, warn=lambda text: print(f"sparsebench: {text}", file=sys.stderr)),
+        record=folder.write_metrics,
+        progress=lambda total, done: Progress(name.rsplit("-", 1)[0], total, done),
+        eval_every=max(clock.steps(cfg.eval_every, "eval_every"), 1),
+        save_every=max(clock.steps(cfg.save_every, "save_every"), 1),
+        accumulate=cfg.accumulate, clip_norm=cfg.clip_norm, seed=cfg.seed,
+    )  # fmt: skip
+    folder.open()
+    row |= _write_origin(folder, cfg, choices, row)
+    print(f"{name}: data set {dataset.name}, {clock.total_steps} steps, {device.label}, {cfg.precision}", flush=True)
+    history = runner.run()
+    row |= _measured(history, device, data.samples(clock.total_steps))
+    row |= _counted(model, pruner, dataset.input_shape, layers, flops, target) | {"steps": runner.step}
+    folder.write_layers(_layer_rows(model, layers, weights))
+    folder.write_model(model.state_dict())
+    extra = pruner.summary()
+    folder.write_summary({**row, **extra}, extra)
+    runner.checkpoint.remove()
+    _show(row, folder.path)
+    return _outcome({key: str(value) for key, value in row.items()})
+
+
+def _write_origin(
+    folder: RunFolder, cfg: DictConfig, choices: Mapping[str, str | None], row: Mapping[str, Any]
+) -> dict[str, Any]:
+    before = folder.provenance()  # of the same run, interrupted
+    commit, dirty = provenance.git_state()
+    origin = {"started": before.get("started", provenance.now()), "git_commit": commit, "git_dirty": dirty}
+    folder.write_config(OmegaConf.to_yaml(cfg, resolve=True))
+    resumed = [*before.get("resumed", []), provenance.now()] if before else []
+    folder.write_provenance(
+        {**row, **origin, "resumed": resumed, "choices": dict(choices), "libraries": provenance.libraries(),
+         "machine": provenance.machine(), "threads": torch.get_num_threads()}
+    )  # fmt: skip
+    return origin
+
+
+def _measured(history: History, device: Device, samples: int) -> dict[str, Any]:
+    """Accuracy columns: of the final weights at the target sparsity, and of the best validation epoch."""
+    val, test = history.val, history.test
+    return {
+        "status": "diverged" if history.diverged else "finished",
+        "top1": test.top1 if test else "", "top5": test.top5 if test else "",
+        "test_loss": test.loss if test else "", "val_top1": val.top1 if val else "",
+        "best_val_top1": "" if math.isnan(history.best_val_top1) else history.best_val_top1,
+        "test_top1_at_best_val": "" if math.isnan(history.best_val_top1) else history.test_top1_at_best_val,
+        "seconds": round(history.seconds, 3), "images_per_second": round(samples / max(history.seconds, 1e-9), 1),
+        "peak_memory_mb": round(device.peak_memory_mb(), 1),
+    }  # fmt: skip
+
+
+def _counted(
+    model: nn.Module, pruner: Pruner, input_shape: tuple[int, ...], layers: list[Layer], flops: TrainingFLOPs,
+    target: float,
+) -> dict[str, Any]:  # fmt: skip
+    """Sparsity and cost columns, counted in the final tensors."""
+    kept, names = nonzeros(model), list(pruner.weights.parameters)
+    parameters, prunable = sum(p.numel() for p in model.parameters()), pruner.weights.numel
+    nonzero = sum(kept[name] for name in names)
+    effective = effective_nonzeros(model, input_shape, names)
+    dense_macs = sum(layer.macs for layer in layers)
+    sparse_macs = sum(kept[layer.name] * layer.positions for layer in layers if layer.name in names)
+    sparse_macs += sum(layer.macs for layer in layers if layer.name not in names)
+    train_flops, ratio, ratio_dense_gradient = flops.totals()
+    guarded = 1 if target > 0 else 0  # the one weight that an allocation keeps in a layer it would empty
+    return {
+        "parameters": parameters, "prunable": prunable, "nonzero": nonzero, "sparsity": 1 - nonzero / prunable,
+        "model_sparsity": 1 - sum(kept.values()) / parameters,
+        "effective_sparsity": "" if effective is None else 1 - effective / prunable,
+        "sparsity_ok": prunable - nonzero == zeros_for(target, prunable),
+        "collapsed_layers": " ".join(name for name in names if kept[name] <= guarded),
+        "compression": prunable / nonzero if nonzero else math.inf,
+        "macs": dense_macs, "macs_sparse": sparse_macs,
+        "speedup_theoretical": dense_macs / sparse_macs if sparse_macs else math.inf,
+        "train_flops": train_flops, "train_flops_ratio": ratio,
+        "train_flops_ratio_dense_gradient": ratio_dense_gradient,
+    }  # fmt: skip
+
+
+def _layer_rows(model: nn.Module, layers: list[Layer], weights: MaskedParameters) -> list[dict[str, Any]]:
+    parameters, rows = dict(model.named_parameters()), []
+    for layer in layers:
+        weight, prunable = parameters[layer.name], layer.name in weights.parameters
+        nonzero = int(torch.count_nonzero(weight))
+        rows.append({
+            "layer": layer.name, "shape": "x".join(map(str, layer.shape)), "prunable": prunable,
+            "weights": layer.weights, "nonzero": nonzero, "sparsity": 1 - nonzero / layer.weights,
+            "macs": layer.macs, "macs_sparse": nonzero * layer.positions, "dead_outputs": dead_outputs(weight),
+        })  # fmt: skip
+    return rows
+
+
+def _show(row: Mapping[str, Any], path: Path) -> None:
+    """The result as a small table, and the folder."""
+    lines = [("status", row["status"]), ("sparsity", f"{row['sparsity']:.4f} of {row['prunable']:,} prunable weights")]
+    if row["status"] == "finished":
+        lines += [
+            ("test top1", f"{row['top1']:.2f} %"),
+            ("val top1", f"{row['val_top1']:.2f} %"),
+            ("inference", f"{row['macs_sparse']:,} of {row['macs']:,} MACs"),
+            ("training", f"{row['train_flops_ratio']:.3f} of the dense FLOPs"),
+            ("time", f"{row['seconds']:.1f} s, {row['images_per_second']:,.0f} images/s"),
+        ]
+    if row["collapsed_layers"]:
+        lines.append(("collapsed", row["collapsed_layers"]))
+    print("\n".join(f"  {name:<10} {value}" for name, value in [*lines, ("results", path)]), flush=True)
+
+
+def _outcome(row: Mapping[str, str]) -> float:
+    """The validation accuracy of a finished row, or the error that it is."""
+    if row["status"] != "finished":
+        raise RunError(f"run {row['run_id']} {row['status']}: its loss is not a finite number")
+    if row["sparsity_ok"] != "True":
+        raise RunError(
+            f"run {row['run_id']} missed its sparsity: {row['nonzero']} of {row['prunable']} weights are not zero, "
+            f"target_sparsity={row['target_sparsity']}"
+        )
+    return float(row["val_top1"])

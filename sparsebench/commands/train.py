@@ -1,0 +1,58 @@
+"""``sparsebench train`` and ``sparsebench sweep``: from a config to a run folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+
+from sparsebench.config import config_dir, explain
+from sparsebench.errors import RunError, SettingError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+@hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train")
+def _task(cfg: DictConfig) -> float | None:
+    """One run; also what launchers send to other processes, so everything else is imported here."""
+    from sparsebench.commands.run import run
+
+    job = HydraConfig.get()
+    try:
+        return run(cfg, dict(job.runtime.choices), list(job.overrides.task))
+    except (SettingError, RunError, OSError) as error:
+        if job.mode == hydra.types.RunMode.MULTIRUN:  # the others go on; the last word is the sweep's
+            print(f"sparsebench: {' '.join(job.overrides.task)}: {error}", file=sys.stderr)
+        raise
+
+
+def main(arguments: Sequence[str], sweep: bool = False) -> int:
+    """Run ``sparsebench train ARGUMENTS``, or one run for every combination with ``sweep``.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        SettingError: A setting is wrong.
+        RunError: The run diverged, or missed its sparsity.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed with a traceback
+    words = [*arguments, *(["--multirun"] if sweep else [])]
+    program, sys.argv = sys.argv, ["sparsebench", *words]
+    try:
+        _task()
+    except (SettingError, RunError):
+        raise
+    except Exception as error:
+        explained = explain(error, [word for word in arguments if "=" in word])
+        if explained is None:
+            raise
+        raise explained from error
+    finally:
+        sys.argv = program
+    return 0

@@ -1,0 +1,199 @@
+"""The only door between config and objects."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import inspect
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sparsebench.errors import SettingError, one_of
+
+IDENTITY_GROUPS = ("model", "dataset", "optimizer", "lr_schedule", "schedule", "allocation", "score", "prune")
+"""Groups whose chosen option is part of what a run is; recipe and experiment are so through what they set."""
+
+VOLATILE = ("results_dir", "data_root", "overwrite", "save_every", "device", "hydra")
+"""Settings that do not change what is trained: where it runs and is kept."""
+
+
+def config_dir() -> Path:
+    """The folder of train.yaml and the config groups: inside the package if installed, else the checkout's."""
+    package = Path(__file__).resolve().parent
+    packaged = package / "conf"
+    return packaged if packaged.is_dir() else package.parent / "conf"
+
+
+def build(node: DictConfig, group: str = "", **runtime: Any) -> Any:
+    """The object that ``node`` describes (``_target_`` and arguments), given the ``runtime`` arguments it takes.
+
+    Args:
+        node: A leaf of the config.
+        group: Where it stands, put in front of the setting that an error names.
+        runtime: Finished objects; those that the target has no argument for are left out.
+
+    Raises:
+        SettingError: An argument has a value that the target refuses.
+    """
+    taken = accepted(str(node._target_))
+    settings = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(settings, dict)
+    settings.pop("recipe", None)  # defaults for other settings that travel with a data set
+    given = {name: value for name, value in runtime.items() if taken is None or name in taken}
+    try:
+        return instantiate({**settings, "_convert_": "all"}, **given)
+    except InstantiationException as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, (SettingError, ValueError)):
+            cause = cause.__cause__
+        if isinstance(cause, SettingError):
+            same = OmegaConf.select(node, cause.setting, default=None) is not None
+            raise (cause.within(group) if group and same else cause) from None
+        if isinstance(cause, ValueError):
+            raise SettingError(group, None, f"values that {node._target_} takes: {cause}") from None
+        raise error.__cause__ or error from None
+
+
+def accepted(target: str) -> set[str] | None:
+    """Names of the arguments that a class or function takes; ``None`` if it takes any."""
+    parameters = inspect.signature(get_object(target)).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return {p.name for p in parameters}
+
+
+def validate(cfg: DictConfig, choices: Mapping[str, str | None]) -> None:
+    """Refuse values of the wrong type or range, before anything is built or written.
+
+    A value's type is that of the default in its YAML: a number stays a number, a switch a switch; texts take any
+    scalar, and what defaults to null takes anything.
+
+    Raises:
+        SettingError: The first value that is wrong.
+    """
+    defaults = _leaves(_baseline(choices))
+    for key, value in _leaves(cfg).items():
+        default = defaults.get(key)
+        if default is None or key.startswith("hydra.") or type(value) is type(default):
+            continue
+        wanted = None
+        if isinstance(default, bool):
+            wanted = "true or false"
+        elif isinstance(default, int):
+            wanted = f"a whole number, for example {default}"
+        elif isinstance(default, float) and (isinstance(value, bool) or not isinstance(value, int)):
+            wanted = f"a number, for example {default}"
+        elif isinstance(default, list) or (isinstance(default, str) and value is not None and isinstance(value, list)):
+            wanted = f"{'a list' if isinstance(default, list) else 'one value'}, for example {default}"
+        if wanted:
+            raise SettingError(key, value, wanted)
+    for key, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("seed", 0)):
+        if cfg[key] < least:
+            raise SettingError(key, cfg[key], f"a whole number of at least {least}")
+    if not 0 <= cfg.sparsity < 1:
+        raise SettingError("sparsity", cfg.sparsity, "a fraction of zeros in [0, 1), for example 0.9")
+    if not 0 <= cfg.label_smoothing < 1:
+        raise SettingError("label_smoothing", cfg.label_smoothing, "a number in [0, 1)")
+
+
+def identity(cfg: DictConfig, choices: Mapping[str, str | None]) -> dict[str, Any]:
+    """What a run is: its choices, and every setting that differs from their defaults, less the volatile ones.
+
+    Groups that the chosen method does not take (a dense run has no schedule) are left out, and with the
+    schedule the sparsity.
+    """
+    unused = {"schedule", "allocation", "score"} - (accepted(str(cfg.prune._target_)) or set())
+    if "schedule" in unused:
+        unused |= {"sparsity", "ramp_end"}
+    defaults = _leaves(_baseline(choices))
+    changed = {
+        key: value
+        for key, value in _leaves(cfg).items()
+        if key.split(".")[0] not in {*VOLATILE, *unused}
+        and key.split(".")[-1] not in {"data_root", "_target_"}
+        and not (key in defaults and defaults[key] == value)
+    }
+    return {**{group: choices[group] for group in IDENTITY_GROUPS if group not in unused}, "changed": changed}
+
+
+def run_id(cfg: DictConfig, choices: Mapping[str, str | None]) -> str:
+    """Ten hexadecimal digits that name the run: equal for equal :func:`identity`."""
+    return _digest(identity(cfg, choices))
+
+
+def config_hash(cfg: DictConfig, choices: Mapping[str, str | None]) -> str:
+    """As :func:`run_id`, the same for all seeds."""
+    same = identity(cfg, choices)
+    same["changed"].pop("seed", None)
+    return _digest(same)
+
+
+def explain(error: Exception, overrides: list[str]) -> SettingError | None:
+    """A config error of Hydra or OmegaConf as one line; ``None`` if it is not one."""
+    text = " ".join(str(error).split())
+    given = dict(override.lstrip("+~").split("=", 1) for override in overrides if "=" in override)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        return SettingError(group or "config", option, one_of(error.options or [], option))
+    if isinstance(error, OverrideParseException):
+        return SettingError(error.override, None, "key=value, with quotes around special characters")
+    if isinstance(error, (ConfigCompositionException, HydraException)):
+        match = re.search(r"Could not (?:override|append to config\. An item is already at) '([^']+)'", text)
+        if match:
+            key = match[1].split("@")[0]
+            close = difflib.get_close_matches(key, _known_settings(), n=1)
+            hint = f" (did you mean '{close[0]}'?)" if close else "; see sparsebench train --cfg job"
+            return SettingError(key, given.get(key), f"an existing setting{hint}")
+        return SettingError("config", None, f"a config that composes: {text}")
+    if isinstance(error, OmegaConfBaseException):
+        return SettingError(error.full_key or "config", None, f"a value that resolves: {text}")
+    return None
+
+
+def _baseline(choices: Mapping[str, str | None]) -> DictConfig:
+    """The config with the same choices and nothing else set."""
+    return compose("train", overrides=[f"{group}={choices[group]}" for group in IDENTITY_GROUPS])
+
+
+def _leaves(cfg: DictConfig) -> dict[str, Any]:
+    """Dotted key -> resolved value; lists are leaves."""
+    found: dict[str, Any] = {}
+
+    def walk(prefix: str, node: dict[Any, Any]) -> None:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                walk(f"{prefix}{key}.", value)
+            else:
+                found[f"{prefix}{key}"] = value
+
+    container = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(container, dict)
+    walk("", container)
+    return found
+
+
+def _known_settings() -> list[str]:
+    groups = [path.name for path in config_dir().iterdir() if path.is_dir()]
+    try:
+        return [*groups, *_leaves(compose("train"))]
+    except (HydraException, ValueError):
+        return groups
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:10]

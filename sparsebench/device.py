@@ -1,0 +1,128 @@
+"""Where and how precisely a run computes."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sparsebench.errors import SettingError, one_of
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+BACKENDS = ("auto", "cpu", "cuda")
+
+
+class Device:
+    """One device with its precision: autocast, loss scaling, memory format, compilation.
+
+    Args:
+        name: ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one.
+        precision: ``fp32``; ``bf16`` or ``fp16`` autocast the forward. Weights, gradients, masks and scores
+            stay float32.
+        channels_last: Keep images and convolution weights in NHWC order.
+        compile: Compile the model with torch.compile.
+        deterministic: Only deterministic kernels; on a GPU that is what makes a resumed run equal to the bit.
+
+    Raises:
+        SettingError: An unknown name or precision, or a GPU is asked for where there is none.
+    """
+
+    def __init__(
+        self,
+        name: str = "auto",
+        precision: str = "fp32",
+        channels_last: bool = False,
+        compile: bool = False,
+        deterministic: bool = False,
+    ) -> None:
+        if name not in BACKENDS:
+            raise SettingError("device", name, one_of(BACKENDS, name))
+        if precision not in DTYPES:
+            raise SettingError("precision", precision, one_of(DTYPES, precision))
+        if name == "cuda" and not torch.cuda.is_available():
+            raise SettingError("device", name, "auto or cpu: this machine offers PyTorch no CUDA device")
+        self.type = "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+        self.torch_device = torch.device(self.type)
+        self.precision, self.channels_last, self.compile = precision, channels_last, compile
+        self.scaler = torch.amp.GradScaler(self.type, enabled=precision == "fp16")
+        if deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(deterministic)
+        torch.backends.cudnn.benchmark = self.type == "cuda" and not deterministic
+
+    @property
+    def label(self) -> str:
+        """The device's own name, for example of the GPU; ``cpu`` otherwise."""
+        return torch.cuda.get_device_name() if self.type == "cuda" else "cpu"
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """The same model on the device, in its memory format."""
+        model.to(self.torch_device)
+        return model.to(memory_format=torch.channels_last) if self.channels_last else model  # type: ignore[call-overload]
+
+    def callable(self, model: nn.Module) -> nn.Module:
+        """What the loop calls: the model, compiled if asked; parameters and state_dict stay the model's."""
+        return torch.compile(model) if self.compile else model  # type: ignore[return-value]
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision of forward passes."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.type, dtype=DTYPES[self.precision])
+
+    def backward(self, loss: Tensor) -> None:
+        """Backward pass, the loss scaled where the precision needs it."""
+        self.scaler.scale(loss).backward()
+
+    def unscale(self, optimizer: torch.optim.Optimizer) -> None:
+        """Gradients in their true scale from here on."""
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(optimizer)
+
+    def step(self, optimizer: torch.optim.Optimizer, stepping: bool = True) -> None:
+        """The optimiser's step; with ``stepping`` false none, as some mask updates ask."""
+        if stepping:
+            self.scaler.step(optimizer)  # itself skips a step whose gradients overflowed
+        self.scaler.update()
+
+    def peak_memory_mb(self) -> float:
+        """Peak memory in MiB: of the GPU's allocator, else of the process."""
+        if self.type == "cuda":
+            return torch.cuda.max_memory_allocated() / 2**20
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
+
+    def state_dict(self) -> dict[str, Any]:
+        """The scaler and every random generator."""
+        version, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+        return {
+            "scaler": self.scaler.state_dict(),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if self.type == "cuda" else [],
+            "python": random.getstate(),
+            "numpy": (version, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        self.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["torch"])
+        if self.type == "cuda" and state["cuda"]:
+            torch.cuda.set_rng_state_all(state["cuda"])
+        random.setstate(state["python"])
+        version, keys, position, has_gauss, gauss = state["numpy"]
+        np.random.set_state((version, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every generator that a model or method might draw from; call before the model is built."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

@@ -1,0 +1,49 @@
+"""The one exception that a user's mistake ends in."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SettingError(ValueError):
+    """A setting has a value that cannot be used.
+
+    The message is one line that names the setting, what was given and what is allowed; the command
+    line prints it without a traceback and exits with status 2.
+
+    Args:
+        setting: Name as the user writes it, for example ``"sparsity"``. A constructor names its own
+            argument (``"depth"``); ``config.build`` puts the config group in front (``"model.depth"``).
+        given: The value that was given; ``None`` where the setting as a whole is at fault.
+        allowed: What would have been right, as a phrase.
+
+    Example:
+        >>> print(SettingError("sparsity", 1.2, "a fraction of zeros in [0, 1)"))
+        sparsity=1.2: expected a fraction of zeros in [0, 1)
+    """
+
+    def __init__(self, setting: str, given: object, allowed: str) -> None:
+        self.setting, self.given, self.allowed = setting, given, allowed
+        head = setting if given is None else f"{setting}={given}"
+        super().__init__(f"{head}: expected {allowed}")
+
+    def within(self, group: str) -> SettingError:
+        """The same error with the config group in front of the setting's name."""
+        return SettingError(f"{group}.{self.setting}", self.given, self.allowed)
+
+
+def one_of(options: Iterable[object], given: object) -> str:
+    """``"one of a, b, c"``, with a suggestion where ``given`` looks like a mistyped option.
+
+    Example:
+        >>> one_of(["cubic", "linear"], "cubik")
+        "one of cubic, linear (did you mean 'cubic'?)"
+    """
+    names = [str(option) for option in options]
+    close = difflib.get_close_matches(str(given), names, n=1)
+    return f"one of {', '.join(names)}" + (f" (did you mean '{close[0]}'?)" if close else "")
+
+
+class RunError(RuntimeError):
+    """A run that was started well and ended badly; one line, exit status 1."""

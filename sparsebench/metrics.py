@@ -1,0 +1,77 @@
+"""Accuracy: per sample over a whole split, never a mean of batch means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Evaluation of one split.
+
+    Args:
+        loss: Mean cross-entropy per sample, in nats, without label smoothing.
+        top1: Per cent of samples whose class has the highest logit.
+        top5: Per cent of samples whose class is among the five highest logits (all, with fewer classes).
+    """
+
+    loss: float
+    top1: float
+    top5: float
+
+
+@torch.no_grad()
+def evaluate(forward: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> Accuracy:
+    """Loss and accuracy of ``forward`` over ``batches`` of (inputs, targets).
+
+    A class counts as hit only if fewer than k others have a higher logit, or an equal one at a lower index.
+    Sums stay on the device and are read once. A logit that is not a number counts as a miss.
+    """
+    totals, samples = None, 0
+    for inputs, targets in batches:
+        logits = forward(inputs).float()
+        true = logits.gather(1, targets[:, None])
+        index = torch.arange(logits.shape[1], device=logits.device)
+        ahead = ((logits > true) | ((logits == true) & (index < targets[:, None]))).sum(1)
+        valid = logits.isfinite().all(1)
+        loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+        batch = torch.stack([loss.double(), ((ahead < 1) & valid).sum(), ((ahead < 5) & valid).sum()])
+        totals = batch if totals is None else totals + batch
+        samples += len(targets)
+    if totals is None:
+        raise ValueError("no samples to evaluate")
+    loss_sum, top1, top5 = totals.tolist()
+    return Accuracy(loss_sum / samples, 100 * top1 / samples, 100 * top5 / samples)
+
+
+class TrainLoss:
+    """Mean training loss since the last :meth:`read`; the sum stays on the device until then."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.sum = torch.zeros((), dtype=torch.float64, device=device)
+        self.samples = 0
+
+    def update(self, loss: Tensor, samples: int) -> None:
+        """Add the mean ``loss`` of ``samples`` samples."""
+        self.sum += loss.detach().double() * samples
+        self.samples += samples
+
+    def read(self) -> float:
+        """The mean; starts anew."""
+        mean = float(self.sum) / max(self.samples, 1)
+        self.sum.zero_()
+        self.samples = 0
+        return mean
+
+    def state_dict(self) -> dict[str, Tensor | int]:
+        """For the checkpoint."""
+        return {"sum": self.sum.cpu(), "samples": self.samples}
+
+    def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
+        """Go on from :meth:`state_dict`."""
+        self.sum.copy_(torch.as_tensor(state["sum"]))
+        self.samples = int(state["samples"])

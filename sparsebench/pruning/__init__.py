@@ -1,0 +1,1 @@
+"""Masks, scores, schedules, allocations and methods. Knows no model, data set or config."""

@@ -1,0 +1,1 @@
+"""One file a method. The folder conf/prune is the list of them."""

@@ -1,0 +1,24 @@
+"""No pruning: the baseline."""
+
+from __future__ import annotations
+
+from sparsebench.pruning.parameters import MaskedParameters
+from sparsebench.pruning.pruner import Pruner
+
+
+class Dense(Pruner):
+    """Dense training: the baseline that every difference is taken to.
+
+    Args:
+        weights: The prunable weights, none of which is pruned.
+
+    References:
+        He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv 1512.03385.
+    """
+
+    def __init__(self, weights: MaskedParameters) -> None:
+        self.weights = weights
+
+    def target(self, step: int) -> float:
+        """Always 0."""
+        return 0.0

@@ -1,0 +1,163 @@
+"""Prunable weights, their masks, and the dense copy: the only place where masks meet weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class MaskedParameters:
+    """The prunable weights of a model with one bool mask each; True = kept.
+
+    Masks are multiplied in and taken out by in-place copies into fixed storage, under ``no_grad``. So the
+    model stays an untouched module, autograd's version counters notice a weight that changes between forward
+    and backward, and a gradient taken while the weights are hidden is the gradient *at* the masked weights,
+    not multiplied by the mask.
+
+    Never call :meth:`hide_` or :meth:`restore_` inside an autocast block: autocast caches the low-precision cast of
+    a weight and does not notice an in-place change.
+
+    Args:
+        parameters: Name in the model's ``state_dict`` -> parameter, in the model's order.
+        optimizer: Its state (momentum, moments) is masked together with the weights.
+
+    Raises:
+        ValueError: No parameter is given.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer | None = None
+    ) -> None:
+        if not parameters:
+            raise ValueError("no prunable parameters")
+        self.parameters = dict(parameters)
+        self.optimizer = optimizer
+        self.masks: dict[str, Tensor] = {
+            name: torch.ones_like(p, dtype=torch.bool, requires_grad=False) for name, p in self.parameters.items()
+        }
+        self.version = 0  # counts the calls of set_masks
+        self.hidden = False
+        self._weights = list(self.parameters.values())
+        self._masks = list(self.masks.values())
+        self._dense: list[Tensor] = []  # made at the first hide_: only methods that hide pay for it
+
+    @property
+    def numel(self) -> int:
+        """Number of prunable weights."""
+        return sum(p.numel() for p in self._weights)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Name -> the dense weights, detached; refused while they are hidden."""
+        self._refuse_hidden("be scored")
+        return {name: p.detach() for name, p in self.parameters.items()}
+
+    def nonzero(self) -> Tensor:
+        """Kept weights of every layer by its mask, shape [layers], on the weights' device."""
+        return torch.stack([mask.sum() for mask in self._masks])
+
+    @torch.no_grad()
+    def set_masks(self, masks: Mapping[str, Tensor]) -> None:
+        """Replace every mask by a bool tensor of its weight's shape; True = kept."""
+        self._refuse_hidden("change")
+        if masks.keys() != self.masks.keys():
+            raise ValueError(f"masks are for other layers: {sorted(masks.keys() ^ self.masks.keys())}")
+        for name, mask in masks.items():
+            if mask.dtype != torch.bool or mask.shape != self.masks[name].shape:
+                raise ValueError(f"the mask of {name} is {mask.dtype} {tuple(mask.shape)}")
+        torch._foreach_copy_(self._masks, [masks[name] for name in self.masks])
+        self.version += 1
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """Set pruned weights, and the optimiser's state at them, to zero."""
+        self._refuse_hidden("be projected")
+        for parameter, mask in zip(self._weights, self._masks, strict=True):
+            parameter.mul_(mask)
+            for buffer in self._state_of(parameter):
+                buffer.mul_(mask)
+
+    @torch.no_grad()
+    def mask_grads_(self) -> None:
+        """Set the gradients of pruned weights to zero."""
+        pairs = [(p.grad, m) for p, m in zip(self._weights, self._masks, strict=True) if p.grad is not None]
+        if pairs:
+            torch._foreach_mul_([grad for grad, _ in pairs], [mask for _, mask in pairs])
+
+    @torch.no_grad()
+    def hide_(self) -> None:
+        """Keep the dense weights aside and multiply the masks in: the forward sees the pruned weights."""
+        self._refuse_hidden("be hidden again")
+        if not self._dense:
+            self._dense = [torch.empty_like(p) for p in self._weights]
+        torch._foreach_copy_(self._dense, self._weights)
+        torch._foreach_mul_(self._weights, self._masks)
+        self.hidden = True
+
+    @torch.no_grad()
+    def restore_(self) -> None:
+        """Put the dense weights back, to the bit."""
+        if not self.hidden:
+            raise RuntimeError("weights can only be restored while hidden")
+        torch._foreach_copy_(self._weights, self._dense)
+        self.hidden = False
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside, the model has its pruned weights; after, the dense ones again. Nests."""
+        if self.hidden:
+            yield
+            return
+        self.hide_()
+        try:
+            yield
+        finally:
+            self.restore_()
+
+    @torch.no_grad()
+    def bake_(self) -> None:
+        """Make pruned weights zero for good: the model's plain ``state_dict`` is the sparse network."""
+        self._refuse_hidden("be baked")
+        for parameter, mask in zip(self._weights, self._masks, strict=True):
+            parameter.masked_fill_(~mask, 0.0)
+
+    @torch.no_grad()
+    def pruning_error(self) -> Tensor:
+        """The pruning error of the paper, δ = ||w - m⊙w||² / ||w||² over all prunable weights, a scalar.
+
+        References:
+            Lin et al., "Dynamic Model Pruning with Feedback", ICLR 2020, arXiv 2006.07253, section 4.
+        """
+        self._refuse_hidden("be measured")
+        total = torch.stack([p.double().square().sum() for p in self._weights]).sum()
+        lost = [(p * ~m).double().square().sum() for p, m in zip(self._weights, self._masks, strict=True)]
+        return torch.stack(lost).sum() / total
+
+    def packed(self) -> Tensor:
+        """All masks in the order of their layers, flattened: bool, shape [numel]."""
+        return torch.cat([mask.reshape(-1) for mask in self._masks])
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the masks; equal on every rank of a run."""
+        return hashlib.sha256(self.packed().cpu().numpy().tobytes()).hexdigest()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The masks; the weights are the model's to save. Refused while hidden."""
+        self._refuse_hidden("be saved")
+        return {"masks": {name: mask.clone() for name, mask in self.masks.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take masks back from :meth:`state_dict`."""
+        self.set_masks({name: mask.to(self.masks[name].device) for name, mask in state["masks"].items()})
+
+    def _state_of(self, parameter: nn.Parameter) -> list[Tensor]:
+        state = self.optimizer.state.get(parameter, {}) if self.optimizer is not None else {}
+        return [s for s in state.values() if isinstance(s, Tensor) and s.shape == parameter.shape]
+
+    def _refuse_hidden(self, action: str) -> None:
+        if self.hidden:
+            raise RuntimeError(f"masked parameters cannot {action} while the dense weights are hidden")

@@ -1,0 +1,58 @@
+"""Which parameters may be pruned: one explicit rule, the same for all methods."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from sparsebench.errors import SettingError
+
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+SHORTCUTS = {"shortcut", "downsample"}  # our models' name, and torchvision's
+
+
+@dataclass(frozen=True)
+class Prunable:
+    """Weights of convolutions and linear layers, less those switched off here.
+
+    Biases, normalisation parameters and buffers are never prunable. The defaults are what the parameter
+    counts in the DPF paper imply: every convolution, also the first and those in shortcuts, and no classifier.
+
+    Args:
+        first_conv: Prune the first convolution.
+        shortcut_convs: Prune convolutions in shortcuts (modules named ``shortcut`` or ``downsample``).
+        fc: Prune linear layers other than the classifier.
+        last_fc: Prune the classifier, the last linear layer.
+
+    References:
+        Lin et al., "Dynamic Model Pruning with Feedback", ICLR 2020, arXiv 2006.07253, section 5.
+    """
+
+    first_conv: bool = True
+    shortcut_convs: bool = True
+    fc: bool = True
+    last_fc: bool = False
+
+    def select(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """Name in the ``state_dict`` -> parameter, in the model's order.
+
+        Raises:
+            SettingError: Nothing is left to prune.
+        """
+        layers = {name: module for name, module in model.named_modules() if isinstance(module, (*CONVS, nn.Linear))}
+        convs = [name for name, module in layers.items() if isinstance(module, CONVS)]
+        linears = [name for name, module in layers.items() if isinstance(module, nn.Linear)]
+        chosen: dict[str, nn.Parameter] = {}
+        for name, module in layers.items():
+            if name in linears:
+                prune = self.last_fc if name == linears[-1] else self.fc
+            elif name == convs[0]:
+                prune = self.first_conv
+            else:
+                prune = self.shortcut_convs or not SHORTCUTS & set(name.split("."))
+            if prune:
+                chosen[f"{name}.weight" if name else "weight"] = module.weight
+        if not chosen:
+            raise SettingError("prunable", None, "at least one prunable layer in this model, but none is left")
+        return chosen

@@ -1,0 +1,101 @@
+"""The contract between a method and the training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsebench.pruning.allocation import Allocation
+from sparsebench.pruning.parameters import MaskedParameters
+from sparsebench.pruning.schedules import Schedule
+from sparsebench.pruning.scores import Score
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a method may look at before training starts.
+
+    Args:
+        model: The model at its initialisation.
+        batches: Gives fresh training batches (inputs, targets), the same ones at every call.
+        loss: (inputs, targets) -> the training loss, a scalar with a graph.
+        generator: A seeded CPU generator for methods that draw.
+    """
+
+    model: nn.Module
+    batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]
+    loss: Callable[[Tensor, Tensor], Tensor]
+    generator: torch.Generator
+
+
+class Pruner:
+    """A method, as hooks around the training step. All hooks do nothing unless a method fills them.
+
+    The loop calls, for every ``step`` (0-based): ``before_forward``, forward and backward, ``after_backward``,
+    the optimiser, ``after_step``; ``on_start`` once before and ``on_end`` once after. Hooks run outside autocast.
+
+    Args:
+        weights: The prunable weights and their masks.
+        schedule: When masks change, and to which sparsity.
+        allocation: Turns scores and a sparsity into masks.
+        score: What to keep: higher means keep.
+    """
+
+    def __init__(
+        self, weights: MaskedParameters, schedule: Schedule, allocation: Allocation, score: Score
+    ) -> None:
+        self.weights = weights
+        self.schedule = schedule
+        self.allocation = allocation
+        self.score = score
+
+    def on_start(self, probe: Probe) -> None:
+        """Before the first step of a new run; not called when a run is resumed."""
+
+    def before_forward(self, step: int) -> None:
+        """Before the forward of ``step``; the model may be given its pruned weights here."""
+
+    def after_backward(self, step: int) -> bool:
+        """After the last backward of ``step``, gradients unscaled. Returns whether the optimiser may step."""
+        return True
+
+    def after_step(self, step: int) -> None:
+        """After the optimiser's step."""
+
+    def on_end(self) -> None:
+        """After the last step: leaves the final sparse weights in the model."""
+        self.weights.bake_()
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """The context in which the model is evaluated: with the weights that the method would deploy."""
+        return nullcontext()
+
+    def dense_gradient(self, step: int) -> bool:
+        """Whether ``step`` needs the gradient of every weight, pruned ones too: for counting training FLOPs."""
+        return False
+
+    def target(self, step: int) -> float:
+        """The sparsity that the masks are to have during ``step``."""
+        return self.schedule.sparsity(step)
+
+    def update_masks(self, step: int, generator: torch.Generator | None = None) -> None:
+        """Masks of the scheduled sparsity from the scores of the dense weights."""
+        scores = self.score(self.weights.weights(), generator)
+        self.weights.set_masks(self.allocation(scores, self.schedule.sparsity(step)))
+
+    def summary(self) -> dict[str, float | int | str]:
+        """Columns of the method's own for the result row."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the method needs to go on after a restart."""
+        return self.weights.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        self.weights.load_state_dict(state)

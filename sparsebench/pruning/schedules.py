@@ -1,0 +1,128 @@
+"""When masks change, and how sparse they then are."""
+
+from __future__ import annotations
+
+from sparsebench.clock import Clock
+from sparsebench.errors import SettingError
+
+
+def check_sparsity(sparsity: object, setting: str = "sparsity") -> float:
+    """``sparsity`` as a float, refused unless it is a fraction of zeros in [0, 1)."""
+    if isinstance(sparsity, bool) or not isinstance(sparsity, (int, float)) or not 0 <= sparsity < 1:
+        raise SettingError(setting, sparsity, "a fraction of zeros in [0, 1), for example 0.9")
+    return float(sparsity)
+
+
+class Schedule:
+    """The clockwork of a method: pure functions of the step, so there is nothing to checkpoint.
+
+    Args:
+        clock: Length of the training.
+        sparsity: Target sparsity, a fraction of zeros in [0, 1).
+        start: Time of the first mask update.
+        end: Time at which the target is reached at the latest.
+        interval: Time between two mask updates (DPF's p, RigL's delta T).
+        stop: Time after which masks no longer change; ``None`` for the end of training.
+    """
+
+    has_ramp = True
+
+    def __init__(
+        self,
+        clock: Clock,
+        sparsity: float,
+        start: str | float = "0it",
+        end: str | float = "0.75",
+        interval: str | float = "16it",
+        stop: str | float | None = None,
+    ) -> None:
+        self.target = check_sparsity(sparsity)
+        self.start = clock.steps(start, "start")
+        self.interval = clock.steps(interval, "interval")
+        if self.interval < 1:
+            raise SettingError("interval", interval, "at least one step")
+        self.stop = clock.total_steps if stop is None else min(clock.steps(stop, "stop"), clock.total_steps)
+        length = clock.steps(end, "end") - self.start
+        self.updates = length // self.interval  # of the ramp
+        if self.start >= self.stop:
+            raise SettingError("start", start, f"a time before the last step, {self.stop - 1}")
+        if self.has_ramp and self.updates < 1:
+            raise SettingError("end", end, f"at least one interval ({self.interval} steps) after start")
+        if self.start + self.updates * self.interval >= self.stop:
+            raise SettingError("end", end, f"a time before the last mask update, at most step {self.stop - 1}")
+
+    def due(self, step: int) -> bool:
+        """Whether masks are recomputed at ``step``."""
+        return self.start <= step < self.stop and (step - self.start) % self.interval == 0
+
+    def sparsity(self, step: int) -> float:
+        """The sparsity that the masks have at ``step``: it changes only where an update is due."""
+        if step < self.start:
+            return 0.0
+        done = (step - self.start) // self.interval
+        return self.target if done >= self.updates else self.target * self.ramp(done / self.updates)
+
+    def ramp(self, progress: float) -> float:
+        """Share of the target at ``progress`` in [0, 1) of the ramp."""
+        raise TypeError(f"{type(self).__name__} has no ramp")
+
+
+class Cubic(Schedule):
+    """Sparsity rises along a cubic, fast at first: s_t = s_f - s_f (1 - (t - t_0) / (n Δt))³.
+
+    References:
+        Zhu and Gupta, "To prune, or not to prune: exploring the efficacy of pruning for model
+        compression", ICLR workshop 2018, arXiv 1710.01878, section 3.
+    """
+
+    def ramp(self, progress: float) -> float:
+        """1 - (1 - progress)³."""
+        return 1 - (1 - progress) ** 3
+
+
+class Linear(Schedule):
+    """Sparsity rises by the same amount at every mask update.
+
+    References:
+        Zhu and Gupta, "To prune, or not to prune", ICLR workshop 2018, arXiv 1710.01878.
+    """
+
+    def ramp(self, progress: float) -> float:
+        """``progress`` itself."""
+        return progress
+
+
+class Constant(Schedule):
+    """The target sparsity from ``start`` on, masks recomputed every ``interval``.
+
+    References:
+        Wortsman, Farhadi and Rastegari, "Discovering Neural Wirings", NeurIPS 2019, arXiv 1906.00586.
+    """
+
+    has_ramp = False
+
+    def __init__(
+        self,
+        clock: Clock,
+        sparsity: float,
+        start: str | float = "0it",
+        interval: str | float = "16it",
+        stop: str | float | None = None,
+    ) -> None:
+        super().__init__(clock, sparsity, start=start, end=start, interval=interval, stop=stop)
+
+
+class OneShot(Schedule):
+    """Dense until ``at``, then the target sparsity at once; masks change only then.
+
+    References:
+        Han, Pool, Tran and Dally, "Learning both Weights and Connections for Efficient Neural Networks",
+        NeurIPS 2015, arXiv 1506.02626.
+    """
+
+    has_ramp = False
+
+    def __init__(self, clock: Clock, sparsity: float, at: str | float = "0.75") -> None:
+        if clock.steps(at, "at") >= clock.total_steps:
+            raise SettingError("at", at, f"a time before the last step, {clock.total_steps - 1}")
+        super().__init__(clock, sparsity, start=at, end=at, interval=clock.total_steps)

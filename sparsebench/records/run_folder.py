@@ -1,0 +1,99 @@
+"""The folder of one run: what is in it, and whether the run is finished."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sparsebench.errors import SettingError
+from sparsebench.records import schema
+from sparsebench.records.files import atomic, read_csv, remove_leftovers, write_csv, write_json, write_text
+
+MARKER = ".sparsebench"
+
+
+class RunFolder:
+    """One folder a run, under ``results_dir``; every file in it is written whole or not at all.
+
+    Args:
+        results_dir: Folder of run folders; made if missing.
+        name: Of the run's folder.
+
+    Raises:
+        SettingError: ``results_dir`` holds results of another schema version, or is not a folder.
+    """
+
+    def __init__(self, results_dir: Path, name: str) -> None:
+        self.results_dir, self.path = results_dir, results_dir / name
+        if results_dir.exists() and not results_dir.is_dir():
+            raise SettingError("results_dir", results_dir, "a folder, but a file has this name")
+        found = {_marked(results_dir), _marked(self.path)} - {None, schema.SCHEMA}
+        if found:
+            raise SettingError(
+                "results_dir",
+                results_dir,
+                f"results of schema {schema.SCHEMA}, but it holds schema {found.pop()} of another version; choose "
+                "another folder",
+            )
+
+    def open(self) -> None:
+        """Make the folders; nothing is written before this."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        for folder in (self.results_dir, self.path):
+            if _marked(folder) is None:
+                write_text(folder / MARKER, f"{schema.SCHEMA}\n")
+        remove_leftovers(self.path)
+
+    def summary(self) -> dict[str, str] | None:
+        """The run's row, if it is finished."""
+        path = self.path / schema.SUMMARY
+        return next(iter(read_csv(path)), None) if path.exists() else None
+
+    def clear(self) -> None:
+        """Delete the run."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def write_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """One row an evaluation."""
+        write_csv(self.path / schema.METRICS, schema.METRICS_COLUMNS, rows)
+
+    def write_layers(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """One row a layer."""
+        write_csv(self.path / schema.LAYERS, schema.LAYERS_COLUMNS, rows)
+
+    def write_summary(self, row: Mapping[str, Any], extra: Iterable[str] = ()) -> None:
+        """The one row of the run; written last, its presence means finished."""
+        write_csv(self.path / schema.SUMMARY, (*schema.SUMMARY_COLUMNS, *extra), [row])
+
+    def write_model(self, state: Mapping[str, Tensor]) -> None:
+        """The final weights under the model's own keys."""
+        from safetensors.torch import save
+
+        with atomic(self.path / schema.MODEL) as file:
+            file.write(save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
+
+    def write_config(self, text: str) -> None:
+        """The resolved config."""
+        write_text(self.path / schema.CONFIG, text)
+
+    def provenance(self) -> dict[str, Any]:
+        """run.json, empty if there is none yet."""
+        path = self.path / schema.PROVENANCE
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def write_provenance(self, value: Mapping[str, Any]) -> None:
+        """What produced the run."""
+        write_json(self.path / schema.PROVENANCE, value)
+
+
+def _marked(folder: Path) -> int | None:
+    try:
+        text = (folder / MARKER).read_text().strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return int(text) if text.isdigit() else -1

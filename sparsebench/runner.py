@@ -1,0 +1,228 @@
+"""The training loop: there is one."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sparsebench.accounting import TrainingFLOPs
+from sparsebench.checkpoint import Checkpoint
+from sparsebench.clock import Clock
+from sparsebench.device import Device
+from sparsebench.lr_schedules import LRSchedule
+from sparsebench.metrics import Accuracy, TrainLoss, evaluate
+from sparsebench.progress import Progress
+from sparsebench.pruning.allocation import zeros_for
+from sparsebench.pruning.pruner import Probe, Pruner
+
+Batches = Iterator[tuple[Tensor, Tensor]]
+
+
+class Data(Protocol):
+    """What the loop needs of a data set."""
+
+    steps_per_epoch: int
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """The training batch of ``step``: a pure function of seed and step."""
+
+    def batches(self, split: str) -> Batches:
+        """All samples of ``"val"`` or ``"test"``, once, in order."""
+
+    def samples(self, steps: int) -> int:
+        """Training samples in the first ``steps`` steps."""
+
+
+@dataclass
+class History:
+    """What has been measured so far; part of the checkpoint."""
+
+    rows: list[dict[str, float]] = field(default_factory=list)
+    best_val_top1: float = math.nan  # among evaluations at the target sparsity
+    test_top1_at_best_val: float = math.nan
+    seconds: float = 0.0
+    diverged: bool = False
+    val: Accuracy | None = None
+    test: Accuracy | None = None
+
+
+class Runner:
+    """Trains, prunes, evaluates and records one run.
+
+    Args:
+        model: On its device, in its memory format.
+        data: Batches by position.
+        optimizer: Holds the dense weights.
+        lr_schedule: Factor of the learning rate of each step.
+        pruner: The method.
+        device: Precision and generators.
+        clock: Length of the training.
+        criterion: (logits, targets) -> mean loss.
+        checkpoint: Where the state is kept.
+        record: Given all rows of metrics.csv after every evaluation.
+        flops: Counts the training's cost.
+        progress: (samples of the run, samples done) -> what the person sees.
+        eval_every: Steps between evaluations.
+        save_every: Steps between checkpoints.
+        accumulate: Parts that a batch is split into, one backward each.
+        clip_norm: Largest norm of the gradient; ``None`` for no clipping.
+        seed: Of the generator that methods draw from.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        data: Data,
+        optimizer: torch.optim.Optimizer,
+        lr_schedule: LRSchedule,
+        pruner: Pruner,
+        device: Device,
+        clock: Clock,
+        criterion: Callable[[Tensor, Tensor], Tensor],
+        checkpoint: Checkpoint,
+        record: Callable[[list[dict[str, float]]], None],
+        flops: TrainingFLOPs,
+        progress: Callable[[int, int], Progress],
+        eval_every: int,
+        save_every: int,
+        accumulate: int = 1,
+        clip_norm: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.model, self.forward = model, device.callable(model)
+        self.data, self.optimizer, self.lr_schedule, self.pruner = data, optimizer, lr_schedule, pruner
+        self.device, self.clock, self.criterion, self.flops = device, clock, criterion, flops
+        self.checkpoint, self.record, self.make_progress = checkpoint, record, progress
+        self.eval_every, self.save_every = eval_every, save_every
+        self.accumulate, self.clip_norm, self.seed = accumulate, clip_norm, seed
+        self.base_lrs = [group["lr"] for group in optimizer.param_groups]
+        self.train_loss = TrainLoss(device.torch_device)
+        self.history = History()
+        self.step = 0
+        self._last_masks = pruner.weights.packed()
+
+    def run(self) -> History:
+        """Train to the end, or until the loss is no longer a number; goes on from a checkpoint if there is one."""
+        total = self.clock.total_steps
+        if (state := self.checkpoint.load()) is not None:
+            self.load_state_dict(state)
+        else:
+            self.pruner.on_start(self._probe())
+        self.progress = self.make_progress(self.data.samples(total), self.data.samples(self.step))
+        started = before = time.monotonic()
+        spent = self.history.seconds
+        while self.step < total and not self.history.diverged:
+            self.train_step(*self.data.batch(self.step))
+            self.step += 1
+            self.history.seconds = spent + time.monotonic() - started
+            if self.step % self.eval_every == 0 or self.step == total:
+                self.evaluate_and_record(before)
+                before = time.monotonic()
+            if self.step % self.save_every == 0 and self.step < total and not self.history.diverged:
+                self.checkpoint.save(self.state_dict())
+        self.history.seconds = spent + time.monotonic() - started
+        self.progress.close()
+        return self.history
+
+    def train_step(self, inputs: Tensor, targets: Tensor) -> None:
+        """One optimiser step. Masks go in and out outside autocast; nothing here waits for the device."""
+        self.optimizer.zero_grad(set_to_none=True)
+        factor = self.lr_schedule.factor(self.step)
+        for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = base * factor
+        self.pruner.before_forward(self.step)
+        self.flops.count(len(targets), self.pruner.dense_gradient(self.step))
+        loss = torch.zeros((), device=inputs.device)
+        for part, answer in zip(inputs.chunk(self.accumulate), targets.chunk(self.accumulate), strict=True):
+            with self.device.autocast():
+                part_loss = self.criterion(self.forward(part), answer) * (len(answer) / len(targets))
+            self.device.backward(part_loss)
+            loss += part_loss.detach()
+        self.device.unscale(self.optimizer)
+        stepping = self.pruner.after_backward(self.step)  # dense weights back before the step: decay acts on them
+        if stepping and self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+        self.device.step(self.optimizer, stepping)
+        self.pruner.after_step(self.step)
+        self.train_loss.update(loss, len(targets))
+        self.progress.step(len(targets), loss, self.pruner.target(self.step))
+
+    @torch.no_grad()
+    def evaluate_and_record(self, since: float) -> None:
+        """Evaluate the weights that the method would deploy; at the end, bake them in first."""
+        weights, samples = self.pruner.weights, self.train_loss.samples
+        train_loss = self.train_loss.read()
+        rate = samples / max(time.monotonic() - since, 1e-9)
+        masks, pruning_error = weights.packed(), float(weights.pruning_error())
+        flips = float((masks != self._last_masks).double().mean())
+        self._last_masks = masks
+        final = self.step == self.clock.total_steps
+        if final:
+            self.pruner.on_end()
+        self.history.val = val = self._evaluate("val")
+        zeros = int((~masks).sum())
+        self.history.diverged = not (math.isfinite(train_loss) and math.isfinite(val.loss))
+        row = {
+            "step": self.step, "epoch": self.step / self.clock.steps_per_epoch,
+            "scheduled_sparsity": self.pruner.target(self.step - 1), "sparsity": zeros / weights.numel,
+            "train_loss": train_loss, "val_loss": val.loss, "val_top1": val.top1, "val_top5": val.top5,
+            "lr": self.optimizer.param_groups[0]["lr"], "mask_flips": flips, "pruning_error": pruning_error,
+            "images_per_second": round(rate, 1), "seconds": round(self.history.seconds, 3),
+        }  # fmt: skip
+        self.history.rows.append(row)
+        target = self.pruner.target(self.clock.total_steps - 1)
+        reached = zeros == zeros_for(target, weights.numel)
+        better = reached and not self.history.diverged and not val.top1 <= self.history.best_val_top1
+        if final or better:
+            self.history.test = self._evaluate("test")
+        if better and self.history.test is not None:  # chosen on validation; the test set is only reported
+            self.history.best_val_top1, self.history.test_top1_at_best_val = val.top1, self.history.test.top1
+        self.record(self.history.rows)
+        self.progress.evaluated(row, self.clock.total_steps / self.clock.steps_per_epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on; weights are dense, and not hidden."""
+        history = {**vars(self.history), "val": None, "test": None}
+        return {
+            "step": self.step, "model": self.model.state_dict(), "pruner": self.pruner.state_dict(),
+            "optimizer": self.optimizer.state_dict(), "device": self.device.state_dict(),
+            "flops": self.flops.state_dict(), "train_loss": self.train_loss.state_dict(),
+            "history": history, "last_masks": self._last_masks,
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.pruner.load_state_dict(state["pruner"])
+        self.flops.load_state_dict(state["flops"])
+        self.train_loss.load_state_dict(state["train_loss"])
+        self.history = History(**state["history"])
+        self._last_masks = state["last_masks"].to(self._last_masks.device)
+        self.device.load_state_dict(state["device"])
+
+    def _evaluate(self, split: str) -> Accuracy:
+        self.model.eval()
+        try:
+            with self.pruner.evaluating(), self.device.autocast():
+                return evaluate(self.forward, self.data.batches(split))
+        finally:
+            self.model.train()
+
+    def _probe(self) -> Probe:
+        def loss(inputs: Tensor, targets: Tensor) -> Tensor:
+            with self.device.autocast():
+                return self.criterion(self.forward(inputs), targets)
+
+        def batches() -> Batches:
+            return (self.data.batch(step) for step in range(self.clock.total_steps))
+
+        return Probe(self.model, batches, loss, torch.Generator().manual_seed(self.seed))

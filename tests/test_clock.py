@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import pytest
+
+from sparsebench.clock import Clock
+from sparsebench.errors import SettingError
+
+CLOCK = Clock(total_steps=1000, steps_per_epoch=100)
+
+
+@pytest.mark.parametrize(
+    ("time", "steps"),
+    [("0.75", 750), (0.75, 750), ("1.0", 1000), (0.0, 0), ("30ep", 3000), ("2.5ep", 250), ("500it", 500), (16, 16),
+     ("16", 16), (".5", 500), (1, 1), ("0.0005", 1)],
+)  # fmt: skip
+def test_times_become_steps(time, steps):
+    assert CLOCK.steps(time) == steps
+
+
+@pytest.mark.parametrize("time", ["abc", "-1", -0.5, "1.5", 1.5, "16.5it", "30 ep", True, None, [1]])
+def test_what_is_not_a_time_is_refused_with_its_setting(time):
+    with pytest.raises(SettingError, match=r"^interval.*: expected a time"):
+        CLOCK.steps(time, "interval")
+
+
+@pytest.mark.parametrize("lengths", [(0, 1), (10, 0)])
+def test_a_training_has_at_least_one_step(lengths):
+    with pytest.raises(SettingError):
+        Clock(*lengths)
