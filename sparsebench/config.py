@@ -8,7 +8,6 @@ import inspect
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from hydra import compose
@@ -24,19 +23,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sparsebench.errors import SettingError, one_of
+from sparsebench.location import config_dir
 
 IDENTITY_GROUPS = ("model", "dataset", "optimizer", "lr_schedule", "schedule", "allocation", "score", "prune")
 """Groups whose chosen option is part of what a run is; recipe and experiment are so through what they set."""
 
 VOLATILE = ("results_dir", "data_root", "overwrite", "save_every", "device", "hydra")
 """Settings that do not change what is trained: where it runs and is kept."""
-
-
-def config_dir() -> Path:
-    """The folder of train.yaml and the config groups: inside the package if installed, else the checkout's."""
-    package = Path(__file__).resolve().parent
-    packaged = package / "conf"
-    return packaged if packaged.is_dir() else package.parent / "conf"
 
 
 def build(node: DictConfig, group: str = "", **runtime: Any) -> Any:
@@ -56,17 +49,15 @@ def build(node: DictConfig, group: str = "", **runtime: Any) -> Any:
     settings.pop("recipe", None)  # defaults for other settings that travel with a data set
     given = {name: value for name, value in runtime.items() if taken is None or name in taken}
     try:
-        return instantiate({**settings, "_convert_": "all"}, **given)
+        # Runtime objects are given to the partial: instantiate would turn a dataclass among them into a config.
+        return instantiate({**settings, "_partial_": True, "_convert_": "all"})(**given)
     except InstantiationException as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, (SettingError, ValueError)):
-            cause = cause.__cause__
-        if isinstance(cause, SettingError):
-            same = OmegaConf.select(node, cause.setting, default=None) is not None
-            raise (cause.within(group) if group and same else cause) from None
-        if isinstance(cause, ValueError):
-            raise SettingError(group, None, f"values that {node._target_} takes: {cause}") from None
-        raise error.__cause__ or error from None
+        raise SettingError(group, None, f"a _target_ that can be built: {error}") from error
+    except SettingError as error:
+        known = OmegaConf.select(node, error.setting, throw_on_missing=False) is not None
+        raise (error.within(group) if group and known else error) from error
+    except ValueError as error:
+        raise SettingError(group, None, f"values that {node._target_} takes: {error}") from error
 
 
 def accepted(target: str) -> set[str] | None:
@@ -145,7 +136,7 @@ def config_hash(cfg: DictConfig, choices: Mapping[str, str | None]) -> str:
 
 def explain(error: Exception, overrides: list[str]) -> SettingError | None:
     """A config error of Hydra or OmegaConf as one line; ``None`` if it is not one."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()) or " ".join(str(error.__cause__ or type(error).__name__).split())
     given = dict(override.lstrip("+~").split("=", 1) for override in overrides if "=" in override)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")

@@ -18,29 +18,35 @@ class Progress:
 
     Args:
         label: Of the run.
-        total_samples: Training samples of the whole run.
-        done_samples: Of them, those before a resume.
+        total_steps: Of the whole run.
+        done_steps: Of them, those before a resume.
     """
 
-    def __init__(self, label: str, total_samples: int, done_samples: int = 0) -> None:
-        self.label, self.total, self.done = label, total_samples, done_samples
-        self.started, self.first = time.monotonic(), done_samples
+    def __init__(self, label: str, total_steps: int, done_steps: int = 0) -> None:
+        self.label, self.left = label, total_steps - done_steps
+        self.steps = self.samples = 0
         self.terminal = sys.stderr.isatty()
         self.bar = tqdm(
-            total=total_samples, initial=done_samples, desc=label, unit="img", unit_scale=True, dynamic_ncols=True,
-            disable=not self.terminal, mininterval=0.2,
+            total=total_steps, initial=done_steps, desc=label, unit="step", dynamic_ncols=True, mininterval=0.2,
+            disable=not self.terminal,
         )  # fmt: skip
+        self.started = self._looked = time.monotonic()
         self._shown: dict[str, str] = {}
-        self._looked = self.started
         self._loss: Tensor | None = None
         self._copied: torch.cuda.Event | None = None
 
+    @property
+    def rate(self) -> float:
+        """Training images per second since the start or resume, evaluations included."""
+        return self.samples / max(time.monotonic() - self.started, 1e-9)
+
     def step(self, samples: int, loss: Tensor, scheduled_sparsity: float) -> None:
         """Advance by a step. The loss is fetched at most once a second, without waiting for the device."""
-        self.done += samples
+        self.samples += samples
+        self.steps += 1
         if not self.terminal:
             return
-        self.bar.update(samples)
+        self.bar.update()
         now = time.monotonic()
         if now - self._looked < REFRESH:
             return
@@ -54,21 +60,21 @@ class Progress:
             self._copied.record()
         elif self._loss is None:
             self._loss = loss.detach().clone()
-        self._shown["sparsity"] = f"{scheduled_sparsity:.3f}"
+        self._shown |= {"sparsity": f"{scheduled_sparsity:.3f}", "img/s": f"{self.rate:,.0f}"}
         self.bar.set_postfix(self._shown)
 
     def evaluated(self, row: Mapping[str, float], epochs: float) -> None:
         """Show an evaluation, a row of metrics.csv."""
         if self.terminal:
-            self._shown |= {"val": f"{row['val_top1']:.2f}%", "sparsity": f"{row['sparsity']:.3f}"}
+            self._shown |= {"loss": f"{row['train_loss']:.3f}", "val": f"{row['val_top1']:.2f}%"}
+            self._shown |= {"sparsity": f"{row['sparsity']:.3f}", "img/s": f"{self.rate:,.0f}"}
             self.bar.set_postfix(self._shown)
             return
-        rate = (self.done - self.first) / max(time.monotonic() - self.started, 1e-9)
-        left = int((self.total - self.done) / rate) if rate else 0
+        eta = int((self.left - self.steps) * (time.monotonic() - self.started) / max(self.steps, 1))
         print(
             f"{self.label}  epoch {row['epoch']:g}/{epochs:g}  loss {row['train_loss']:.4f}  "
-            f"val_top1 {row['val_top1']:.2f} %  sparsity {row['sparsity']:.4f}  {rate:,.0f} images/s  "
-            f"left {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}",
+            f"val_top1 {row['val_top1']:.2f} %  sparsity {row['sparsity']:.4f}  {self.rate:,.0f} images/s  "
+            f"ETA {eta // 3600}:{eta // 60 % 60:02d}:{eta % 60:02d}",
             file=sys.stderr,
             flush=True,
         )

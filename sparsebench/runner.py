@@ -25,18 +25,12 @@ Batches = Iterator[tuple[Tensor, Tensor]]
 
 
 class Data(Protocol):
-    """What the loop needs of a data set."""
+    """Training batches by position."""
 
     steps_per_epoch: int
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """The training batch of ``step``: a pure function of seed and step."""
-
-    def batches(self, split: str) -> Batches:
-        """All samples of ``"val"`` or ``"test"``, once, in order."""
-
-    def samples(self, steps: int) -> int:
-        """Training samples in the first ``steps`` steps."""
+        """The inputs and targets of ``step``: a pure function of seed and step."""
 
 
 @dataclass
@@ -57,7 +51,8 @@ class Runner:
 
     Args:
         model: On its device, in its memory format.
-        data: Batches by position.
+        data: Training batches by position.
+        evaluation: ``"val"`` or ``"test"`` -> all its samples, once, in order.
         optimizer: Holds the dense weights.
         lr_schedule: Factor of the learning rate of each step.
         pruner: The method.
@@ -67,7 +62,7 @@ class Runner:
         checkpoint: Where the state is kept.
         record: Given all rows of metrics.csv after every evaluation.
         flops: Counts the training's cost.
-        progress: (samples of the run, samples done) -> what the person sees.
+        progress: (steps of the run, steps done) -> what the person sees.
         eval_every: Steps between evaluations.
         save_every: Steps between checkpoints.
         accumulate: Parts that a batch is split into, one backward each.
@@ -80,6 +75,7 @@ class Runner:
         *,
         model: nn.Module,
         data: Data,
+        evaluation: Callable[[str], Batches],
         optimizer: torch.optim.Optimizer,
         lr_schedule: LRSchedule,
         pruner: Pruner,
@@ -97,7 +93,8 @@ class Runner:
         seed: int = 0,
     ) -> None:
         self.model, self.forward = model, device.callable(model)
-        self.data, self.optimizer, self.lr_schedule, self.pruner = data, optimizer, lr_schedule, pruner
+        self.data, self.evaluation, self.optimizer = data, evaluation, optimizer
+        self.lr_schedule, self.pruner = lr_schedule, pruner
         self.device, self.clock, self.criterion, self.flops = device, clock, criterion, flops
         self.checkpoint, self.record, self.make_progress = checkpoint, record, progress
         self.eval_every, self.save_every = eval_every, save_every
@@ -115,7 +112,7 @@ class Runner:
             self.load_state_dict(state)
         else:
             self.pruner.on_start(self._probe())
-        self.progress = self.make_progress(self.data.samples(total), self.data.samples(self.step))
+        self.progress = self.make_progress(total, self.step)
         started = before = time.monotonic()
         spent = self.history.seconds
         while self.step < total and not self.history.diverged:
@@ -213,7 +210,7 @@ class Runner:
         self.model.eval()
         try:
             with self.pruner.evaluating(), self.device.autocast():
-                return evaluate(self.forward, self.data.batches(split))
+                return evaluate(self.forward, self.evaluation(split))
         finally:
             self.model.train()
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
 
 import sparsebench
 from sparsebench import provenance
@@ -18,9 +19,11 @@ from sparsebench.accounting import Layer, TrainingFLOPs, count_layers, dead_outp
 from sparsebench.checkpoint import Checkpoint
 from sparsebench.clock import Clock
 from sparsebench.config import build, config_hash, run_id, validate
-from sparsebench.data.loader import Loader
+from sparsebench.data.arrays import ImageDataset
+from sparsebench.data.loader import TrainLoader, batches
 from sparsebench.device import Device, seed_everything
-from sparsebench.errors import RunError
+from sparsebench.errors import RunError, SettingError
+from sparsebench.lr_schedules import LRSchedule
 from sparsebench.optim import parameter_groups
 from sparsebench.progress import Progress
 from sparsebench.pruning.allocation import zeros_for
@@ -30,6 +33,47 @@ from sparsebench.pruning.pruner import Pruner
 from sparsebench.records.run_folder import RunFolder
 from sparsebench.records.schema import SCHEMA
 from sparsebench.runner import History, Runner
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The finished objects of a run."""
+
+    device: Device
+    dataset: ImageDataset
+    data: TrainLoader
+    model: nn.Module
+    clock: Clock
+    optimizer: torch.optim.Optimizer
+    lr_schedule: LRSchedule
+    pruner: Pruner
+    layers: list[Layer]
+
+    @property
+    def target(self) -> float:
+        """The sparsity that the run is to end with."""
+        return self.pruner.target(self.clock.total_steps - 1)
+
+
+def assemble(cfg: DictConfig) -> Assembly:
+    """Build everything that ``cfg`` describes; seeds are set before the model is built. Writes nothing."""
+    device: Device = build(cfg.device)
+    seed_everything(cfg.seed)
+    dataset: ImageDataset = build(cfg.dataset, "dataset", device=device.torch_device)
+    model = build(cfg.model, "model", input_shape=dataset.input_shape, num_classes=dataset.num_classes)
+    device.place(model)
+    data = TrainLoader(dataset, cfg.batch_size, cfg.seed, channels_last=device.channels_last)
+    clock = Clock(data.steps_per_epoch * cfg.epochs, data.steps_per_epoch)
+    groups = parameter_groups(model, cfg.optimizer.get("weight_decay", 0.0), cfg.norm_weight_decay)
+    optimizer = build(cfg.optimizer, "optimizer", params=groups)
+    weights = MaskedParameters(Prunable(**cfg.prunable).select(model), optimizer)
+    rules = {group: build(cfg[group], group, clock=clock) for group in ("schedule", "allocation", "score")}
+    return Assembly(
+        device=device, dataset=dataset, data=data, model=model, clock=clock, optimizer=optimizer,
+        lr_schedule=build(cfg.lr_schedule, "lr_schedule", clock=clock),
+        pruner=build(cfg.prune, "prune", weights=weights, optimizer=optimizer, clock=clock, **rules),
+        layers=count_layers(model, dataset.input_shape),
+    )  # fmt: skip
 
 
 def run(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]) -> float:
@@ -48,60 +92,60 @@ def run(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]
         RunError: The run diverged, or its number of zeros is not the asked one.
     """
     validate(cfg, choices)
-    device: Device = build(cfg.device)
-    seed_everything(cfg.seed)
-    dataset = build(cfg.dataset, "dataset", device=device.torch_device)
-    model = build(cfg.model, "model", input_shape=dataset.input_shape, num_classes=dataset.num_classes)
-    device.place(model)
-    data = Loader(dataset, cfg.batch_size, cfg.seed, channels_last=device.channels_last)
-    clock = Clock(data.steps_per_epoch * cfg.epochs, data.steps_per_epoch)
-    groups = parameter_groups(model, cfg.optimizer.get("weight_decay", 0.0), cfg.norm_weight_decay)
-    optimizer = build(cfg.optimizer, "optimizer", params=groups)
-    weights = MaskedParameters(Prunable(**cfg.prunable).select(model), optimizer)
-    parts = {group: build(cfg[group], group, clock=clock) for group in ("schedule", "allocation", "score")}
-    pruner: Pruner = build(cfg.prune, "prune", weights=weights, optimizer=optimizer, clock=clock, **parts)
-    layers = count_layers(model, dataset.input_shape)
-    flops = TrainingFLOPs(layers, weights)
-    target = pruner.target(clock.total_steps - 1)
-    identifier = run_id(cfg, choices)
+    made = assemble(cfg)
     row = {
-        "schema": SCHEMA, "run_id": identifier, "dataset": dataset.name, "model": model.name,
-        "method": choices["prune"], "seed": cfg.seed, "target_sparsity": target, "epochs": cfg.epochs,
-        "batch_size": cfg.batch_size, "precision": cfg.precision, "device": device.label,
+        "schema": SCHEMA, "run_id": run_id(cfg, choices), "dataset": made.dataset.name, "model": made.model.name,
+        "method": choices["prune"], "seed": cfg.seed, "target_sparsity": made.target, "epochs": cfg.epochs,
+        "batch_size": cfg.batch_size, "precision": cfg.precision, "device": made.device.label,
         "version": sparsebench.__version__, "torch": torch.__version__, "config_hash": config_hash(cfg, choices),
         "command": provenance.command(overrides),
     }  # fmt: skip
-    name = f"{row['dataset']}-{row['model']}-{row['method']}-s{target:g}-seed{cfg.seed}-{identifier}"
-    folder = RunFolder(Path(cfg.results_dir).expanduser(), name)
+    label = f"{made.dataset.name}-{made.model.name}-{row['method']}-s{made.target:g}-seed{cfg.seed}"
+    folder = RunFolder(Path(cfg.results_dir).expanduser(), f"{label}-{row['run_id']}")
     if (finished := folder.summary()) is not None and not cfg.overwrite:
         print(f"{folder.path}: already finished; nothing done (overwrite=true to do it again)")
         return _outcome(finished)
-    if cfg.overwrite:
-        folder.clear()
-    runner = Runner(
-        model=model, data=data, optimizer=optimizer, pruner=pruner, device=device, clock=clock, flops=flops,
-        lr_schedule=build(cfg.lr_schedule, "lr_schedule", clock=clock),
+    runner = _runner(cfg, made, folder, label)
+    try:
+        if cfg.overwrite:
+            folder.clear()
+        folder.open()
+        row |= _write_origin(folder, cfg, choices, row)
+        print(f"{label}: {made.clock.total_steps} steps on {made.device.label}, {cfg.precision}", flush=True)
+        history = runner.run()
+        row |= _measured(history, made.device, runner.flops.samples) | {"steps": runner.step}
+        row |= _counted(made, runner.flops)
+        folder.write_layers(_layer_rows(made))
+        folder.write_model(made.model.state_dict())
+        extra = made.pruner.summary()
+        folder.write_summary({**row, **extra}, extra)
+        runner.checkpoint.remove()
+    except OSError as error:
+        if str(error.filename or "").startswith(str(folder.results_dir)):
+            raise SettingError("results_dir", cfg.results_dir, f"a folder to write to: {error.strerror}") from error
+        raise
+    _show(row, folder.path)
+    return _outcome({key: str(value) for key, value in row.items()})
+
+
+def _runner(cfg: DictConfig, made: Assembly, folder: RunFolder, label: str) -> Runner:
+    """The loop over the assembled objects."""
+
+    def evaluation(split: str) -> Iterator[tuple[Tensor, Tensor]]:
+        return batches(made.dataset, split, cfg.batch_size, channels_last=made.device.channels_last)
+
+    return Runner(
+        model=made.model, data=made.data, evaluation=evaluation, optimizer=made.optimizer,
+        lr_schedule=made.lr_schedule, pruner=made.pruner, device=made.device, clock=made.clock,
+        flops=TrainingFLOPs(made.layers, made.pruner.weights),
         criterion=nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing),
         checkpoint=Checkpoint(folder.path, warn=lambda text: print(f"sparsebench: {text}", file=sys.stderr)),
         record=folder.write_metrics,
-        progress=lambda total, done: Progress(name.rsplit("-", 1)[0], total, done),
-        eval_every=max(clock.steps(cfg.eval_every, "eval_every"), 1),
-        save_every=max(clock.steps(cfg.save_every, "save_every"), 1),
+        progress=lambda total, done: Progress(label, total, done),
+        eval_every=max(made.clock.steps(cfg.eval_every, "eval_every"), 1),
+        save_every=max(made.clock.steps(cfg.save_every, "save_every"), 1),
         accumulate=cfg.accumulate, clip_norm=cfg.clip_norm, seed=cfg.seed,
     )  # fmt: skip
-    folder.open()
-    row |= _write_origin(folder, cfg, choices, row)
-    print(f"{name}: data set {dataset.name}, {clock.total_steps} steps, {device.label}, {cfg.precision}", flush=True)
-    history = runner.run()
-    row |= _measured(history, device, data.samples(clock.total_steps))
-    row |= _counted(model, pruner, dataset.input_shape, layers, flops, target) | {"steps": runner.step}
-    folder.write_layers(_layer_rows(model, layers, weights))
-    folder.write_model(model.state_dict())
-    extra = pruner.summary()
-    folder.write_summary({**row, **extra}, extra)
-    runner.checkpoint.remove()
-    _show(row, folder.path)
-    return _outcome({key: str(value) for key, value in row.items()})
 
 
 def _write_origin(
@@ -133,15 +177,13 @@ def _measured(history: History, device: Device, samples: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _counted(
-    model: nn.Module, pruner: Pruner, input_shape: tuple[int, ...], layers: list[Layer], flops: TrainingFLOPs,
-    target: float,
-) -> dict[str, Any]:  # fmt: skip
+def _counted(made: Assembly, flops: TrainingFLOPs) -> dict[str, Any]:
     """Sparsity and cost columns, counted in the final tensors."""
-    kept, names = nonzeros(model), list(pruner.weights.parameters)
-    parameters, prunable = sum(p.numel() for p in model.parameters()), pruner.weights.numel
+    model, weights, layers, target = made.model, made.pruner.weights, made.layers, made.target
+    kept, names = nonzeros(model), list(weights.parameters)
+    parameters, prunable = sum(p.numel() for p in model.parameters()), weights.numel
     nonzero = sum(kept[name] for name in names)
-    effective = effective_nonzeros(model, input_shape, names)
+    effective = effective_nonzeros(model, made.dataset.input_shape, names)
     dense_macs = sum(layer.macs for layer in layers)
     sparse_macs = sum(kept[layer.name] * layer.positions for layer in layers if layer.name in names)
     sparse_macs += sum(layer.macs for layer in layers if layer.name not in names)
@@ -161,10 +203,10 @@ def _counted(
     }  # fmt: skip
 
 
-def _layer_rows(model: nn.Module, layers: list[Layer], weights: MaskedParameters) -> list[dict[str, Any]]:
-    parameters, rows = dict(model.named_parameters()), []
-    for layer in layers:
-        weight, prunable = parameters[layer.name], layer.name in weights.parameters
+def _layer_rows(made: Assembly) -> list[dict[str, Any]]:
+    parameters, rows = dict(made.model.named_parameters()), []
+    for layer in made.layers:
+        weight, prunable = parameters[layer.name], layer.name in made.pruner.weights.parameters
         nonzero = int(torch.count_nonzero(weight))
         rows.append({
             "layer": layer.name, "shape": "x".join(map(str, layer.shape)), "prunable": prunable,

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import hydra
 from hydra.core.hydra_config import HydraConfig
 
-from sparsebench.config import config_dir, explain
+from sparsebench.config import explain
 from sparsebench.errors import RunError, SettingError
+from sparsebench.location import config_dir
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

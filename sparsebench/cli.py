@@ -1,0 +1,103 @@
+"""The command line: subcommands in front of Hydra. Imports nothing heavy, so that help answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import sparsebench
+from sparsebench.errors import RunError, SettingError, one_of
+
+COMMANDS = {
+    "train": "train and prune one model, or go on with an interrupted run",
+    "sweep": "one run for every combination of comma-separated values",
+    "compare": "tables over runs: means, deviations, differences",
+    "list": "models, data sets, methods, schedules, ... with their papers",
+    "completion": "print the completion script for bash, zsh or fish",
+}
+HELP = """\
+usage: sparsebench COMMAND [ARGUMENT ...]
+
+Sparse-training benchmarks: exact sparsity, honest accuracy, equal budgets.
+
+{commands}
+
+examples:
+  sparsebench train model=resnet prune=dpf sparsity=0.9
+  sparsebench sweep prune=dense,gmp,dpf sparsity=0.9,0.95 seed=0,1,2
+  sparsebench compare results/runs
+  sparsebench list methods
+  sparsebench train --cfg job          every setting with its value
+  eval "$(sparsebench completion bash)"
+
+The default data set is digits, 1,797 small images that come along: results on it show that a method
+works, and compare with nothing published. dataset=cifar10 is the benchmark. Settings are group=option or
+key=value; the configs lie in {configs}.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: Words after the program's name; those of the process by default.
+
+    Returns:
+        The exit status: 0 well, 1 a run that ended badly, 2 bad input, 130 interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(words)
+    except (SettingError, RunError) as error:
+        if os.environ.get("SPARSEBENCH_DEBUG") == "1":
+            raise
+        return _fail(str(error), 2 if isinstance(error, SettingError) else 1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at exit
+        return 1
+    except OSError as error:
+        if os.environ.get("SPARSEBENCH_DEBUG") == "1":
+            raise
+        return _fail(": ".join(str(part) for part in (error.filename, error.strerror or error) if part), 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command goes on from the last checkpoint", 130)
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if words[0] in ("-V", "--version", "version"):
+        print(f"sparsebench {sparsebench.__version__}")
+        return 0
+    command, rest = words[0], words[1:]
+    if command in ("train", "sweep"):
+        from sparsebench.commands import train
+
+        return train.main(rest, sweep=command == "sweep")
+    if command == "compare":
+        from sparsebench.commands import compare
+
+        return compare.main(rest)
+    if command == "list":
+        from sparsebench.commands import list as listing
+
+        return listing.main(rest)
+    if command in ("completion", "_complete"):
+        from sparsebench import completion
+
+        return completion.main(rest) if command == "completion" else completion.answer(rest)
+    raise SettingError("command", command, one_of(COMMANDS, command))
+
+
+def _help() -> str:
+    from sparsebench.location import config_dir
+
+    commands = "\n".join(f"  {name:<12} {what}" for name, what in COMMANDS.items())
+    return HELP.format(commands=commands, configs=config_dir()).rstrip()
+
+
+def _fail(text: str, status: int) -> int:
+    print(f"sparsebench: error: {text}", file=sys.stderr)
+    return status

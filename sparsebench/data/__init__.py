@@ -1,0 +1,1 @@
+"""Data sets kept whole in memory, and the batches drawn from them."""

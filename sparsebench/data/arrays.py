@@ -1,0 +1,146 @@
+"""A data set kept whole in memory as tensors, and its split into train, val and test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparsebench.errors import SettingError
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Some images and their labels.
+
+    Args:
+        images: Raw pixels, uint8 [N, C, H, W].
+        labels: Class indices, int64 [N].
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.labels)
+
+    def take(self, indices: Tensor) -> Split:
+        """The images at ``indices``, as a copy."""
+        return Split(self.images[indices], self.labels[indices])
+
+
+def stratified(labels: Tensor, size: int, seed: int) -> Tensor:
+    """Sorted indices of ``size`` samples, drawn so that each class keeps its share of ``labels``.
+
+    Shares that are not whole are rounded by largest remainder, ties to the lower class. The draw comes
+    from numpy's legacy generator, whose stream is frozen: a split is the same on every machine and in
+    every version. A smaller ``size`` with the same seed draws from the same order within each class.
+
+    Args:
+        labels: Class indices, int64 [N].
+        size: How many to draw, in [0, N].
+        seed: Seed of the draw.
+
+    Example:
+        >>> stratified(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]), size=4, seed=0).tolist()
+        [2, 3, 6, 7]
+    """
+    classes = labels.cpu().numpy()
+    share, remainder = np.divmod(size * np.bincount(classes), max(len(classes), 1))
+    share[np.argsort(-remainder, kind="stable")[: size - share.sum()]] += 1
+    random = np.random.RandomState(seed)
+    drawn = [
+        random.permutation(np.flatnonzero(classes == index))[:count] for index, count in enumerate(share)
+    ]
+    return torch.from_numpy(np.sort(np.concatenate(drawn)))
+
+
+class ImageDataset:
+    """A data set whole in memory on one device, split into ``train``, ``val`` and ``test``.
+
+    The validation split is taken out of the official training images by ``split_seed``, never by the seed
+    of a run: all methods and all runs choose by the same images and report on the same others.
+
+    Args:
+        name: The data set's name, as in conf/dataset.
+        num_classes: Number of classes.
+        train: The official training images, which ``train`` and ``val`` come from.
+        test: The official test images.
+        val_fraction: Share of the training images held out as ``val``, stratified, in (0, 1).
+        split_seed: Seed of that split.
+        train_samples: Keep only so many (stratified) training images after the split; None keeps all.
+        mean: Mean of each channel, of pixels scaled to [0, 1].
+        std: Standard deviation of each channel, same scale.
+        pad: Black pixels put on each side of a training image before it is cropped back at random; 0 is off.
+        flip: Whether half of the training images are mirrored left to right.
+        device: Where all images live.
+
+    Raises:
+        SettingError: A value is out of its range.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        num_classes: int,
+        train: Split,
+        test: Split,
+        *,
+        val_fraction: float,
+        split_seed: int,
+        train_samples: int | None,
+        mean: Sequence[float],
+        std: Sequence[float],
+        pad: int,
+        flip: bool,
+        device: torch.device | str,
+    ) -> None:
+        if not _whole(split_seed) or not 0 <= split_seed < 2**32:
+            raise SettingError("split_seed", split_seed, "a whole number in [0, 2**32)")
+        if not _whole(pad) or pad < 0:
+            raise SettingError("pad", pad, "a number of pixels, 0 or more")
+        _, channels, height, width = train.images.shape
+        self.name, self.num_classes, self.input_shape = name, num_classes, (channels, height, width)
+        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
+        if len(self.mean) != channels:
+            raise SettingError("mean", list(mean), f"one number for each of {channels} channels")
+        if len(self.std) != channels or min(self.std) <= 0:
+            raise SettingError("std", list(std), f"one positive number for each of {channels} channels")
+        self.pad, self.flip = pad, bool(flip)
+
+        train, val = _hold_out(train, val_fraction, split_seed)
+        if train_samples is not None:
+            if not _whole(train_samples) or not num_classes <= train_samples <= len(train):
+                allowed = f"null, or a whole number from {num_classes} (one a class) to {len(train)}"
+                raise SettingError("train_samples", train_samples, allowed)
+            train = train.take(stratified(train.labels, train_samples, split_seed))
+        self.train, self.val, self.test = (
+            Split(split.images.to(device), split.labels.to(device)) for split in (train, val, test)
+        )
+
+
+def _whole(value: object) -> bool:
+    """Whether ``value`` is a whole number, which True and False are not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _hold_out(train: Split, val_fraction: float, split_seed: int) -> tuple[Split, Split]:
+    """``train`` without its validation images, and these."""
+    allowed = "a fraction of the training images in (0, 1), for example 0.1"
+    if (
+        isinstance(val_fraction, bool)
+        or not isinstance(val_fraction, (int, float))
+        or not 0 < val_fraction < 1
+    ):
+        raise SettingError("val_fraction", val_fraction, allowed)
+    size = int(val_fraction * len(train) + 0.5)
+    if not 0 < size < len(train):
+        raise SettingError("val_fraction", val_fraction, f"{allowed}, that leaves neither of the two empty")
+    held_out = stratified(train.labels, size, split_seed)
+    kept = torch.ones(len(train), dtype=torch.bool)
+    kept[held_out] = False
+    return train.take(kept.nonzero().squeeze(1)), train.take(held_out)

@@ -1,0 +1,158 @@
+"""Batches of an in-memory data set: a pure function of (seed, step), made on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from sparsebench.data.arrays import ImageDataset, Split
+from sparsebench.errors import SettingError
+
+
+class Normalize:
+    """Raw pixels as (x / 255 - mean) / std, in float32 and a memory format.
+
+    Args:
+        dataset: Where mean and standard deviation come from.
+        channels_last: Whether the results are channels_last in memory.
+    """
+
+    def __init__(self, dataset: ImageDataset, channels_last: bool) -> None:
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        shape = (1, *dataset.input_shape)
+
+        def spread(values: tuple[float, ...]) -> Tensor:
+            # A whole image of them: broadcasting over the innermost three channels would be slow.
+            numbers = torch.tensor(values, dtype=torch.float64).mul(255).to(torch.float32)
+            image = numbers.view(1, -1, 1, 1).expand(shape).contiguous(memory_format=self.memory_format)
+            return image.to(dataset.train.images.device)
+
+        self.mean, self.std = spread(dataset.mean), spread(dataset.std)  # in units of a raw pixel
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """``images``, uint8 [N, C, H, W], normalised."""
+        inputs = images.to(torch.float32, memory_format=self.memory_format)
+        return inputs.sub_(self.mean).div_(self.std)
+
+
+class TrainLoader:
+    """Shuffled, cropped, mirrored and normalised training batches, each a function of its step.
+
+    An epoch's order, crops and mirrorings are drawn at once, from (seed, epoch) alone: a training that
+    resumes at a step needs nothing but that step, and no global random state is read or changed. Each
+    image is drawn exactly once an epoch, and the last batch of an epoch is smaller where the batch size
+    does not divide the number of images; where a single image would be left, which batch normalisation
+    cannot train on, that batch is dropped (so that epoch misses one image, another one each time).
+
+    The crop is torchvision's ``RandomCrop(size, padding)``: a window of the raw image padded with black,
+    at one of (2 pad + 1)² offsets; the mirroring is ``RandomHorizontalFlip``.
+
+    Args:
+        dataset: Its ``train`` split is used, with its ``pad`` and ``flip``.
+        batch_size: Images a batch, at least 1.
+        seed: Seed of the run, 0 or more.
+        channels_last: Whether inputs are channels_last in memory; the values are the same.
+        drop_last: Whether any incomplete last batch is dropped.
+
+    Raises:
+        SettingError: A value is out of its range, or no whole batch is left.
+
+    Example:
+        >>> loader = TrainLoader(dataset, batch_size=128, seed=1)  # doctest: +SKIP
+        >>> inputs, targets = loader.batch(step=1000)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        batch_size: int,
+        seed: int,
+        *,
+        channels_last: bool = False,
+        drop_last: bool = False,
+    ) -> None:
+        _check_batch_size(batch_size)
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise SettingError("seed", seed, "a whole number, 0 or more")
+        whole, rest = divmod(len(dataset.train), batch_size)
+        self.steps_per_epoch = whole + (rest > 1 and not drop_last)
+        if self.steps_per_epoch == 0:
+            raise SettingError("batch_size", batch_size, f"at most the {len(dataset.train)} training images")
+        self.batch_size, self.seed = batch_size, seed
+        self.labels, self.pad, self.flip = dataset.train.labels, dataset.pad, dataset.flip
+        self.normalize = Normalize(dataset, channels_last)
+
+        _, height, width = dataset.input_shape
+        padded = pad(dataset.train.images, (self.pad,) * 4)
+        padded = padded.contiguous(memory_format=self.normalize.memory_format)
+        # A view of all crops of all images, [N, 2 pad + 1, 2 pad + 1, C, H, W]: cropping is one gather.
+        self.crops = padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
+        self._epoch = -1
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """The batch of ``step``, counted from 0 over all epochs.
+
+        Returns:
+            Inputs, float32 [B, C, H, W], and targets, int64 [B], on the device of the data set.
+        """
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._plan_epoch(epoch)
+        part = slice(position * self.batch_size, (position + 1) * self.batch_size)
+        index, row, column = self._places[:, part]
+        images = self.crops[index, row, column]
+        if self.flip:
+            # torch.where is many times slower on bytes: images ^ (images ^ mirrored) where mirrored, as bits.
+            chosen = images.flip(-1).bitwise_xor_(images).bitwise_and_(self._mirrored[part])
+            images = chosen.bitwise_xor_(images)
+        return self.normalize(images), self._targets[part]
+
+    def _plan_epoch(self, epoch: int) -> None:
+        """Draw the order, crops and mirrorings of an epoch on the CPU, and send them over at once."""
+        # Mixed into 32 bits, for torch's CPU generator ignores all higher bits of its seed.
+        mixed = int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0])
+        random = torch.Generator().manual_seed(mixed)
+        count, offsets = len(self.labels), 2 * self.pad + 1
+        order = torch.randperm(count, generator=random)  # first: the same with and without augmentation
+        rows, columns = torch.randint(offsets, (2, count), generator=random)
+        mirrored = torch.randint(2, (count,), generator=random)
+        plan = torch.stack([order, rows, columns, mirrored]).to(self.labels.device)
+        self._places = plan[:3]
+        self._mirrored = plan[3].to(torch.uint8).mul_(255).view(-1, 1, 1, 1)  # all bits or none
+        self._targets = self.labels[plan[0]]
+        self._epoch = epoch
+
+
+def batches(
+    dataset: ImageDataset,
+    split: Literal["train", "val", "test"],
+    batch_size: int,
+    *,
+    channels_last: bool = False,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """All of a split once, in order, normalised and otherwise as it is.
+
+    Args:
+        dataset: The data set.
+        split: Which of its splits.
+        batch_size: Images a batch; the last one holds what is left.
+        channels_last: Whether inputs are channels_last in memory.
+
+    Yields:
+        Inputs, float32 [B, C, H, W], and targets, int64 [B], on the device of the data set.
+    """
+    _check_batch_size(batch_size)
+    chosen: Split = {"train": dataset.train, "val": dataset.val, "test": dataset.test}[split]
+    normalize = Normalize(dataset, channels_last)
+    for images, labels in zip(chosen.images.split(batch_size), chosen.labels.split(batch_size), strict=True):
+        yield normalize(images), labels
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise SettingError("batch_size", batch_size, "a whole number of images, at least 1")

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from sparsebench.location import config_dir
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def hydra_config():
+    """(overrides) -> (config, choices), composed as the command line composes them."""
+
+    def make(*overrides: str):
+        cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
+        choices = dict(cfg.hydra.runtime.choices)
+        del cfg.hydra
+        return cfg, choices
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        yield make
+    torch.use_deterministic_algorithms(False)
+
+
+def options(group: str) -> list[str]:
+    """The options of a config group, found in its folder."""
+    return sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))

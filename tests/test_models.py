@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from conftest import options
+from torch import nn
+
+from sparsebench.accounting import count_layers
+from sparsebench.config import build
+from sparsebench.errors import SettingError
+from sparsebench.models.lenet import LeNet
+from sparsebench.models.mlp import MLP
+from sparsebench.models.mobilenet import MobileNet
+from sparsebench.models.resnet import ResNet, ZeroPadShortcut
+from sparsebench.models.torchvision import classifier
+from sparsebench.models.vgg import VGG
+from sparsebench.models.wide_resnet import WideResNet
+
+CIFAR = (3, 32, 32)
+
+# parameters, weights of convolutions and linear layers, MACs: computed by hand from the published architectures
+PUBLISHED = [
+    (ResNet, {}, 269_722, 268_336, 40_551_040),
+    (ResNet, {"depth": 32}, 464_154, 461_872, 68_862_592),
+    (ResNet, {"depth": 44}, 658_586, 655_408, 97_174_144),
+    (ResNet, {"depth": 56}, 853_018, 848_944, 125_485_696),
+    (ResNet, {"depth": 110}, 1_727_962, 1_719_856, 252_887_680),
+    (ResNet, {"variant": "b"}, 272_474, 270_896, 40_813_184),
+    (ResNet, {"depth": 32, "variant": "b"}, 466_906, 464_432, 69_124_736),
+    (ResNet, {"depth": 56, "variant": "bottleneck"}, 869_530, 856_496, 127_322_624),
+    (ResNet, {"depth": 32, "width": 32, "variant": "b"}, 1_860_522, 1_855_584, 275_612_928),
+    (ResNet, {"depth": 104, "width": 32, "variant": "b"}, 6_516_138, 6_500_448, 955_090_176),
+    (WideResNet, {"depth": 22}, 1_079_642, 1_076_912, 157_730_048),
+    (WideResNet, {}, 1_467_610, 1_463_984, 214_353_152),
+    (WideResNet, {"width": 4}, 5_849_050, 5_841_840, 845_597_184),
+    (WideResNet, {"width": 8}, 23_354_842, 23_340_464, 3_360_084_992),
+    (WideResNet, {"width": 10}, 36_479_194, 36_461_232, 5_243_328_768),
+    (VGG, {"depth": 11}, 9_228_362, 9_222_848, 152_769_536),
+    (VGG, {"depth": 11, "conv_bias": True}, 9_231_114, 9_222_848, 152_769_536),
+    (VGG, {}, 14_724_042, 14_715_584, 313_201_664),
+    (VGG, {"conv_bias": True}, 14_728_266, 14_715_584, 313_201_664),
+    (VGG, {"depth": 19}, 20_035_018, 20_024_000, 398_136_320),
+]  # fmt: skip
+
+
+def parameters(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(("cls", "arguments", "count", "weights", "macs"), PUBLISHED)
+def test_counts_are_the_published_ones(cls, arguments, count, weights, macs):
+    with torch.device("meta"):
+        model = cls(CIFAR, 10, **arguments)
+    layers = count_layers(model, CIFAR)
+    assert (parameters(model), sum(x.weights for x in layers), sum(x.macs for x in layers)) == (count, weights, macs)
+
+
+@pytest.mark.parametrize(
+    ("cls", "arguments", "count"),
+    [
+        (ResNet, {"depth": 32, "width": 32, "variant": "b"}, 1_872_132),
+        (WideResNet, {"width": 10}, 36_536_884),
+    ],
+)
+def test_counts_for_100_classes(cls, arguments, count):
+    with torch.device("meta"):
+        assert parameters(cls(CIFAR, 100, **arguments)) == count
+
+
+def test_mobilenet_has_the_parameters_of_torchvisions():
+    from torchvision.models import mobilenet_v2
+
+    with torch.device("meta"):
+        for width in (1.0, 0.5, 1.4):
+            ours, theirs = MobileNet(CIFAR, 10, width=width), mobilenet_v2(num_classes=10, width_mult=width)
+            assert parameters(ours) == parameters(theirs)
+        assert parameters(MobileNet(CIFAR, 10)) == 2_236_682
+
+
+def test_lenet_300_100():
+    assert parameters(MLP((1, 28, 28), 10)) == 784 * 300 + 300 + 300 * 100 + 100 + 100 * 10 + 10
+
+
+def test_torchvision_resnet50():
+    with torch.device("meta"):
+        assert parameters(classifier((3, 224, 224), 1000)) == 25_557_032
+
+
+@pytest.mark.parametrize("option", options("model"))
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64)])
+def test_every_model_takes_every_image_or_says_why_not(hydra_config, option, shape):
+    cfg, _ = hydra_config(f"model={option}")
+    try:
+        model = build(cfg.model, "model", input_shape=shape, num_classes=7)
+    except SettingError as refused:
+        assert option in ("vgg", "torchvision")
+        assert refused.setting.startswith("model") and str(shape[1] if shape[0] == 3 else shape[0]) in str(refused)
+        return
+    assert model.eval()(torch.zeros(2, *shape)).shape == (2, 7)
+    assert model.name
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: ResNet(CIFAR, 10), "resnet20"),
+        (lambda: ResNet(CIFAR, 10, depth=32, width=32, variant="b"), "resnet32_b_w32"),
+        (lambda: ResNet(CIFAR, 10, depth=56, variant="bottleneck"), "resnet56_bottleneck"),
+        (lambda: WideResNet(CIFAR, 10, depth=22), "wrn22-2"),
+        (lambda: VGG(CIFAR, 10, depth=11), "vgg11"),
+        (lambda: MLP(CIFAR, 10, hidden=[8]), "mlp8"),
+        (lambda: LeNet(CIFAR, 10), "lenet"),
+        (lambda: MobileNet(CIFAR, 10, width=0.5), "mobilenet_w0.5"),
+        (lambda: classifier(CIFAR, 10, name="resnet18"), "resnet18"),
+    ],
+)
+def test_names_tell_variants_apart(make, name):
+    with torch.device("meta"):
+        assert make().name == name
+
+
+@pytest.mark.parametrize(
+    ("make", "setting", "hint"),
+    [
+        (lambda: ResNet(CIFAR, 10, depth=21), "depth", "20, 32, 44, 56 or 110"),
+        (lambda: ResNet(CIFAR, 10, depth=2), "depth", "6n"),
+        (lambda: ResNet(CIFAR, 10, depth=57, variant="bottleneck"), "depth", "6n"),
+        (lambda: ResNet(CIFAR, 10, depth="deep"), "depth", "6n"),
+        (lambda: ResNet(CIFAR, 10, variant="A"), "variant", "a, b"),
+        (lambda: ResNet(CIFAR, 10, width=0), "width", "at least 1"),
+        (lambda: WideResNet(CIFAR, 10, depth=20), "depth", "28"),
+        (lambda: WideResNet(CIFAR, 10, dropout=1.5), "dropout", "[0, 1)"),
+        (lambda: VGG(CIFAR, 10, depth=13), "depth", "11, 16, 19"),
+        (lambda: MLP(CIFAR, 10, hidden=[]), "hidden", "[300,100]"),
+        (lambda: MLP(CIFAR, 10, hidden=[0]), "hidden", "[300,100]"),
+        (lambda: MobileNet(CIFAR, 10, width=0), "width", "above 0"),
+        (lambda: LeNet((1, 3, 3), 10), "model", "4 pixels"),
+        (lambda: classifier(CIFAR, 10, name="resnet05"), "name", "did you mean 'resnet50'"),
+        (lambda: classifier((3, 40, 40), 10, name="vit_b_16"), "name", "multiple of 16"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name(make, setting, hint):
+    with pytest.raises(SettingError) as refused:
+        make()
+    assert refused.value.setting == setting and hint in str(refused.value)
+
+
+def test_convolutions_start_with_the_standard_deviation_of_he():
+    torch.manual_seed(0)
+    for module in ResNet(CIFAR, 10).modules():
+        if isinstance(module, nn.Conv2d):
+            expected = math.sqrt(2 / (9 * module.out_channels))
+            tolerance = 4 * expected / math.sqrt(2 * module.weight.numel())
+            assert abs(module.weight.std().item() - expected) < tolerance
+
+
+def test_option_a_pads_with_zeros_and_has_no_parameters():
+    shortcut = ZeroPadShortcut(2, 4, 2)
+    x = torch.arange(2 * 3 * 3, dtype=torch.float32).view(1, 2, 3, 3) + 1
+    y = shortcut(x)
+    assert parameters(shortcut) == 0 and y.shape == (1, 4, 2, 2)
+    assert torch.equal(y[:, 1:3], x[:, :, ::2, ::2])
+    assert (y[:, [0, 3]] == 0).all()
+
+
+@pytest.mark.parametrize("make", [lambda: ResNet(CIFAR, 10, depth=8), lambda: WideResNet(CIFAR, 10, depth=10, width=1)])
+def test_bf16_and_channels_last_train(make):
+    model = make().to(memory_format=torch.channels_last)
+    inputs = torch.randn(2, *CIFAR).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model(inputs).float().square().mean()
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
