@@ -41,10 +41,8 @@ class OneByOne(Dataset):
     """A split as torchvision's data sets serve it: one PIL image and its transforms a call."""
 
     def __init__(self, split: Split) -> None:
-        self.images, self.labels = (
-            split.images.permute(0, 2, 3, 1).contiguous().numpy(),
-            split.labels.tolist(),
-        )
+        self.images = split.images.permute(0, 2, 3, 1).contiguous().numpy()
+        self.labels = split.labels.tolist()
         self.transform = transforms.Compose(
             [
                 transforms.RandomCrop(32, padding=4),
@@ -89,11 +87,12 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)  # a worker process of torchvision's always has one
 
-    settings = dict(val_fraction=0.1, split_seed=0, train_samples=None, mean=MEAN, std=STD, pad=4, flip=True)
-    settings["device"] = arguments.device
-    dataset = (
-        synthetic(**settings) if arguments.synthetic else CIFAR10(data_root=arguments.data_root, **settings)
-    )
+    settings = {"val_fraction": 0.1, "split_seed": 0, "train_samples": None, "device": arguments.device}
+    settings |= {"mean": MEAN, "std": STD, "pad": 4, "flip": True}
+    if arguments.synthetic:
+        dataset = synthetic(**settings)
+    else:
+        dataset = CIFAR10(data_root=arguments.data_root, **settings)
     ours = TrainLoader(dataset, arguments.batch_size, seed=0, channels_last=arguments.channels_last)
     theirs = DataLoader(
         OneByOne(Split(dataset.train.images.cpu(), dataset.train.labels.cpu())),
@@ -109,11 +108,9 @@ def main() -> None:
         rates["sparsebench"].append(images_per_second(map(ours.batch, steps)))
         rates["torchvision"].append(images_per_second(theirs))
 
-    print(
-        f"{len(dataset.train)} images of {dataset.name}, batch {arguments.batch_size}, {arguments.device},",
-        end=" ",
-    )
-    print(f"{arguments.threads} thread(s), {arguments.workers} workers, median of {arguments.repeats} epochs")
+    setting = f"batch {arguments.batch_size}, {arguments.device}, {arguments.threads} thread(s)"
+    print(f"{len(dataset.train)} images of {dataset.name}, {setting}, {arguments.workers} workers,", end=" ")
+    print(f"median of {arguments.repeats} epochs")
     medians = {}
     for name, measured in rates.items():
         kept = sorted(measured[1:])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import inspect
 import io
 import itertools
@@ -8,8 +9,10 @@ import pickle
 import socket
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -41,14 +44,12 @@ def random_images(count: int, shape: tuple[int, int, int], seed: int = 0) -> tor
     return torch.randint(256, (count, *shape), dtype=torch.uint8, generator=random)
 
 
-def tiny(
-    count: int = 40, shape: tuple[int, int, int] = (3, 4, 5), device: str = "cpu", **changed
-) -> ImageDataset:
+def tiny(count: int = 40, shape: tuple[int, int, int] = (3, 4, 5), device="cpu", **changed) -> ImageDataset:
     """Random images: the label of each is its position modulo ten."""
     train = Split(random_images(count, shape), torch.arange(count) % 10)
     test = Split(random_images(20, shape, seed=1), torch.arange(20) % 10)
-    arguments = dict(val_fraction=0.25, split_seed=0, train_samples=None, pad=1, flip=True)
-    arguments |= dict(mean=[0.5, 0.4, 0.3][: shape[0]], std=[0.2, 0.3, 0.25][: shape[0]])
+    arguments = {"val_fraction": 0.25, "split_seed": 0, "train_samples": None, "pad": 1, "flip": True}
+    arguments |= {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.25]}
     return ImageDataset("tiny", 10, train, test, **{**arguments, **changed}, device=device)
 
 
@@ -81,7 +82,7 @@ def test_stratified_gives_each_class_its_share_within_one(size):
 
 def test_stratified_draw_is_pinned_and_changes_with_the_seed():
     labels = torch.arange(40) % 2
-    assert stratified(labels, 6, seed=0).tolist() == [2, 3, 36, 37, 38, 39]
+    assert stratified(labels, 6, seed=0).tolist() == [2, 3, 23, 36, 37, 38]
     assert stratified(labels, 6, seed=1).tolist() != stratified(labels, 6, seed=0).tolist()
 
 
@@ -129,7 +130,7 @@ def test_train_samples_keeps_stratified_training_images_and_leaves_val_alone():
     ],
 )
 def test_unusable_setting_is_refused_by_name(setting, value):
-    with pytest.raises(SettingError, match=f"^{setting}="):
+    with pytest.raises(SettingError, match=rf"^{setting}[=:]"):
         tiny(**{setting: value})
 
 
@@ -217,10 +218,8 @@ def test_crop_and_mirroring_of_one_image_by_hand():
     assert torch.equal(naive_crop(image[None], 1, 0, 0, True)[0], upper_left.flip(-1))
     images = image.expand(20, 1, 2, 2).contiguous()
     split = Split(images, torch.arange(20) % 10)
-    dataset = ImageDataset(
-        "hand", 10, split, split, val_fraction=0.5, split_seed=0, train_samples=None, mean=[0], std=[1], pad=1,
-        flip=True, device="cpu",
-    )  # fmt: skip
+    arguments = {"val_fraction": 0.5, "split_seed": 0, "train_samples": None, "pad": 1, "flip": True}
+    dataset = ImageDataset("hand", 10, split, split, **arguments, mean=[0], std=[1], device="cpu")
     seen = {
         tuple((inputs[0, 0] * 255).round().int().flatten().tolist())
         for inputs, _ in map(TrainLoader(dataset, 1, seed=0).batch, range(300))
@@ -326,15 +325,15 @@ def test_last_batch_of_an_epoch(batch_size, drop_last, sizes):
 @pytest.mark.parametrize(
     ("setting", "arguments"),
     [
-        ("batch_size", dict(batch_size=0, seed=0)),
-        ("batch_size", dict(batch_size=2.5, seed=0)),
-        ("batch_size", dict(batch_size=31, seed=0, drop_last=True)),
-        ("seed", dict(batch_size=8, seed=-1)),
-        ("seed", dict(batch_size=8, seed="zero")),
+        ("batch_size", {"batch_size": 0, "seed": 0}),
+        ("batch_size", {"batch_size": 2.5, "seed": 0}),
+        ("batch_size", {"batch_size": 31, "seed": 0, "drop_last": True}),
+        ("seed", {"batch_size": 8, "seed": -1}),
+        ("seed", {"batch_size": 8, "seed": "zero"}),
     ],
 )
 def test_loader_refuses_unusable_settings(setting, arguments):
-    with pytest.raises(SettingError, match=f"^{setting}="):
+    with pytest.raises(SettingError, match=rf"^{setting}[=:]"):
         TrainLoader(tiny(), **arguments)
 
 
@@ -350,6 +349,7 @@ def test_batches_give_a_split_in_order_normalised_and_otherwise_as_it_is(split):
     assert torch.equal(targets, expected.labels) and targets.dtype == torch.int64
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_gives_the_batches_of_the_cpu():
     one, two = (TrainLoader(tiny(device=device), 8, seed=0) for device in ("cpu", "cuda"))
@@ -364,7 +364,7 @@ def test_cuda_gives_the_batches_of_the_cpu():
 class Python2Pickler(pickle._Pickler):
     """Writes bytes, text and flags as Python 2 did, which made the official files."""
 
-    dispatch = dict(pickle._Pickler.dispatch)
+    dispatch: ClassVar = dict(pickle._Pickler.dispatch)
 
     def save_bytes(self, value):
         self.write(b"T" + len(value).to_bytes(4, "little") + value)
@@ -557,21 +557,47 @@ def test_missing_data_without_network_ends_in_one_line(tmp_path, monkeypatch, ca
     assert list(root.iterdir()) == []
 
 
+# Older torchvision unpacks without naming a filter, of which Python 3.12 and 3.13 warn.
+@pytest.mark.filterwarnings("ignore:Python 3.14 will, by default, filter extracted tar:DeprecationWarning")
+def test_download_is_unpacked_into_the_root_and_then_read_without_network(tmp_path, monkeypatch, capfd):
+    from torchvision import datasets
+
+    monkeypatch.setattr(CIFAR10, "layout", SMALL_10)
+    archive = tmp_path / "published.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(write_python(tmp_path / "site", SMALL_10), arcname=SMALL_10.python_folder)
+    monkeypatch.setattr(datasets.CIFAR10, "url", archive.as_uri())
+    monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
+    root = tmp_path / "root"
+    first = CIFAR10(**settings("cifar10", data_root=str(root)))
+    assert [path.name for path in root.iterdir()] == [SMALL_10.python_folder]
+    check(read(root / SMALL_10.python_folder, SMALL_10), SMALL_10)
+    archive.unlink()
+    second = CIFAR10(**settings("cifar10", data_root=str(root)))
+    assert torch.equal(first.train.images, second.train.images)
+
+    archive.write_bytes(b"cut off")
+    with pytest.raises(SettingError, match="download failed: File not found or corrupted"):
+        CIFAR10(**settings("cifar10", data_root=str(tmp_path / "another root")))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_data_root_that_cannot_be_written_ends_in_one_line(tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(SettingError, match="^data_root="):
+    with pytest.raises(SettingError, match=r"^data_root="):
         CIFAR10(**settings("cifar10", data_root=str(tmp_path / "file")))
 
 
+ROOTS = ("~/.cache/sparsebench", "~/.cache/cifar10")
+
+
 def real_cifar10() -> str | None:
-    roots = (os.environ.get("SPARSEBENCH_DATA"), "~/.cache/sparsebench", "~/.cache/cifar10")
+    roots = (os.environ.get("SPARSEBENCH_DATA"), *ROOTS)
     return next((root for root in roots if root and find(Path(root).expanduser(), LAYOUT_10)), None)
 
 
 @pytest.mark.cifar10
-@pytest.mark.skipif(
-    real_cifar10() is None, reason="no CIFAR-10 in SPARSEBENCH_DATA, ~/.cache/sparsebench or cifar10"
-)
+@pytest.mark.skipif(real_cifar10() is None, reason=f"no CIFAR-10 in SPARSEBENCH_DATA, {', '.join(ROOTS)}")
 def test_real_cifar10_has_its_published_size_and_statistics():
     dataset = CIFAR10(**settings("cifar10", data_root=real_cifar10()))
     assert (len(dataset.train), len(dataset.val), len(dataset.test)) == (45_000, 5_000, 10_000)

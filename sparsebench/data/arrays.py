@@ -47,15 +47,13 @@ def stratified(labels: Tensor, size: int, seed: int) -> Tensor:
 
     Example:
         >>> stratified(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]), size=4, seed=0).tolist()
-        [2, 3, 6, 7]
+        [2, 3, 4, 6]
     """
     classes = labels.cpu().numpy()
     share, remainder = np.divmod(size * np.bincount(classes), max(len(classes), 1))
     share[np.argsort(-remainder, kind="stable")[: size - share.sum()]] += 1
     random = np.random.RandomState(seed)
-    drawn = [
-        random.permutation(np.flatnonzero(classes == index))[:count] for index, count in enumerate(share)
-    ]
+    drawn = [random.permutation(np.flatnonzero(classes == c))[:count] for c, count in enumerate(share)]
     return torch.from_numpy(np.sort(np.concatenate(drawn)))
 
 
@@ -131,11 +129,7 @@ def _whole(value: object) -> bool:
 def _hold_out(train: Split, val_fraction: float, split_seed: int) -> tuple[Split, Split]:
     """``train`` without its validation images, and these."""
     allowed = "a fraction of the training images in (0, 1), for example 0.1"
-    if (
-        isinstance(val_fraction, bool)
-        or not isinstance(val_fraction, (int, float))
-        or not 0 < val_fraction < 1
-    ):
+    if not isinstance(val_fraction, (int, float)) or not 0 < val_fraction < 1:
         raise SettingError("val_fraction", val_fraction, allowed)
     size = int(val_fraction * len(train) + 0.5)
     if not 0 < size < len(train):

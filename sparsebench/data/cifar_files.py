@@ -120,9 +120,8 @@ def _read_file(folder: Path, name: str, count: int, layout: Layout) -> tuple[np.
             raise ValueError(f"a label out of range [0, {layout.num_classes})")
     except Exception as error:  # a damaged pickle raises just about anything
         reason = " ".join(str(error).split()) or type(error).__name__
-        allowed = (
-            f"a whole file of {layout.name}, not: {reason}; remove {folder} and unpack {layout.url} instead"
-        )
+        remedy = f"remove {folder} and unpack {layout.url} instead"
+        allowed = f"a whole file of {layout.name}, not: {reason}; {remedy}"
         raise SettingError("data_root", path, allowed) from error
     return pixels, labels
 

@@ -16,6 +16,8 @@ from sparsebench.data.cifar_files import Layout, places
 from sparsebench.errors import SettingError
 
 TIMEOUT = 15  # seconds without an answer
+# No torchvision; no network or no place; a wrong checksum; a connection or an archive cut off.
+_FAILURES = (ImportError, OSError, RuntimeError, http.client.HTTPException, EOFError, tarfile.TarError)
 
 
 def download(root: Path, layout: Layout) -> Path:
@@ -38,14 +40,7 @@ def download(root: Path, layout: Layout) -> Path:
             download_and_extract_archive(source.url, aside, filename=source.filename, md5=source.tgz_md5)
             if not target.is_dir():  # another run may have been faster
                 (Path(aside) / source.base_folder).replace(target)
-    except (
-        ImportError,
-        OSError,
-        RuntimeError,
-        EOFError,
-        http.client.HTTPException,
-        tarfile.TarError,
-    ) as error:
+    except _FAILURES as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         looked = ", ".join(map(str, places(root, layout)))
         allowed = (

@@ -1,0 +1,104 @@
+"""``sparsebench list``: what can be chosen, read from the configs and from the source, nothing imported."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib.util
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import yaml
+
+from sparsebench.errors import SettingError, one_of
+from sparsebench.location import config_dir
+
+GROUPS = {
+    "models": "model", "datasets": "dataset", "methods": "prune", "schedules": "schedule",
+    "allocations": "allocation", "scores": "score", "optimizers": "optimizer", "lr_schedules": "lr_schedule",
+    "recipes": "recipe", "experiments": "experiment",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One option of a config group."""
+
+    name: str
+    description: str
+    reference: str
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print one line an option.
+
+    Raises:
+        SettingError: There is no such group.
+    """
+    parser = argparse.ArgumentParser(prog="sparsebench list", description="What can be chosen, with its paper.")
+    parser.add_argument("group", nargs="?", help=", ".join(GROUPS))
+    parser.add_argument("--format", choices=("table", "json"), default="table")
+    options = parser.parse_args(arguments)
+    if options.group is not None and options.group not in {*GROUPS, *GROUPS.values()}:
+        raise SettingError("group", options.group, one_of(GROUPS, options.group))
+    chosen = {
+        label: entries(group)
+        for label, group in GROUPS.items()
+        if options.group in (None, label, group) and (config_dir() / group).is_dir()
+    }
+    if options.format == "json":
+        print(json.dumps({label: [asdict(e) for e in found] for label, found in chosen.items()}, indent=2))
+        return 0
+    for number, (label, found) in enumerate(chosen.items()):
+        if len(chosen) > 1:
+            print(f"{chr(10) if number else ''}{label} ({GROUPS[label]}=...)")
+        width = max(len(entry.name) for entry in found)
+        for entry in found:
+            paper = f"  [{entry.reference}]" if entry.reference else ""
+            print(f"  {entry.name:<{width}}  {entry.description}{paper}")
+    return 0
+
+
+def entries(group: str) -> list[Entry]:
+    """The options of ``group``, by name."""
+    return [_entry(path) for path in sorted((config_dir() / group).glob("*.yaml"))]
+
+
+def _entry(path: Path) -> Entry:
+    text = path.read_text(encoding="utf-8")
+    target = (yaml.safe_load(text) or {}).get("_target_")
+    documented = _docstring(target) if target else ""
+    if not documented:
+        comments = [line.lstrip("# ") for line in text.splitlines() if re.match(r"# (?!@)", line)]
+        return Entry(path.stem, " ".join(comments), "")
+    return Entry(path.stem, documented.splitlines()[0], _reference(documented))
+
+
+def _docstring(target: str) -> str:
+    """The docstring of a dotted name, from the source file: importing it would import torch."""
+    module, _, name = target.rpartition(".")
+    package, *parts = module.split(".")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        return ""
+    file = Path(spec.submodule_search_locations[0]).joinpath(*parts)
+    file = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
+    if not file.is_file():
+        return ""
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name:
+            return ast.get_docstring(node) or ""
+    return ""
+
+
+def _reference(docstring: str) -> str:
+    """The first reference: up to its venue and year."""
+    match = re.search(r"References:\n((?:[ ]+\S.*(?:\n|$))+)", docstring)
+    if match is None:
+        return ""
+    first = " ".join(match[1].split())
+    end = re.search(r"\b(?:19|20)\d\d\b", first)
+    return first[: end.end()] if end else first

@@ -1,0 +1,109 @@
+"""Shell completion without Hydra: candidates come from the names of config files and the keys in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sparsebench.errors import SettingError, one_of
+from sparsebench.location import config_dir
+
+# "=" and ":" break words in bash: the words are taken from the line, and the part before the break is cut off.
+BASH = r"""_sparsebench() {
+    local line=${COMP_LINE:0:COMP_POINT} word IFS=$'\n'
+    word=${line##*[[:space:]]}
+    COMPREPLY=($(sparsebench _complete "$line" 2>/dev/null))
+    local prefix=${word%"${word##*[=:]}"} i
+    if [[ $COMP_WORDBREAKS == *=* ]]; then
+        for i in "${!COMPREPLY[@]}"; do COMPREPLY[i]=${COMPREPLY[i]#"$prefix"}; done
+    fi
+    [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *= ]] && compopt -o nospace
+    return 0
+}
+complete -o default -F _sparsebench sparsebench
+"""
+ZSH = r"""#compdef sparsebench
+_sparsebench() {
+    local -a found
+    found=(${(f)"$(sparsebench _complete "${(j: :)words[1,CURRENT]}" 2>/dev/null)"})
+    if (( $#found )); then compadd -Q -S '' -- $found; else _files; fi
+}
+compdef _sparsebench sparsebench
+"""
+FISH = r"""complete -c sparsebench -f -n 'not __fish_seen_subcommand_from compare' \
+    -a '(sparsebench _complete (commandline -cp) 2>/dev/null)'
+"""
+SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the completion script of a shell, for ``eval "$(sparsebench completion bash)"``."""
+    shell = arguments[0] if arguments else ""
+    if shell not in SCRIPTS:
+        raise SettingError("completion", shell or None, one_of(SCRIPTS, shell))
+    print(SCRIPTS[shell], end="")
+    return 0
+
+
+def answer(arguments: Sequence[str]) -> int:
+    """Print the candidates for the last word of a command line, one a line."""
+    line = arguments[0] if arguments else ""
+    words = line.split()
+    last = "" if not words or line[-1].isspace() else words.pop()
+    for candidate in candidates(words[1:], last):
+        print(candidate)
+    return 0
+
+
+def candidates(before: Sequence[str], last: str) -> list[str]:
+    """What the word ``last`` may become after the words ``before`` (without the program's name)."""
+    from sparsebench.cli import COMMANDS
+
+    if not before:
+        return [name for name in COMMANDS if name.startswith(last)]
+    if before[0] == "list":
+        from sparsebench.commands.list import GROUPS
+
+        return [name for name in GROUPS if name.startswith(last)]
+    if before[0] == "completion":
+        return [name for name in SCRIPTS if name.startswith(last)]
+    if before[0] not in ("train", "sweep"):
+        return []
+    key, equals, value = last.partition("=")
+    if equals:
+        done, comma, current = value.rpartition(",")
+        options = _options(config_dir() / key)
+        return [f"{key}={done}{comma}{name}" for name in options if name.startswith(current)]
+    return [f"{name}=" for name in _keys(before) if name.startswith(last)]
+
+
+def _options(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def _keys(before: Sequence[str]) -> list[str]:
+    """Groups, settings of train.yaml, and settings of the chosen or default option of each group."""
+    import yaml
+
+    root = config_dir()
+    main_config = yaml.safe_load((root / "train.yaml").read_text(encoding="utf-8"))
+    groups = sorted(path.name for path in root.iterdir() if path.is_dir())
+    chosen = {g: o for entry in main_config.pop("defaults") if isinstance(entry, dict) for g, o in entry.items()}
+    chosen |= dict(word.split("=", 1) for word in before if "=" in word)
+    main_config.pop("hydra", None)
+    keys = [*groups, *_flatten("", main_config)]
+    for group in groups:
+        path = root / group / f"{chosen.get(group)}.yaml"
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if isinstance(content, dict) and "_target_" in content:
+            keys += _flatten(f"{group}.", content)
+    return keys
+
+
+def _flatten(prefix: str, content: dict[str, object]) -> list[str]:
+    keys: list[str] = []
+    for name, value in content.items():
+        if name in ("_target_", "defaults", "recipe"):
+            continue
+        keys += _flatten(f"{prefix}{name}.", value) if isinstance(value, dict) else [f"{prefix}{name}"]
+    return keys

@@ -1,0 +1,44 @@
+"""A frame as text: for people, CSV, Markdown, JSON."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+from pandas.api.types import is_numeric_dtype
+
+FORMATS = ("table", "csv", "markdown", "json")
+
+
+def render(frame: pd.DataFrame, form: str) -> str:
+    """``frame`` in one of :data:`FORMATS`; CSV and JSON keep every digit, the others are for reading."""
+    if form == "csv":
+        return frame.to_csv(index=False, lineterminator="\n")
+    if form == "json":
+        return json.dumps(json.loads(frame.to_json(orient="records", double_precision=15)), indent=2) + "\n"
+    cells = [[_cell(column, value) for column, value in row.items()] for row in frame.to_dict("records")]
+    header = [str(column) for column in frame.columns]
+    right = [is_numeric_dtype(frame[column]) for column in frame.columns]
+    least = 3 if form == "markdown" else 0  # a rule is at least "--:"
+    widths = [max(least, *(len(row[i]) for row in [header, *cells])) for i in range(len(header))]
+
+    def line(row: list[str], separator: str) -> str:
+        padded = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)]
+        return separator.join(padded)
+
+    if form == "markdown":
+        rule = ["-" * (w - 1) + (":" if r else "-") for w, r in zip(widths, right, strict=True)]
+        rows = [header, rule, *[[c.replace("|", "\\|") for c in row] for row in cells]]
+        return "".join(f"| {line(row, ' | ')} |\n" for row in rows)
+    return "".join(line(row, "  ").rstrip() + "\n" for row in [header, *cells])
+
+
+def _cell(column: str, value: object) -> str:
+    if value is None or value is pd.NA or value != value:
+        return ""
+    if not isinstance(value, float):
+        return str(value)
+    kind = str(column).split(" [")[0]
+    if kind.startswith("difference"):
+        return f"{value:+.2f}"
+    return f"{value:.2f}" if kind in ("mean", "std") and abs(value) >= 1 else f"{value:.4g}"
