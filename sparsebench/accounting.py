@@ -152,8 +152,12 @@ class TrainingFLOPs:
         self.dense_macs = sum(layer.macs for layer in cost.values())
         self.prunable_macs = sum(cost[name].macs for name in weights.parameters)
         device = next(iter(weights.masks.values())).device
-        self.kept = torch.zeros(len(self.positions), dtype=torch.float64, device=device)  # samples · kept weights
-        self.kept_in_gradient = torch.zeros_like(self.kept)  # the same over steps with a sparse weight gradient
+        self.kept = torch.zeros(
+            len(self.positions), dtype=torch.float64, device=device
+        )  # samples · kept weights
+        self.kept_in_gradient = torch.zeros_like(
+            self.kept
+        )  # the same over steps with a sparse weight gradient
         self.samples = self.dense_gradient_samples = 0
         self._pending, self._pending_sparse, self._version = 0, 0, weights.version
         self._now = weights.nonzero()
@@ -174,7 +178,9 @@ class TrainingFLOPs:
         """(training FLOPs, their ratio to dense training, the ratio if every weight gradient were dense)."""
         self._flush()
         kept = math.fsum(k * p for k, p in zip(self.kept.tolist(), self.positions, strict=True))
-        gradient = math.fsum(k * p for k, p in zip(self.kept_in_gradient.tolist(), self.positions, strict=True))
+        gradient = math.fsum(
+            k * p for k, p in zip(self.kept_in_gradient.tolist(), self.positions, strict=True)
+        )
         other = 3 * self.samples * (self.dense_macs - self.prunable_macs)
         macs = 2 * kept + gradient + self.dense_gradient_samples * self.prunable_macs + other
         with_dense_gradient = 2 * kept + self.samples * self.prunable_macs + other

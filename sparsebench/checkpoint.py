@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sparsebench.records.files import atomic
+from sparsebench.files import atomic
 
 MAGIC = b"sparsebench checkpoint 1\n"
 
@@ -53,7 +53,9 @@ class Checkpoint:
                 return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
             aside = path.with_name(f"{path.stem}.corrupt{path.suffix}")
             path.replace(aside)
-            self.warn(f"{path}: not a whole checkpoint; set aside as {aside.name}, going on from the one before")
+            self.warn(
+                f"{path}: not a whole checkpoint; set aside as {aside.name}, going on from the one before"
+            )
         return None
 
     def remove(self) -> None:

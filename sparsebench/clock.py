@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from sparsebench.errors import SettingError
 
 _TIME = re.compile(r"^(?P<number>\d+(\.\d*)?|\.\d+)(?P<unit>ep|it)?$")
-ALLOWED = 'a time: a fraction of training in [0, 1] ("0.75"), epochs ("30ep") or steps ("500it" or a whole number)'
+ALLOWED = (
+    'a time: a fraction of training in [0, 1] ("0.75"), epochs ("30ep") or steps ("500it" or a whole number)'
+)
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,9 @@ def _keys(before: Sequence[str]) -> list[str]:
     root = config_dir()
     main_config = yaml.safe_load((root / "train.yaml").read_text(encoding="utf-8"))
     groups = sorted(path.name for path in root.iterdir() if path.is_dir())
-    chosen = {g: o for entry in main_config.pop("defaults") if isinstance(entry, dict) for g, o in entry.items()}
+    chosen = {
+        g: o for entry in main_config.pop("defaults") if isinstance(entry, dict) for g, o in entry.items()
+    }
     chosen |= dict(word.split("=", 1) for word in before if "=" in word)
     main_config.pop("hydra", None)
     keys = [*groups, *_flatten("", main_config)]

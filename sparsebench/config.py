@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from hydra import compose
+from hydra import compose, initialize_config_dir
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -54,10 +54,17 @@ def build(node: DictConfig, group: str = "", **runtime: Any) -> Any:
     except InstantiationException as error:
         raise SettingError(group, None, f"a _target_ that can be built: {error}") from error
     except SettingError as error:
-        known = OmegaConf.select(node, error.setting, throw_on_missing=False) is not None
-        raise (error.within(group) if group and known else error) from error
+        raise SettingError(_as_written(node, group, error.setting), error.given, error.allowed) from error
     except ValueError as error:
         raise SettingError(group, None, f"values that {node._target_} takes: {error}") from error
+
+
+def _as_written(node: DictConfig, group: str, setting: str) -> str:
+    """The name under which a user sets the argument ``setting`` of ``node``."""
+    if not group or setting not in node:
+        return setting
+    reference = re.fullmatch(r"\$\{([\w.]+)\}", str(OmegaConf.to_container(node, resolve=False)[setting]))  # type: ignore[index, call-overload]
+    return reference[1] if reference else f"{group}.{setting}"
 
 
 def accepted(target: str) -> set[str] | None:
@@ -89,7 +96,9 @@ def validate(cfg: DictConfig, choices: Mapping[str, str | None]) -> None:
             wanted = f"a whole number, for example {default}"
         elif isinstance(default, float) and (isinstance(value, bool) or not isinstance(value, int)):
             wanted = f"a number, for example {default}"
-        elif isinstance(default, list) or (isinstance(default, str) and value is not None and isinstance(value, list)):
+        elif isinstance(default, list) or (
+            isinstance(default, str) and value is not None and isinstance(value, list)
+        ):
             wanted = f"{'a list' if isinstance(default, list) else 'one value'}, for example {default}"
         if wanted:
             raise SettingError(key, value, wanted)
@@ -180,10 +189,8 @@ def _leaves(cfg: DictConfig) -> dict[str, Any]:
 
 def _known_settings() -> list[str]:
     groups = [path.name for path in config_dir().iterdir() if path.is_dir()]
-    try:
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
         return [*groups, *_leaves(compose("train"))]
-    except (HydraException, ValueError):
-        return groups
 
 
 def _digest(value: object) -> str:

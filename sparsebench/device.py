@@ -107,7 +107,13 @@ class Device:
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if self.type == "cuda" else [],
             "python": random.getstate(),
-            "numpy": (version, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss),
+            "numpy": (
+                version,
+                torch.from_numpy(np.asarray(keys).astype(np.int64)),
+                position,
+                has_gauss,
+                gauss,
+            ),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

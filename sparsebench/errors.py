@@ -28,10 +28,6 @@ class SettingError(ValueError):
         head = setting if given is None else f"{setting}={given}"
         super().__init__(f"{head}: expected {allowed}")
 
-    def within(self, group: str) -> SettingError:
-        """The same error with the config group in front of the setting's name."""
-        return SettingError(f"{group}.{self.setting}", self.given, self.allowed)
-
 
 def one_of(options: Iterable[object], given: object) -> str:
     """``"one of a, b, c"``, with a suggestion where ``given`` looks like a mistyped option.

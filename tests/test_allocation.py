@@ -30,7 +30,12 @@ def zeros(masks):
 
 
 @settings(deadline=None, max_examples=60)
-@given(sparsity=st.floats(0, 0.9999), ties=st.booleans(), collapse=st.booleans(), kind=st.sampled_from(ALLOCATIONS))
+@given(
+    sparsity=st.floats(0, 0.9999),
+    ties=st.booleans(),
+    collapse=st.booleans(),
+    kind=st.sampled_from(ALLOCATIONS),
+)
 def test_the_number_of_zeros_is_exactly_the_asked_one(sparsity, ties, collapse, kind):
     scores = scores_of(SHAPES, ties=ties)
     numel = sum(math.prod(s) for s in SHAPES)
@@ -116,7 +121,9 @@ def test_erk_flops_of_resnet20_at_sparsity_0_9():
     assert sparse / dense == pytest.approx(0.1857, abs=5e-5)
 
 
-@pytest.mark.parametrize(("sparsity", "dense_layers", "flops"), [(0.9, None, 0.2418), (0.8, 8, 0.4138), (0.95, 0, 0.1217)])
+@pytest.mark.parametrize(
+    ("sparsity", "dense_layers", "flops"), [(0.9, None, 0.2418), (0.8, 8, 0.4138), (0.95, 0, 0.1217)]
+)
 def test_erk_of_resnet50(sparsity, dense_layers, flops):
     from torchvision.models import resnet50
 
@@ -151,6 +158,8 @@ def test_exact_counts_add_up_within_their_caps(sizes, data):
     assert all(abs(c - share) <= bound for c, share, bound in zip(counts, shares, bounds, strict=True))
 
 
-@pytest.mark.parametrize(("sparsity", "numel", "zeros"), [(0.9, 267696, 240926), (0.5, 3, 2), (0, 10, 0), (0.95, 10, 10)])
+@pytest.mark.parametrize(
+    ("sparsity", "numel", "zeros"), [(0.9, 267696, 240926), (0.5, 3, 2), (0, 10, 0), (0.95, 10, 10)]
+)
 def test_zeros_are_rounded_half_up(sparsity, numel, zeros):
     assert zeros_for(sparsity, numel) == zeros

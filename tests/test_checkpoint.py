@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sparsebench.checkpoint import Checkpoint
-from sparsebench.records.files import atomic, remove_leftovers, write_csv
+from sparsebench.files import atomic, remove_leftovers, write_csv
 
 
 @pytest.fixture

@@ -61,7 +61,9 @@ def make(hydra_config, tmp_path):
 
 def watch(made, runner, look):
     """Run to the end; ``look(moment, step)`` in the forward, at the optimiser's step, and after each step."""
-    made.model.register_forward_pre_hook(lambda *_: look("forward", runner.step) if made.model.training else None)
+    made.model.register_forward_pre_hook(
+        lambda *_: look("forward", runner.step) if made.model.training else None
+    )
     made.optimizer.register_step_pre_hook(lambda *_: look("optimizer", runner.step))
     after = made.pruner.after_step
 
@@ -136,7 +138,8 @@ def test_target_0_is_dense_training_to_the_bit(make, method):
     dense, dense_runner = make("dense", folder="dense")
     dense_history = dense_runner.run()
     assert all(
-        torch.equal(a, b) for a, b in zip(made.model.state_dict().values(), dense.model.state_dict().values(), strict=True)
+        torch.equal(a, b)
+        for a, b in zip(made.model.state_dict().values(), dense.model.state_dict().values(), strict=True)
     )
     assert (history.val, history.test) == (dense_history.val, dense_history.test)
 

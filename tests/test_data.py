@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.server
 import inspect
 import io
 import itertools
@@ -10,7 +11,9 @@ import socket
 import subprocess
 import sys
 import tarfile
+import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -557,16 +560,36 @@ def test_missing_data_without_network_ends_in_one_line(tmp_path, monkeypatch, ca
     assert list(root.iterdir()) == []
 
 
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A web server on this machine: its folder and its address."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=folder)) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
 # Older torchvision unpacks without naming a filter, of which Python 3.12 and 3.13 warn.
 @pytest.mark.filterwarnings("ignore:Python 3.14 will, by default, filter extracted tar:DeprecationWarning")
-def test_download_is_unpacked_into_the_root_and_then_read_without_network(tmp_path, monkeypatch, capfd):
+def test_download_is_unpacked_into_the_root_and_then_read_without_network(tmp_path, monkeypatch, capfd, site):
     from torchvision import datasets
 
     monkeypatch.setattr(CIFAR10, "layout", SMALL_10)
-    archive = tmp_path / "published.tar.gz"
+    folder, address = site
+    archive = folder / "published.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
-        tar.add(write_python(tmp_path / "site", SMALL_10), arcname=SMALL_10.python_folder)
-    monkeypatch.setattr(datasets.CIFAR10, "url", archive.as_uri())
+        tar.add(write_python(tmp_path / "made", SMALL_10), arcname=SMALL_10.python_folder)
+    monkeypatch.setattr(datasets.CIFAR10, "url", f"{address}/{archive.name}")
     monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
     root = tmp_path / "root"
     first = CIFAR10(**settings("cifar10", data_root=str(root)))

@@ -102,14 +102,19 @@ class Net(nn.Module):
 def data(count, size=32):
     generator = torch.Generator().manual_seed(1)
     for _ in range(count):
-        yield torch.randn(size, 1, 7, 7, generator=generator), torch.randint(0, 3, (size,), generator=generator)
+        yield (
+            torch.randn(size, 1, 7, 7, generator=generator),
+            torch.randint(0, 3, (size,), generator=generator),
+        )
 
 
 def swap(method, schedule, sgd, autocast=False, **kwargs):
     torch.manual_seed(0)
     model = Net()
     optimizer = torch.optim.SGD(model.parameters(), **sgd)
-    weights = MaskedParameters({"conv1.weight": model.conv1.weight, "conv2.weight": model.conv2.weight}, optimizer)
+    weights = MaskedParameters(
+        {"conv1.weight": model.conv1.weight, "conv2.weight": model.conv2.weight}, optimizer
+    )
     return model, optimizer, method(weights, schedule, Global(), Magnitude(), **kwargs)
 
 
@@ -210,7 +215,9 @@ def test_the_mask_changes_only_every_interval():
         if pruner.weights.fingerprint() != last:
             changed.append(step)
             last = pruner.weights.fingerprint()
-        assert int((~pruner.weights.packed()).sum()) == zeros_for(pruner.schedule.sparsity(step), 4 * 9 + 24 * 9)
+        assert int((~pruner.weights.packed()).sum()) == zeros_for(
+            pruner.schedule.sparsity(step), 4 * 9 + 24 * 9
+        )
     assert changed == [16, 32, 48]
 
 
@@ -234,7 +241,9 @@ def test_evaluating_leaves_dense_weights_masks_optimizer_and_generator_alone(hal
     model, optimizer, pruner, (inputs, _) = half_way
 
     def state():
-        return copy.deepcopy([model.state_dict(), optimizer.state_dict(), pruner.state_dict(), torch.get_rng_state()])
+        return copy.deepcopy(
+            [model.state_dict(), optimizer.state_dict(), pruner.state_dict(), torch.get_rng_state()]
+        )
 
     before = state()
     model.eval()

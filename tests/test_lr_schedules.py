@@ -37,7 +37,8 @@ def test_one_cycle_starts_peaks_and_ends_like_torch():
     # torch puts its peak at step pct_start * T - 1
     ours = learning_rates(OneCycle(Clock(101), peak="29it"), 101)
     theirs = of_torch(
-        lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 1.0, 101, pct_start=30 / 101, cycle_momentum=False), 101
+        lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 1.0, 101, pct_start=30 / 101, cycle_momentum=False),
+        101,
     )
     assert ours == pytest.approx(theirs, abs=1e-9)
 

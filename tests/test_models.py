@@ -54,7 +54,11 @@ def test_counts_are_the_published_ones(cls, arguments, count, weights, macs):
     with torch.device("meta"):
         model = cls(CIFAR, 10, **arguments)
     layers = count_layers(model, CIFAR)
-    assert (parameters(model), sum(x.weights for x in layers), sum(x.macs for x in layers)) == (count, weights, macs)
+    assert (parameters(model), sum(x.weights for x in layers), sum(x.macs for x in layers)) == (
+        count,
+        weights,
+        macs,
+    )
 
 
 @pytest.mark.parametrize(
@@ -96,7 +100,9 @@ def test_every_model_takes_every_image_or_says_why_not(hydra_config, option, sha
         model = build(cfg.model, "model", input_shape=shape, num_classes=7)
     except SettingError as refused:
         assert option in ("vgg", "torchvision")
-        assert refused.setting.startswith("model") and str(shape[1] if shape[0] == 3 else shape[0]) in str(refused)
+        assert refused.setting.startswith("model") and str(shape[1] if shape[0] == 3 else shape[0]) in str(
+            refused
+        )
         return
     assert model.eval()(torch.zeros(2, *shape)).shape == (2, 7)
     assert model.name
@@ -165,7 +171,9 @@ def test_option_a_pads_with_zeros_and_has_no_parameters():
     assert (y[:, [0, 3]] == 0).all()
 
 
-@pytest.mark.parametrize("make", [lambda: ResNet(CIFAR, 10, depth=8), lambda: WideResNet(CIFAR, 10, depth=10, width=1)])
+@pytest.mark.parametrize(
+    "make", [lambda: ResNet(CIFAR, 10, depth=8), lambda: WideResNet(CIFAR, 10, depth=10, width=1)]
+)
 def test_bf16_and_channels_last_train(make):
     model = make().to(memory_format=torch.channels_last)
     inputs = torch.randn(2, *CIFAR).contiguous(memory_format=torch.channels_last)

@@ -94,7 +94,9 @@ def test_applied_nests_and_restores_after_an_error():
     assert parameter.tolist() == [1.0, 2.0]
 
 
-@pytest.mark.parametrize("mask", [torch.tensor([1.0, 0.0]), torch.tensor([True]), torch.tensor([[True, False]])])
+@pytest.mark.parametrize(
+    "mask", [torch.tensor([1.0, 0.0]), torch.tensor([True]), torch.tensor([[True, False]])]
+)
 def test_a_mask_of_another_type_or_shape_is_refused(mask):
     with pytest.raises(ValueError, match="the mask of w"):
         make([1.0, 2.0])[1].set_masks({"w": mask})
@@ -107,7 +109,10 @@ def test_masks_for_other_layers_are_refused():
 
 @pytest.mark.parametrize(
     ("make_optimizer", "states"),
-    [(lambda p: torch.optim.SGD([p], lr=0.1, momentum=0.9), 1), (lambda p: torch.optim.AdamW([p], lr=0.1), 2)],
+    [
+        (lambda p: torch.optim.SGD([p], lr=0.1, momentum=0.9), 1),
+        (lambda p: torch.optim.AdamW([p], lr=0.1), 2),
+    ],
 )
 def test_project_clears_weights_and_optimizer_state_of_pruned_weights(make_optimizer, states):
     parameter = nn.Parameter(torch.tensor([1.0, 2.0]))

@@ -25,7 +25,9 @@ def test_cubic_equals_its_formula_at_every_update():
 
 def test_linear_by_hand():
     schedule = Linear(Clock(10), sparsity=0.8, interval="2it", end="8it")
-    assert [schedule.sparsity(t) for t in range(10)] == pytest.approx([0, 0, 0.2, 0.2, 0.4, 0.4, 0.6, 0.6, 0.8, 0.8])
+    assert [schedule.sparsity(t) for t in range(10)] == pytest.approx(
+        [0, 0, 0.2, 0.2, 0.4, 0.4, 0.6, 0.6, 0.8, 0.8]
+    )
 
 
 def test_mean_sparsity_of_a_ramp_over_three_quarters_is_0_8125_of_the_target():

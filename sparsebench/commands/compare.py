@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from sparsebench.files import write_text
 from sparsebench.records.collect import read
 from sparsebench.records.comparison import compare, counted
-from sparsebench.records.files import write_text
 from sparsebench.records.table import FORMATS, render
 
 
@@ -24,11 +24,17 @@ def main(arguments: Sequence[str]) -> int:
         description="Means over seeds, sample standard deviations and differences, joined by configuration. The "
         "first of several paths is what the others are compared to.",
     )
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="run folder, folder of runs, or CSV")
+    parser.add_argument(
+        "paths", nargs="+", type=Path, metavar="PATH", help="run folder, folder of runs, or CSV"
+    )
     parser.add_argument("--metric", default="top1", help="numeric column to compare (default: top1)")
-    parser.add_argument("--on", type=lambda text: text.split(","), metavar="COLUMN,...", help="columns to join on")
+    parser.add_argument(
+        "--on", type=lambda text: text.split(","), metavar="COLUMN,...", help="columns to join on"
+    )
     parser.add_argument("--format", choices=FORMATS, default="table")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write to FILE instead of the screen")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="write to FILE instead of the screen"
+    )
     options = parser.parse_args(arguments)
     tables = []
     for label, path in zip(_labels(options.paths), options.paths, strict=True):

@@ -38,7 +38,9 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         SettingError: There is no such group.
     """
-    parser = argparse.ArgumentParser(prog="sparsebench list", description="What can be chosen, with its paper.")
+    parser = argparse.ArgumentParser(
+        prog="sparsebench list", description="What can be chosen, with its paper."
+    )
     parser.add_argument("group", nargs="?", help=", ".join(GROUPS))
     parser.add_argument("--format", choices=("table", "json"), default="table")
     options = parser.parse_args(arguments)

@@ -15,7 +15,14 @@ from torch import Tensor, nn
 
 import sparsebench
 from sparsebench import provenance
-from sparsebench.accounting import Layer, TrainingFLOPs, count_layers, dead_outputs, effective_nonzeros, nonzeros
+from sparsebench.accounting import (
+    Layer,
+    TrainingFLOPs,
+    count_layers,
+    dead_outputs,
+    effective_nonzeros,
+    nonzeros,
+)
 from sparsebench.checkpoint import Checkpoint
 from sparsebench.clock import Clock
 from sparsebench.config import build, config_hash, run_id, validate
@@ -122,7 +129,9 @@ def run(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]
         runner.checkpoint.remove()
     except OSError as error:
         if str(error.filename or "").startswith(str(folder.results_dir)):
-            raise SettingError("results_dir", cfg.results_dir, f"a folder to write to: {error.strerror}") from error
+            raise SettingError(
+                "results_dir", cfg.results_dir, f"a folder to write to: {error.strerror}"
+            ) from error
         raise
     _show(row, folder.path)
     return _outcome({key: str(value) for key, value in row.items()})
@@ -218,7 +227,10 @@ def _layer_rows(made: Assembly) -> list[dict[str, Any]]:
 
 def _show(row: Mapping[str, Any], path: Path) -> None:
     """The result as a small table, and the folder."""
-    lines = [("status", row["status"]), ("sparsity", f"{row['sparsity']:.4f} of {row['prunable']:,} prunable weights")]
+    lines = [
+        ("status", row["status"]),
+        ("sparsity", f"{row['sparsity']:.4f} of {row['prunable']:,} prunable weights"),
+    ]
     if row["status"] == "finished":
         lines += [
             ("test top1", f"{row['top1']:.2f} %"),

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
+_failed: list[Exception] = []
+
+
 @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train")
 def _task(cfg: DictConfig) -> float | None:
     """One run; also what launchers send to other processes, so everything else is imported here."""
@@ -29,7 +32,9 @@ def _task(cfg: DictConfig) -> float | None:
     except (SettingError, RunError, OSError) as error:
         if job.mode == hydra.types.RunMode.MULTIRUN:  # the others go on; the last word is the sweep's
             print(f"sparsebench: {' '.join(job.overrides.task)}: {error}", file=sys.stderr)
-        raise
+            raise
+        _failed.append(error)  # raised by main: Hydra would print a line of its own
+        return None
 
 
 def main(arguments: Sequence[str], sweep: bool = False) -> int:
@@ -46,8 +51,11 @@ def main(arguments: Sequence[str], sweep: bool = False) -> int:
     words = [*arguments, *(["--multirun"] if sweep else [])]
     program, sys.argv = sys.argv, ["sparsebench", *words]
     try:
+        _failed.clear()
         _task()
-    except (SettingError, RunError):
+        if _failed:
+            raise _failed[0]
+    except (SettingError, RunError, OSError):
         raise
     except Exception as error:
         explained = explain(error, [word for word in arguments if "=" in word])

@@ -34,4 +34,6 @@ def check_size(model: str, input_shape: tuple[int, int, int], least: int) -> Non
     """Refuse images smaller than ``least`` pixels, for an architecture that halves them too often."""
     _, height, width = input_shape
     if min(height, width) < least:
-        raise SettingError("model", model, f"images of at least {least} pixels for it; these have {height}x{width}")
+        raise SettingError(
+            "model", model, f"images of at least {least} pixels for it; these have {height}x{width}"
+        )

@@ -8,7 +8,15 @@ from sparsebench.errors import SettingError
 from sparsebench.models.initialization import initialize
 
 # expansion, channels, blocks, stride of the first; two strides less than for ImageNet's 224 pixels
-STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 1),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
 
 
 def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
@@ -24,7 +32,11 @@ class InvertedResidual(nn.Module):
         super().__init__()
         hidden = inputs * expansion
         layers = [*conv_bn(inputs, hidden, 1), nn.ReLU6()] if expansion != 1 else []
-        layers += [*conv_bn(hidden, hidden, 3, stride, groups=hidden), nn.ReLU6(), *conv_bn(hidden, outputs, 1)]
+        layers += [
+            *conv_bn(hidden, hidden, 3, stride, groups=hidden),
+            nn.ReLU6(),
+            *conv_bn(hidden, outputs, 1),
+        ]
         self.body = nn.Sequential(*layers)
         self.residual = stride == 1 and inputs == outputs
 

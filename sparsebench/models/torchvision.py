@@ -37,7 +37,9 @@ def classifier(input_shape: tuple[int, int, int], num_classes: int, name: str = 
             raise SettingError("name", name, f"square images for it; these have {height}x{width}")
         patch = int(name.rsplit("_", 1)[1])
         if height % patch:
-            raise SettingError("name", name, f"images of a multiple of {patch} pixels for it; these have {height}")
+            raise SettingError(
+                "name", name, f"images of a multiple of {patch} pixels for it; these have {height}"
+            )
         options["image_size"] = height
     if name in ("googlenet", "inception_v3"):
         options |= {"aux_logits": False, "init_weights": True}

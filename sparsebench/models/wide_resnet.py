@@ -66,7 +66,9 @@ class WideResNet(nn.Module):
         for stage in range(3):
             blocks = []
             for block in range((depth - 4) // 6):
-                blocks.append(Block(channels, 16 * width * 2**stage, 2 if stage and not block else 1, dropout))
+                blocks.append(
+                    Block(channels, 16 * width * 2**stage, 2 if stage and not block else 1, dropout)
+                )
                 channels = 16 * width * 2**stage
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.Sequential(*stages)

@@ -123,7 +123,9 @@ class LayerWise(Allocation):
         shapes = [tuple(score.shape) for score in scores.values()]
         numels = [score.numel() for score in scores.values()]
         total = zeros_for(sparsity, sum(numels))
-        caps = [n if self.allow_layer_collapse or total > sum(numels) - len(numels) else n - 1 for n in numels]
+        caps = [
+            n if self.allow_layer_collapse or total > sum(numels) - len(numels) else n - 1 for n in numels
+        ]
         counts = exact_counts(lambda s: self.zeros(shapes, s), caps, total)
         return {
             name: lowest(score.reshape(-1), count).logical_not_().view(score.shape)
@@ -139,7 +141,7 @@ class Uniform(LayerWise):
     """
 
     def zeros(self, shapes: Sequence[tuple[int, ...]], sparsity: float) -> list[float]:
-        """s · N_l."""
+        """S · N_l."""
         return [sparsity * math.prod(shape) for shape in shapes]
 
 

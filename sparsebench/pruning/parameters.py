@@ -38,7 +38,8 @@ class MaskedParameters:
         self.parameters = dict(parameters)
         self.optimizer = optimizer
         self.masks: dict[str, Tensor] = {
-            name: torch.ones_like(p, dtype=torch.bool, requires_grad=False) for name, p in self.parameters.items()
+            name: torch.ones_like(p, dtype=torch.bool, requires_grad=False)
+            for name, p in self.parameters.items()
         }
         self.version = 0  # counts the calls of set_masks
         self.hidden = False

@@ -40,7 +40,9 @@ class Prunable:
         Raises:
             SettingError: Nothing is left to prune.
         """
-        layers = {name: module for name, module in model.named_modules() if isinstance(module, (*CONVS, nn.Linear))}
+        layers = {
+            name: module for name, module in model.named_modules() if isinstance(module, (*CONVS, nn.Linear))
+        }
         convs = [name for name, module in layers.items() if isinstance(module, CONVS)]
         linears = [name for name, module in layers.items() if isinstance(module, nn.Linear)]
         chosen: dict[str, nn.Parameter] = {}
@@ -54,5 +56,7 @@ class Prunable:
             if prune:
                 chosen[f"{name}.weight" if name else "weight"] = module.weight
         if not chosen:
-            raise SettingError("prunable", None, "at least one prunable layer in this model, but none is left")
+            raise SettingError(
+                "prunable", None, "at least one prunable layer in this model, but none is left"
+            )
         return chosen

@@ -49,7 +49,9 @@ class Schedule:
         if self.has_ramp and self.updates < 1:
             raise SettingError("end", end, f"at least one interval ({self.interval} steps) after start")
         if self.start + self.updates * self.interval >= self.stop:
-            raise SettingError("end", end, f"a time before the last mask update, at most step {self.stop - 1}")
+            raise SettingError(
+                "end", end, f"a time before the last mask update, at most step {self.stop - 1}"
+            )
 
     def due(self, step: int) -> bool:
         """Whether masks are recomputed at ``step``."""

@@ -11,7 +11,9 @@ from torch import Tensor
 class Score:
     """Maps weights to scores of the same shapes; higher means keep."""
 
-    def __call__(self, weights: Mapping[str, Tensor], generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    def __call__(
+        self, weights: Mapping[str, Tensor], generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
         """Scores of ``weights`` (name -> tensor); ``generator`` is for scores that draw, on the CPU."""
         raise TypeError(f"{type(self).__name__} does not score")
 
@@ -24,7 +26,9 @@ class Magnitude(Score):
         NeurIPS 2015, arXiv 1506.02626.
     """
 
-    def __call__(self, weights: Mapping[str, Tensor], generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    def __call__(
+        self, weights: Mapping[str, Tensor], generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
         """|w|, in float32: half precision would make ties."""
         return {name: weight.detach().float().abs() for name, weight in weights.items()}
 
@@ -36,8 +40,11 @@ class Random(Score):
         Liu et al., "The Unreasonable Effectiveness of Random Pruning", ICLR 2022, arXiv 2202.02643.
     """
 
-    def __call__(self, weights: Mapping[str, Tensor], generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    def __call__(
+        self, weights: Mapping[str, Tensor], generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
         """Draws on the CPU, so that every device and rank gets the same numbers."""
         return {
-            name: torch.randn(weight.shape, generator=generator).to(weight.device) for name, weight in weights.items()
+            name: torch.randn(weight.shape, generator=generator).to(weight.device)
+            for name, weight in weights.items()
         }

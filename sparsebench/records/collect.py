@@ -31,9 +31,13 @@ def read(path: Path) -> pd.DataFrame:
     else:
         raise SettingError("path", path, "a run folder, a folder of runs, or a CSV of results")
     if not frames:
-        raise SettingError("path", path, f"finished runs (folders with {schema.SUMMARY}) in it; there is none")
+        raise SettingError(
+            "path", path, f"finished runs (folders with {schema.SUMMARY}) in it; there is none"
+        )
     frame = pd.concat(frames, ignore_index=True)
-    order = [c for c in ("dataset", "model", "method", "target_sparsity", "config_hash", "seed") if c in frame]
+    order = [
+        c for c in ("dataset", "model", "method", "target_sparsity", "config_hash", "seed") if c in frame
+    ]
     frame = frame.sort_values("started", kind="stable").drop_duplicates("run_id", keep="last")
     return frame.sort_values(order, kind="stable").reset_index(drop=True)
 
@@ -61,5 +65,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
         raise SettingError("path", path, f"results of schema {schema.SCHEMA}; it holds {holds}")
     missing = [column for column in schema.SUMMARY_COLUMNS if column not in frame]
     if missing:
-        raise SettingError("path", path, f"the columns of schema {schema.SCHEMA}; it lacks {', '.join(missing)}")
+        raise SettingError(
+            "path", path, f"the columns of schema {schema.SCHEMA}; it lacks {', '.join(missing)}"
+        )
     return frame

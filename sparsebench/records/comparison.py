@@ -83,6 +83,8 @@ def _difference_to_dense(means: pd.Series, keys: list[str]) -> pd.Series:
     dense = frame[(frame["target_sparsity"] == 0) & (frame.get("method", "dense") == "dense")]
     if not same or dense.empty:
         return pd.Series(float("nan"), index=means.index)
-    baseline = dense.groupby(same)["value"].agg(lambda values: values.iloc[0] if len(values) == 1 else float("nan"))
+    baseline = dense.groupby(same)["value"].agg(
+        lambda values: values.iloc[0] if len(values) == 1 else float("nan")
+    )
     matched = frame.join(baseline.rename("baseline"), on=same)
     return pd.Series((matched["value"] - matched["baseline"]).to_numpy(), index=means.index)

@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from sparsebench.errors import SettingError
+from sparsebench.files import atomic, read_csv, remove_leftovers, write_csv, write_json, write_text
 from sparsebench.records import schema
-from sparsebench.records.files import atomic, read_csv, remove_leftovers, write_csv, write_json, write_text
 
 MARKER = ".sparsebench"
 

@@ -28,7 +28,17 @@ METRICS_COLUMNS = (
     "mask_flips", "pruning_error", "images_per_second", "seconds",
 )  # fmt: skip
 
-LAYERS_COLUMNS = ("layer", "shape", "prunable", "weights", "nonzero", "sparsity", "macs", "macs_sparse", "dead_outputs")
+LAYERS_COLUMNS = (
+    "layer",
+    "shape",
+    "prunable",
+    "weights",
+    "nonzero",
+    "sparsity",
+    "macs",
+    "macs_sparse",
+    "dead_outputs",
+)
 
 MEASURED_COLUMNS = frozenset(
     ("seconds", "images_per_second", "peak_memory_mb", "started", "command", "git_commit", "git_dirty")
