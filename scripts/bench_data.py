@@ -89,10 +89,8 @@ def main() -> None:
 
     settings = {"val_fraction": 0.1, "split_seed": 0, "train_samples": None, "device": arguments.device}
     settings |= {"mean": MEAN, "std": STD, "pad": 4, "flip": True}
-    if arguments.synthetic:
-        dataset = synthetic(**settings)
-    else:
-        dataset = CIFAR10(data_root=arguments.data_root, **settings)
+    real = {} if arguments.synthetic else {"data_root": arguments.data_root}
+    dataset = (synthetic if arguments.synthetic else CIFAR10)(**real, **settings)
     ours = TrainLoader(dataset, arguments.batch_size, seed=0, channels_last=arguments.channels_last)
     theirs = DataLoader(
         OneByOne(Split(dataset.train.images.cpu(), dataset.train.labels.cpu())),

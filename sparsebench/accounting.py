@@ -15,6 +15,12 @@ from sparsebench.pruning.parameters import MaskedParameters
 
 COUNTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+SATURATING: dict[type[nn.Module], type[nn.Module]] = {
+    nn.ReLU6: nn.ReLU,
+    nn.Hardtanh: nn.ReLU,
+    nn.Hardswish: nn.ReLU,
+    nn.Hardsigmoid: nn.Sigmoid,
+}
 UNSUPPORTED = (nn.MultiheadAttention, nn.RNNBase)
 
 
@@ -47,7 +53,9 @@ def count_layers(model: nn.Module, input_shape: tuple[int, ...]) -> list[Layer]:
     Convention: multiply-accumulates of convolutions and linear layers only; normalisation, activations,
     pooling and biases are not counted. FLOPs = 2 · MACs.
     """
-    names = {module: name for name, module in model.named_modules() if isinstance(module, COUNTED)}
+    names: dict[nn.Module, str] = {
+        module: name for name, module in model.named_modules() if isinstance(module, COUNTED)
+    }
     positions: dict[str, int] = {}
 
     def hook(module: nn.Module, _inputs: Any, output: Tensor) -> None:
@@ -89,8 +97,8 @@ def dead_outputs(weight: Tensor) -> int:
 def effective_nonzeros(model: nn.Module, input_shape: tuple[int, ...], names: Iterable[str]) -> int | None:
     """Weights of ``names`` that are not zero and lie on a path of such weights from input to output.
 
-    Every weight w is replaced by [w ≠ 0] over its fan-in, biases by zero, normalisation by the identity, max
-    pooling by mean pooling, and the input by ones. A weight is on a path if the derivative of the summed
+    Every weight w is replaced by [w ≠ 0] over its fan-in, biases by zero, normalisation by the identity,
+    activations that saturate by ones that do not, max pooling by mean pooling, and the input by ones. A weight is on a path if the derivative of the summed
     output by it is positive; float64.
 
     Returns:
@@ -106,7 +114,7 @@ def effective_nonzeros(model: nn.Module, input_shape: tuple[int, ...], names: It
     skeleton = copy.deepcopy(model).cpu().double().eval()
     for module in list(skeleton.modules()):
         for name, child in module.named_children():
-            if isinstance(child, NORMS):
+            if isinstance(child, NORMS) or type(child).__module__ == nn.ReLU.__module__:
                 setattr(module, name, nn.Identity())
             elif isinstance(child, nn.MaxPool2d):
                 setattr(module, name, nn.AvgPool2d(child.kernel_size, child.stride, child.padding))

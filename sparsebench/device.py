@@ -65,7 +65,7 @@ class Device:
     def place(self, model: nn.Module) -> nn.Module:
         """The same model on the device, in its memory format."""
         model.to(self.torch_device)
-        return model.to(memory_format=torch.channels_last) if self.channels_last else model  # type: ignore[call-overload]
+        return model.to(memory_format=torch.channels_last) if self.channels_last else model
 
     def callable(self, model: nn.Module) -> nn.Module:
         """What the loop calls: the model, compiled if asked; parameters and state_dict stay the model's."""

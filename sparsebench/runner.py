@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +75,7 @@ class Runner:
         *,
         model: nn.Module,
         data: Data,
-        evaluation: Callable[[str], Batches],
+        evaluation: Callable[[Literal["val", "test"]], Batches],
         optimizer: torch.optim.Optimizer,
         lr_schedule: LRSchedule,
         pruner: Pruner,
@@ -208,7 +208,7 @@ class Runner:
         self._last_masks = state["last_masks"].to(self._last_masks.device)
         self.device.load_state_dict(state["device"])
 
-    def _evaluate(self, split: str) -> Accuracy:
+    def _evaluate(self, split: Literal["val", "test"]) -> Accuracy:
         self.model.eval()
         try:
             with self.pruner.evaluating(), self.device.autocast():

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import options
 from torch import nn
 
 from sparsebench.accounting import TrainingFLOPs, count_layers, dead_outputs, effective_nonzeros, nonzeros
+from sparsebench.config import build
 from sparsebench.pruning.parameters import MaskedParameters
+from sparsebench.pruning.prunable import Prunable
 
 
 class Chain(nn.Module):
@@ -84,6 +87,21 @@ def test_effective_count_is_idempotent_and_leaves_the_model_alone():
     count = effective_nonzeros(model, (1, 4, 4), NAMES)
     assert count == sum(nonzeros(model)[name] for name in NAMES)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "name", ["mobilenet", "vgg", "wide_resnet", "lenet", "mobilenet_v3_small", "efficientnet_b0"]
+)
+def test_everything_is_effective_in_every_architecture(hydra_config, name):
+    ours = name in options("model")
+    cfg, _ = (
+        hydra_config(f"model={name}") if ours else hydra_config("model=torchvision", f"model.name={name}")
+    )
+    shape = (3, 32, 32) if ours else (3, 96, 96)  # or kernels would reach beyond the last maps, into padding
+    model = build(cfg.model, input_shape=shape, num_classes=10)
+    names = list(Prunable(last_fc=True).select(model))
+    total = sum(p.numel() for n, p in model.named_parameters() if n in names)
+    assert effective_nonzeros(model, shape, names) == total
 
 
 def test_attention_is_not_counted():

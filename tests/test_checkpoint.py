@@ -65,9 +65,14 @@ def test_remove_deletes_both(checkpoint, tmp_path):
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "a.csv"
     write_csv(path, ["x", "y"], [{"x": 0.1, "y": "a,b"}])
-    with pytest.raises(RuntimeError), atomic(path) as file:
-        file.write(b"half")
-        raise RuntimeError
+
+    def fail():
+        with atomic(path) as file:
+            file.write(b"half")
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        fail()
     assert path.read_text() == 'x,y\n0.1,"a,b"\n'
     assert [p.name for p in tmp_path.iterdir()] == ["a.csv"]
 

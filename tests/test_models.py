@@ -87,6 +87,10 @@ def test_lenet_300_100():
     assert parameters(MLP((1, 28, 28), 10)) == 784 * 300 + 300 + 300 * 100 + 100 + 100 * 10 + 10
 
 
+def test_lenet_5():
+    assert parameters(LeNet((1, 28, 28), 10)) == 61_706
+
+
 def test_torchvision_resnet50():
     with torch.device("meta"):
         assert parameters(classifier((3, 224, 224), 1000)) == 25_557_032
@@ -96,14 +100,14 @@ def test_torchvision_resnet50():
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64)])
 def test_every_model_takes_every_image_or_says_why_not(hydra_config, option, shape):
     cfg, _ = hydra_config(f"model={option}")
-    try:
-        model = build(cfg.model, "model", input_shape=shape, num_classes=7)
-    except SettingError as refused:
-        assert option in ("vgg", "torchvision")
-        assert refused.setting.startswith("model") and str(shape[1] if shape[0] == 3 else shape[0]) in str(
-            refused
-        )
+    too_small, wrong_channels = shape[1] < 32, shape[0] != 3
+    if (option in ("vgg", "lenet") and shape[1] < {"vgg": 32, "lenet": 12}[option]) or (
+        option == "torchvision" and (too_small or wrong_channels)
+    ):
+        with pytest.raises(SettingError, match=r"^model=\S+: expected images of"):
+            build(cfg.model, "model", input_shape=shape, num_classes=7)
         return
+    model = build(cfg.model, "model", input_shape=shape, num_classes=7)
     assert model.eval()(torch.zeros(2, *shape)).shape == (2, 7)
     assert model.name
 
@@ -115,6 +119,7 @@ def test_every_model_takes_every_image_or_says_why_not(hydra_config, option, sha
         (lambda: ResNet(CIFAR, 10, depth=32, width=32, variant="b"), "resnet32_b_w32"),
         (lambda: ResNet(CIFAR, 10, depth=56, variant="bottleneck"), "resnet56_bottleneck"),
         (lambda: WideResNet(CIFAR, 10, depth=22), "wrn22-2"),
+        (lambda: WideResNet(CIFAR, 10, depth=10, dropout=0.3), "wrn10-2_dropout0.3"),
         (lambda: VGG(CIFAR, 10, depth=11), "vgg11"),
         (lambda: MLP(CIFAR, 10, hidden=[8]), "mlp8"),
         (lambda: LeNet(CIFAR, 10), "lenet"),
@@ -139,12 +144,20 @@ def test_names_tell_variants_apart(make, name):
         (lambda: WideResNet(CIFAR, 10, depth=20), "depth", "28"),
         (lambda: WideResNet(CIFAR, 10, dropout=1.5), "dropout", "[0, 1)"),
         (lambda: VGG(CIFAR, 10, depth=13), "depth", "11, 16, 19"),
+        (lambda: VGG(CIFAR, 10, depth=[16]), "depth", "11, 16, 19"),
+        (lambda: VGG(CIFAR, 10, conv_bias="abc"), "conv_bias", "true or false"),
         (lambda: MLP(CIFAR, 10, hidden=[]), "hidden", "[300,100]"),
         (lambda: MLP(CIFAR, 10, hidden=[0]), "hidden", "[300,100]"),
         (lambda: MobileNet(CIFAR, 10, width=0), "width", "above 0"),
-        (lambda: LeNet((1, 3, 3), 10), "model", "4 pixels"),
+        (lambda: MobileNet(CIFAR, 10, width=math.nan), "width", "above 0"),
+        (lambda: MobileNet(CIFAR, 10, width=math.inf), "width", "above 0"),
+        (lambda: MobileNet((3, 7, 7), 10), "model", "8 pixels"),
+        (lambda: ResNet((1, 3, 3), 10), "model", "4 pixels"),
+        (lambda: WideResNet((1, 3, 3), 10), "model", "4 pixels"),
+        (lambda: LeNet((1, 8, 8), 10), "model", "12 pixels"),
         (lambda: classifier(CIFAR, 10, name="resnet05"), "name", "did you mean 'resnet50'"),
         (lambda: classifier((3, 40, 40), 10, name="vit_b_16"), "name", "multiple of 16"),
+        (lambda: classifier(CIFAR, 10, name="maxvit_t"), "name", "224x224"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(make, setting, hint):

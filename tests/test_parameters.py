@@ -88,9 +88,14 @@ def test_restore_without_hide_is_refused():
 def test_applied_nests_and_restores_after_an_error():
     parameter, weights = make([1.0, 2.0])
     weights.set_masks({"w": torch.tensor([False, True])})
-    with pytest.raises(KeyError), weights.applied(), weights.applied():
-        assert parameter.tolist() == [0.0, 2.0]
-        raise KeyError
+
+    def fail():
+        with weights.applied(), weights.applied():
+            assert parameter.tolist() == [0.0, 2.0]
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        fail()
     assert parameter.tolist() == [1.0, 2.0]
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,7 +52,7 @@ def test_ramps_rise_only_at_updates_from_zero_to_the_target(total, interval, tar
     assert values[0] == 0
     assert values[-1] == target
     assert values[clock.steps(end)] == target
-    assert all(a <= b for a, b in zip(values, values[1:]))
+    assert all(a <= b for a, b in itertools.pairwise(values))
     assert all(schedule.due(t) for t in range(1, total) if values[t] != values[t - 1])
     assert [t for t in range(total) if schedule.due(t)] == list(range(0, total, interval))
 

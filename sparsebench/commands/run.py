@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -140,7 +140,7 @@ def run(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]
 def _runner(cfg: DictConfig, made: Assembly, folder: RunFolder, label: str) -> Runner:
     """The loop over the assembled objects."""
 
-    def evaluation(split: str) -> Iterator[tuple[Tensor, Tensor]]:
+    def evaluation(split: Literal["val", "test"]) -> Iterator[tuple[Tensor, Tensor]]:
         return batches(made.dataset, split, cfg.batch_size, channels_last=made.device.channels_last)
 
     return Runner(

@@ -55,9 +55,7 @@ def main(arguments: Sequence[str], sweep: bool = False) -> int:
         _task()
         if _failed:
             raise _failed[0]
-    except (SettingError, RunError, OSError):
-        raise
-    except Exception as error:
+    except Exception as error:  # a config that is missing is an OSError too
         explained = explain(error, [word for word in arguments if "=" in word])
         if explained is None:
             raise

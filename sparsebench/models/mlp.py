@@ -28,8 +28,11 @@ class MLP(nn.Module):
     def __init__(
         self, input_shape: tuple[int, int, int], num_classes: int, hidden: Sequence[int] = (300, 100)
     ) -> None:
-        whole = isinstance(hidden, Sequence) and not isinstance(hidden, str) and len(hidden) > 0
-        if not whole or any(isinstance(w, bool) or not isinstance(w, int) or w < 1 for w in hidden):
+        if (
+            not isinstance(hidden, (list, tuple))
+            or not hidden
+            or any(isinstance(w, bool) or not isinstance(w, int) or w < 1 for w in hidden)
+        ):
             raise SettingError("hidden", hidden, "a list of widths, for example [300,100]")
         super().__init__()
         self.name = "mlp" if tuple(hidden) == (300, 100) else "mlp" + "-".join(map(str, hidden))

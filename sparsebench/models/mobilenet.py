@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from torch import Tensor, nn
 
 from sparsebench.errors import SettingError
-from sparsebench.models.initialization import initialize
+from sparsebench.models.initialization import check_size, initialize
 
 # expansion, channels, blocks, stride of the first; two strides less than for ImageNet's 224 pixels
 STAGES = (
@@ -26,7 +28,7 @@ def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion, 3x3 depthwise, 1x1 projection without activation; identity shortcut where shapes agree."""
+    """1x1 expansion, 3x3 depthwise, linear 1x1 projection; identity shortcut where shapes agree."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -51,7 +53,8 @@ class MobileNet(nn.Module):
     Args:
         input_shape: Channels, height, width of the images; at least 8 pixels.
         num_classes: Number of classes.
-        width: Multiplier of the channels, rounded to multiples of 8; 1 has 2,236,682 parameters for 10 classes.
+        width: Multiplier of the channels, rounded to multiples of 8; with 1 and 10 classes, 2,236,682
+            parameters.
 
     References:
         Sandler, Howard, Zhu, Zhmoginov and Chen, "MobileNetV2: Inverted Residuals and Linear
@@ -59,8 +62,9 @@ class MobileNet(nn.Module):
     """
 
     def __init__(self, input_shape: tuple[int, int, int], num_classes: int, width: float = 1.0) -> None:
-        if isinstance(width, bool) or not isinstance(width, (int, float)) or width <= 0:
+        if isinstance(width, bool) or not isinstance(width, (int, float)) or not 0 < width < inf:
             raise SettingError("width", width, "a multiplier above 0, for example 1.0")
+        check_size("mobilenet", input_shape, 8)
         super().__init__()
         self.name = "mobilenet" + ("" if width == 1 else f"_w{width:g}")
         inputs = _round(32 * width)

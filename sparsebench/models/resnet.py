@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from sparsebench.errors import SettingError, one_of
-from sparsebench.models.initialization import check_whole, initialize
+from sparsebench.models.initialization import check_size, check_whole, initialize
 
 VARIANTS = ("a", "b", "bottleneck")
 
@@ -60,7 +60,7 @@ class ResNet(nn.Module):
     Args:
         input_shape: Channels, height, width of the images; at least 4 pixels.
         num_classes: Number of classes.
-        depth: 6n + 2 for n blocks a stage (20, 32, 44, 56, 110); with two layers a block the number of layers.
+        depth: 6n + 2 for n blocks a stage (20, 32, 44, 56, 110): the number of layers where blocks have two.
         width: Channels of the first stage.
         variant: ``a``, He's parameter-free shortcuts (ResNet-20 has 269,722 parameters); ``b``, 1x1
             convolution and batch norm as shortcut (272,474); ``bottleneck``, as many blocks with three layers
@@ -84,6 +84,7 @@ class ResNet(nn.Module):
         check_whole("width", width)
         if isinstance(depth, bool) or not isinstance(depth, int) or depth <= 2 or (depth - 2) % 6:
             raise SettingError("depth", depth, "6n + 2, for example 20, 32, 44, 56 or 110")
+        check_size("resnet", input_shape, 4)
         super().__init__()
         suffix = "" if variant == "a" else f"_{variant}"
         self.name = f"resnet{depth}{suffix}" + ("" if width == 16 else f"_w{width}")

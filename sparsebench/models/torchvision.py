@@ -41,6 +41,8 @@ def classifier(input_shape: tuple[int, int, int], num_classes: int, name: str = 
                 "name", name, f"images of a multiple of {patch} pixels for it; these have {height}"
             )
         options["image_size"] = height
+    if name == "maxvit_t" and (height, width) != (224, 224):
+        raise SettingError("name", name, f"images of 224x224 pixels for it; these have {height}x{width}")
     if name in ("googlenet", "inception_v3"):
         options |= {"aux_logits": False, "init_weights": True}
     model = models.get_model(name, weights=None, num_classes=num_classes, **options)

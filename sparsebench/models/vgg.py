@@ -28,8 +28,10 @@ class VGG(nn.Module):
     def __init__(
         self, input_shape: tuple[int, int, int], num_classes: int, depth: int = 16, conv_bias: bool = False
     ) -> None:
-        if depth not in CONVS:
+        if isinstance(depth, bool) or not isinstance(depth, int) or depth not in CONVS:
             raise SettingError("depth", depth, one_of(CONVS, depth))
+        if not isinstance(conv_bias, bool):
+            raise SettingError("conv_bias", conv_bias, "true or false")
         check_size(f"vgg{depth}", input_shape, 32)
         super().__init__()
         self.name = f"vgg{depth}" + ("_bias" if conv_bias else "")
@@ -37,9 +39,8 @@ class VGG(nn.Module):
         inputs = input_shape[0]
         for count, outputs in zip(CONVS[depth], CHANNELS, strict=True):
             for _ in range(count):
-                layers += [
-                    nn.Conv2d(inputs, outputs, 3, padding=1, bias=conv_bias), nn.BatchNorm2d(outputs), nn.ReLU()
-                ]  # fmt: skip
+                layers.append(nn.Conv2d(inputs, outputs, 3, padding=1, bias=conv_bias))
+                layers += [nn.BatchNorm2d(outputs), nn.ReLU()]
                 inputs = outputs
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from sparsebench.errors import SettingError
-from sparsebench.models.initialization import check_whole, initialize
+from sparsebench.models.initialization import check_size, check_whole, initialize
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -59,8 +59,9 @@ class WideResNet(nn.Module):
             raise SettingError("depth", depth, "6n + 4, for example 16, 22, 28 or 40")
         if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
             raise SettingError("dropout", dropout, "a probability in [0, 1)")
+        check_size("wide_resnet", input_shape, 4)
         super().__init__()
-        self.name = f"wrn{depth}-{width}"
+        self.name = f"wrn{depth}-{width}" + (f"_dropout{dropout:g}" if dropout else "")
         self.stem = conv(input_shape[0], 16, 3)
         channels, stages = 16, []
         for stage in range(3):

@@ -43,7 +43,7 @@ class MaskedParameters:
         }
         self.version = 0  # counts the calls of set_masks
         self.hidden = False
-        self._weights = list(self.parameters.values())
+        self._weights: list[Tensor] = list(self.parameters.values())
         self._masks = list(self.masks.values())
         self._dense: list[Tensor] = []  # made at the first hide_: only methods that hide pay for it
 
@@ -155,7 +155,7 @@ class MaskedParameters:
         """Take masks back from :meth:`state_dict`."""
         self.set_masks({name: mask.to(self.masks[name].device) for name, mask in state["masks"].items()})
 
-    def _state_of(self, parameter: nn.Parameter) -> list[Tensor]:
+    def _state_of(self, parameter: Tensor) -> list[Tensor]:
         state = self.optimizer.state.get(parameter, {}) if self.optimizer is not None else {}
         return [s for s in state.values() if isinstance(s, Tensor) and s.shape == parameter.shape]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 from torch import nn
 
@@ -54,7 +55,7 @@ class Prunable:
             else:
                 prune = self.shortcut_convs or not SHORTCUTS & set(name.split("."))
             if prune:
-                chosen[f"{name}.weight" if name else "weight"] = module.weight
+                chosen[f"{name}.weight" if name else "weight"] = cast(nn.Parameter, module.weight)
         if not chosen:
             raise SettingError(
                 "prunable", None, "at least one prunable layer in this model, but none is left"

@@ -79,7 +79,7 @@ def _difference_to_dense(means: pd.Series, keys: list[str]) -> pd.Series:
     if "target_sparsity" not in keys:
         return pd.Series(float("nan"), index=means.index)
     frame = means.rename("value").reset_index()
-    same = [k for k in ("dataset", "model", "epochs", "batch_size", "precision") if k in keys]
+    same: list[str] = [k for k in ("dataset", "model", "epochs", "batch_size", "precision") if k in keys]
     dense = frame[(frame["target_sparsity"] == 0) & (frame.get("method", "dense") == "dense")]
     if not same or dense.empty:
         return pd.Series(float("nan"), index=means.index)

@@ -16,7 +16,7 @@ def render(frame: pd.DataFrame, form: str) -> str:
         return frame.to_csv(index=False, lineterminator="\n")
     if form == "json":
         return json.dumps(json.loads(frame.to_json(orient="records", double_precision=15)), indent=2) + "\n"
-    cells = [[_cell(column, value) for column, value in row.items()] for row in frame.to_dict("records")]
+    cells = [[_cell(str(column), value) for column, value in row.items()] for row in frame.to_dict("records")]
     header = [str(column) for column in frame.columns]
     right = [is_numeric_dtype(frame[column]) for column in frame.columns]
     least = 3 if form == "markdown" else 0  # a rule is at least "--:"
@@ -38,7 +38,7 @@ def _cell(column: str, value: object) -> str:
         return ""
     if not isinstance(value, float):
         return str(value)
-    kind = str(column).split(" [")[0]
+    kind = column.split(" [")[0]
     if kind.startswith("difference"):
         return f"{value:+.2f}"
     return f"{value:.2f}" if kind in ("mean", "std") and abs(value) >= 1 else f"{value:.4g}"
