@@ -98,8 +98,8 @@ def effective_nonzeros(model: nn.Module, input_shape: tuple[int, ...], names: It
     """Weights of ``names`` that are not zero and lie on a path of such weights from input to output.
 
     Every weight w is replaced by [w ≠ 0] over its fan-in, biases by zero, normalisation by the identity,
-    activations that saturate by ones that do not, max pooling by mean pooling, and the input by ones. A weight is on a path if the derivative of the summed
-    output by it is positive; float64.
+    activations that saturate by ones that do not, max pooling by mean pooling, and the input by ones. A
+    weight is on a path if the derivative of the summed output by it is positive; float64.
 
     Returns:
         Their number; ``None`` for a model with layers to which this does not apply (attention, recurrence).
@@ -114,8 +114,10 @@ def effective_nonzeros(model: nn.Module, input_shape: tuple[int, ...], names: It
     skeleton = copy.deepcopy(model).cpu().double().eval()
     for module in list(skeleton.modules()):
         for name, child in module.named_children():
-            if isinstance(child, NORMS) or type(child).__module__ == nn.ReLU.__module__:
+            if isinstance(child, NORMS):
                 setattr(module, name, nn.Identity())
+            elif type(child) in SATURATING:
+                setattr(module, name, SATURATING[type(child)]())
             elif isinstance(child, nn.MaxPool2d):
                 setattr(module, name, nn.AvgPool2d(child.kernel_size, child.stride, child.padding))
     with torch.no_grad():
