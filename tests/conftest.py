@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,3 +33,17 @@ def hydra_config():
 def options(group: str) -> list[str]:
     """The options of a config group, found in its folder."""
     return sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
+
+
+@pytest.fixture(scope="session")
+def cifar10_root() -> Path | None:
+    """A data_root that holds the real CIFAR-10, if there is one on this machine."""
+    places = [os.environ.get("SPARSEBENCH_DATA"), "~/.cache/sparsebench", "~/.cache/cifar10"]
+    for place in filter(None, places):
+        root = Path(place).expanduser()
+        if any(
+            (folder / "cifar-10-batches-bin" / "test_batch.bin").is_file()
+            for folder in (root, root / "cifar10")
+        ):
+            return root
+    return None

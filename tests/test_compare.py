@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import io
+import json
+
+import pandas as pd
+import pytest
+
+from sparsebench.cli import main
+from sparsebench.errors import SettingError
+from sparsebench.files import write_csv
+from sparsebench.records.collect import read
+from sparsebench.records.comparison import compare
+from sparsebench.records.schema import SCHEMA, SUMMARY_COLUMNS
+from sparsebench.records.table import render
+
+
+def row(method, sparsity, seed, top1, **more):
+    values = dict.fromkeys(SUMMARY_COLUMNS, "")
+    values |= {
+        "schema": SCHEMA, "run_id": f"{method}{sparsity}{seed}", "status": "finished", "dataset": "cifar10",
+        "model": "resnet20", "method": method, "seed": seed, "target_sparsity": sparsity, "sparsity_ok": True,
+        "epochs": 10, "batch_size": 128, "precision": "fp32", "top1": top1, "config_hash": f"{method}{sparsity}",
+        "started": "2026-01-01T00:00:00Z",
+    }  # fmt: skip
+    return values | more
+
+
+def put(folder, rows):
+    for values in rows:
+        path = folder / f"run-{values['run_id']}"
+        path.mkdir(parents=True)
+        write_csv(path / "summary.csv", SUMMARY_COLUMNS, [values])
+    return folder
+
+
+@pytest.fixture
+def old(tmp_path):
+    rows = [row("dense", 0.0, s, v) for s, v in enumerate((92.0, 93.0))]
+    rows += [row("dpf", 0.9, s, v) for s, v in enumerate((90.0, 91.0, 92.0))]
+    rows += [row("dpf", 0.9, 3, 99.0, sparsity_ok=False), row("dpf", 0.9, 4, "", status="diverged")]
+    return put(tmp_path / "old", rows)
+
+
+@pytest.fixture
+def new(tmp_path):
+    rows = [row("dpf", 0.9, s, v) for s, v in enumerate((91.0, 92.0))]
+    return put(tmp_path / "new" / "deeper", [*rows, row("gmp", 0.9, 0, 88.5)]).parent
+
+
+def test_one_table_by_hand(old):
+    table = compare([("old", read(old))])
+    dense, dpf = table.to_dict("records")
+    assert (dense["method"], dense["n"], dense["mean"], dense["difference_to_dense"]) == (
+        "dense",
+        2,
+        92.5,
+        0.0,
+    )
+    assert dense["std"] == pytest.approx(0.5**0.5)
+    assert (dpf["n"], dpf["mean"], dpf["std"], dpf["excluded"]) == (3, 91.0, 1.0, 2)
+    assert dpf["difference_to_dense"] == -1.5
+
+
+def test_two_tables_by_hand(old, new):
+    table = compare([("old", read(old)), ("new", read(new))]).set_index("method")
+    assert table.loc["dpf", "difference [new]"] == 0.5
+    assert table.loc["dpf", "n [new]"] == 2
+    assert table.loc["gmp", "mean [new]"] == 88.5
+    assert pd.isna(table.loc["gmp", "mean [old]"]) and pd.isna(table.loc["dense", "mean [new]"])
+    assert pd.isna(table.loc["gmp", "std [new]"])  # one seed has no deviation
+
+
+def test_configurations_that_share_a_name_are_told_apart_by_hash(tmp_path):
+    rows = [row("dpf", 0.9, 0, 90.0), row("dpf", 0.9, 1, 80.0, config_hash="other")]
+    assert len(compare([("a", read(put(tmp_path, rows)))])) == 2
+
+
+def test_the_same_run_in_two_places_counts_once_and_the_later_one(tmp_path):
+    put(tmp_path / "a", [row("dpf", 0.9, 0, 90.0)])
+    put(tmp_path / "b", [row("dpf", 0.9, 0, 91.0, started="2026-02-01T00:00:00Z")])
+    frame = read(tmp_path)
+    assert list(frame["top1"]) == [91.0]
+
+
+def test_a_run_folder_and_a_csv_are_read_like_a_tree(old, tmp_path):
+    single = read(old / "run-dpf0.90")
+    assert list(single["top1"]) == [90.0]
+    collected = tmp_path / "all.csv"
+    read(old).to_csv(collected, index=False)
+    pd.testing.assert_frame_equal(read(collected), read(old))
+
+
+def test_on_joins_by_the_named_columns(old):
+    table = compare([("old", read(old))], on=["method", "seed"])
+    assert list(table.columns[:2]) == ["method", "seed"] and len(table) == 7
+
+
+@pytest.mark.parametrize(("form", "parse"), [("csv", lambda t: pd.read_csv(io.StringIO(t))),
+                                            ("json", lambda t: pd.DataFrame(json.loads(t)))])  # fmt: skip
+def test_csv_and_json_keep_every_digit(old, form, parse):
+    table = compare([("old", read(old))])
+    pd.testing.assert_frame_equal(parse(render(table, form)), table, check_dtype=False, rtol=1e-14)
+
+
+def test_markdown_is_a_table_of_equal_width(old):
+    lines = render(compare([("old", read(old))]), "markdown").splitlines()
+    assert len({len(line) for line in lines}) == 1 and len(lines) == 4
+    assert lines[0].startswith("| dataset | model    | method |")
+    assert "91.00" in lines[3] and "-1.50" in lines[3]
+
+
+def test_the_command_prints_the_table_and_names_what_it_left_out(old, new, capsys):
+    assert main(["compare", str(old), str(new)]) == 0
+    captured = capsys.readouterr()
+    assert "difference [new]" in captured.out and "+0.50" in captured.out
+    assert "run dpf0.93 left out: its sparsity is not the asked one" in captured.err
+    assert "run dpf0.94 left out: status diverged" in captured.err
+
+
+def test_output_goes_to_a_file(old, tmp_path, capsys):
+    assert main(["compare", str(old), "--format", "csv", "-o", str(tmp_path / "t.csv")]) == 0
+    assert capsys.readouterr().out == ""
+    assert len(pd.read_csv(tmp_path / "t.csv")) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "named", "hint"),
+    [
+        (["nowhere"], "path=nowhere", "a folder of runs"),
+        (["OLD", "--metric", "top2"], "metric=top2", "did you mean 'top"),
+        (["OLD", "--metric", "method"], "metric=method", "numeric column"),
+        (["OLD", "--on", "metod"], "on=metod", "did you mean 'method'"),
+        (["EMPTY"], "path=", "there is none"),
+    ],
+)
+def test_bad_input_is_one_line(old, tmp_path, capsys, monkeypatch, words, named, hint):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    words = [{"OLD": str(old), "EMPTY": str(tmp_path / "empty")}.get(w, w) for w in words]
+    assert main(["compare", *words]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"sparsebench: error: {named}") and hint in line
+
+
+@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "schema,run_id\n0,x\n", "schema\n1\n"])
+def test_a_csv_that_is_not_ours_is_refused(tmp_path, content):
+    path = tmp_path / "x.csv"
+    path.write_text(content)
+    with pytest.raises(SettingError, match=f"path={path}: expected"):
+        read(path)

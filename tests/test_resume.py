@@ -1,0 +1,115 @@
+"""Real processes, really killed: the same command goes on, and the result is the unbroken one to the byte."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sparsebench.files import read_csv
+from sparsebench.records.schema import MEASURED_COLUMNS
+
+DIGITS = (
+    "dataset=digits",
+    "model=resnet",
+    "model.depth=8",
+    "epochs=8",
+    "schedule.interval=4it",
+    "save_every=7it",
+)
+CIFAR = ("dataset=cifar10", "model=resnet", "model.depth=8", "model.width=4", "epochs=4", "dataset.train_samples=640",
+         "schedule.interval=2it", "save_every=3it", "batch_size=64")  # fmt: skip
+
+
+def start(results: Path, *words: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "sparsebench", "train", "device=cpu", *words, f"results_dir={results}"]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def finish(results: Path, *words: str) -> None:
+    process = start(results, *words)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+
+
+def result(results: Path) -> dict[str, object]:
+    (folder,) = [path for path in results.iterdir() if path.is_dir()]
+    (summary,) = read_csv(folder / "summary.csv")
+    return {
+        "summary": {k: v for k, v in summary.items() if k not in MEASURED_COLUMNS},
+        "metrics": [
+            {k: v for k, v in r.items() if k not in MEASURED_COLUMNS}
+            for r in read_csv(folder / "metrics.csv")
+        ],
+        "layers": (folder / "layers.csv").read_bytes(),
+        "model": (folder / "model.safetensors").read_bytes(),
+        "files": sorted(path.name for path in folder.iterdir()),
+    }
+
+
+def kill_when(results: Path, words: tuple[str, ...], ready, delay: float) -> None:
+    """Start the run, and kill -9 it ``delay`` seconds after ``ready(folder)``."""
+    process = start(results, *words)
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            if any(ready(folder) for folder in results.glob("*-*")):
+                time.sleep(delay)
+                break
+            time.sleep(0.005)
+        assert process.poll() is None, "the run ended before it could be killed"
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["dense", "gmp", "dpf"])
+@pytest.mark.parametrize(
+    "data", [pytest.param(DIGITS, id="digits"), pytest.param(CIFAR, id="cifar10", marks=pytest.mark.cifar10)]
+)
+def test_kill_minus_9_twice_and_the_result_is_the_unbroken_one(tmp_path, method, data, cifar10_root):
+    words = (*data, f"prune={method}", "sparsity=0.9")
+    if data is CIFAR:
+        if cifar10_root is None:
+            pytest.skip("the real CIFAR-10 is not on this machine (SPARSEBENCH_DATA)")
+        words = (*words, f"data_root={cifar10_root}")
+    finish(tmp_path / "unbroken", *words)
+    broken = tmp_path / "broken"
+    kill_when(broken, words, lambda folder: (folder / "checkpoint.pt").exists(), delay=0.02)
+    kill_when(broken, words, lambda folder: (folder / "checkpoint.previous.pt").exists(), delay=0.11)
+    finish(broken, *words)
+    expected, found = result(tmp_path / "unbroken"), result(broken)
+    assert found == expected
+    assert "checkpoint.pt" not in expected["files"]
+
+
+@pytest.mark.slow
+def test_a_corrupt_checkpoint_is_reported_and_the_run_still_ends_the_same(tmp_path):
+    words = (*DIGITS, "prune=dpf")
+    finish(tmp_path / "unbroken", *words)
+    broken = tmp_path / "broken"
+    kill_when(broken, words, lambda folder: (folder / "checkpoint.previous.pt").exists(), delay=0.05)
+    (folder,) = broken.glob("*-*")
+    newest = folder / "checkpoint.pt"
+    if (
+        newest.exists()
+    ):  # killed between two renames it is not there, and the one before is used without a word
+        newest.write_bytes(newest.read_bytes()[:-100])
+    process = start(broken, *words)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0
+    assert "not a whole checkpoint; set aside as checkpoint.corrupt.pt" in output
+    (folder / "checkpoint.corrupt.pt").unlink()
+    assert result(broken) == result(tmp_path / "unbroken")
