@@ -71,7 +71,7 @@ def kill_when(results: Path, words: tuple[str, ...], ready, delay: float) -> Non
         assert process.poll() is None, "the run ended before it could be killed"
     finally:
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.communicate()
 
 
 @pytest.mark.slow

@@ -62,11 +62,16 @@ class Assembly:
         return self.pruner.target(self.clock.total_steps - 1)
 
 
-def assemble(cfg: DictConfig) -> Assembly:
-    """Build everything that ``cfg`` describes; seeds are set before the model is built. Writes nothing."""
+def assemble(cfg: DictConfig, dataset: ImageDataset | None = None) -> Assembly:
+    """Build everything that ``cfg`` describes; seeds are set before the model is built. Writes nothing.
+
+    Args:
+        cfg: The composed config.
+        dataset: Taken instead of the one that ``cfg`` describes.
+    """
     device: Device = build(cfg.device)
     seed_everything(cfg.seed)
-    dataset: ImageDataset = build(cfg.dataset, "dataset", device=device.torch_device)
+    dataset = dataset or build(cfg.dataset, "dataset", device=device.torch_device)
     model = build(cfg.model, "model", input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     device.place(model)
     data = TrainLoader(dataset, cfg.batch_size, cfg.seed, channels_last=device.channels_last)

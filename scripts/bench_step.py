@@ -1,0 +1,128 @@
+#!/usr/bin/env python3
+"""Training-step time of methods as a ratio to the dense step, all interleaved in one run.
+
+A method's steps that update masks are timed apart and weighed by how often they are due:
+ratio = (median ordinary step · (p - 1) + median step with an update) / p / median dense step.
+
+    scripts/bench_step.py                                              ResNet-20, 32 pixels, batch 128
+    scripts/bench_step.py model=torchvision model.name=resnet50 --pixels 224 --batch-size 16
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from torch import nn
+from tqdm import tqdm
+
+from sparsebench.accounting import TrainingFLOPs
+from sparsebench.checkpoint import Checkpoint
+from sparsebench.commands.run import assemble
+from sparsebench.data.arrays import ImageDataset, Split
+from sparsebench.location import config_dir
+from sparsebench.runner import Runner
+
+WARM_UP = 2
+
+
+class Silent:
+    """No progress."""
+
+    def step(self, *_: object) -> None:
+        pass
+
+
+def images(pixels: int, count: int, device: str) -> ImageDataset:
+    """Random images: their content does not change the time of a step."""
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (count, 3, pixels, pixels), generator=generator, dtype=torch.uint8)
+    split = Split(pictures, torch.arange(count) % 10)
+    return ImageDataset(
+        "random", 10, split, split, val_fraction=0.1, split_seed=0, train_samples=None, mean=[0.5] * 3, std=[0.25] * 3,
+        pad=0, flip=False, device=device,
+    )  # fmt: skip
+
+
+def make(method: str, words: list[str], dataset: ImageDataset, batch_size: int) -> Runner:
+    """A runner of ``method``, half-way up its ramp."""
+    cfg = compose("train", overrides=[*words, f"prune={method}", f"batch_size={batch_size}", "epochs=1000"])
+    made = assemble(cfg, dataset)
+    runner = Runner(
+        model=made.model, data=made.data, evaluation=lambda split: iter(()), optimizer=made.optimizer,
+        lr_schedule=made.lr_schedule, pruner=made.pruner, device=made.device, clock=made.clock,
+        criterion=nn.CrossEntropyLoss(), checkpoint=Checkpoint(Path(tempfile.gettempdir()), print), record=print,
+        flops=TrainingFLOPs(made.layers, made.pruner.weights), progress=lambda total, done: Silent(),
+        eval_every=10**9, save_every=10**9,
+    )  # fmt: skip
+    runner.progress = Silent()
+    made.pruner.on_start(runner._probe())
+    runner.step = made.clock.total_steps * 3 // 8 // 16 * 16
+    return runner
+
+
+def timed_step(runner: Runner) -> tuple[float, bool]:
+    """(seconds, whether masks were updated)."""
+    batch = runner.data.batch(runner.step)
+    version = runner.pruner.weights.version
+    started = time.perf_counter()
+    runner.train_step(*batch)
+    if runner.device.type == "cuda":
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - started
+    runner.step += 1
+    return seconds, runner.pruner.weights.version != version
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="as for sparsebench train")
+    parser.add_argument("--methods", default="gmp,dpf")
+    parser.add_argument("--pixels", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument(
+        "--steps", type=int, default=64, help="of each method, a multiple of 16 (default: %(default)s)"
+    )
+    options = parser.parse_args()
+    methods = ["dense", *options.methods.split(",")]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dataset = images(options.pixels, max(4 * options.batch_size, 64), device)
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        runners = {m: make(m, options.settings, dataset, options.batch_size) for m in methods}
+    times: dict[str, list[tuple[float, bool]]] = {m: [] for m in methods}
+    for round_ in tqdm(range(options.steps + WARM_UP), disable=not sys.stderr.isatty()):
+        for method in methods if round_ % 2 else reversed(methods):  # neither always goes first
+            measured = timed_step(runners[method])
+            if round_ >= WARM_UP:
+                times[method].append(measured)
+    dense = statistics.median(seconds for seconds, _ in times["dense"])
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["method", "step_ms", "update_ms", "updates", "steps", "ratio_to_dense"])
+    for method in methods:
+        ordinary = [seconds for seconds, update in times[method] if not update]
+        updates = [seconds for seconds, update in times[method] if update]
+        typical = statistics.median(ordinary or updates)
+        with_update = statistics.median(updates) if updates else typical
+        share = len(updates) / len(times[method])
+        ratio = ((1 - share) * typical + share * with_update) / dense
+        row = [
+            f"{1e3 * typical:.2f}",
+            f"{1e3 * (with_update - typical):.2f}",
+            len(updates),
+            len(times[method]),
+        ]
+        writer.writerow([method, *row, f"{ratio:.4f}"])
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,96 @@
+"""What only a GPU can show; scripts/gpu_suite.sh runs these first."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from oracle import OracleDPF
+from test_dpf import Net, data, step_of
+
+from sparsebench.cli import main
+from sparsebench.clock import Clock
+from sparsebench.pruning.allocation import Global, lowest
+from sparsebench.pruning.methods.dpf import DPF
+from sparsebench.pruning.parameters import MaskedParameters
+from sparsebench.pruning.schedules import Cubic
+from sparsebench.pruning.scores import Magnitude
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA device"),
+]
+TINY = ("model=resnet", "model.depth=8", "epochs=3", "schedule.interval=4it", "device=cuda")
+
+
+def test_the_same_masks_as_on_the_cpu_ties_included():
+    scores = torch.randint(0, 50, (100_000,), generator=torch.Generator().manual_seed(0)).float()
+    for count in (0, 1, 50_000, 99_999, 100_000):
+        assert torch.equal(lowest(scores.cuda(), count).cpu(), lowest(scores, count))
+
+
+def test_dpf_equals_its_oracle_on_the_gpu():
+    schedule = Cubic(Clock(40), 0.8, end="0.75", interval=4)
+    torch.manual_seed(0)
+    model = Net().cuda()
+    torch.manual_seed(0)
+    twin = Net().cuda()
+    sgd = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-2}
+    optimizer, twin_optimizer = (torch.optim.SGD(m.parameters(), **sgd) for m in (model, twin))
+    weights = MaskedParameters(
+        {"conv1.weight": model.conv1.weight, "conv2.weight": model.conv2.weight}, optimizer
+    )
+    pruner, oracle = DPF(weights, schedule, Global(), Magnitude()), OracleDPF([twin.conv1, twin.conv2])
+    twin_optimizer = torch.optim.SGD(twin.parameters(), **sgd)
+    torch.use_deterministic_algorithms(True)
+    for step, (inputs, targets) in enumerate(data(40)):
+        inputs, targets = inputs.cuda(), targets.cuda()
+        step_of(model, optimizer, pruner, step, inputs, targets)
+        if step % 4 == 0:
+            oracle.update(schedule.sparsity(step))
+        twin_optimizer.zero_grad(set_to_none=True)
+        torch.nn.functional.cross_entropy(twin(inputs), targets).backward()
+        twin_optimizer.step()
+        for ours, theirs in zip((model.conv1.weight, model.conv2.weight), oracle.dense(), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["dense", "gmp", "dpf", "ste"])
+@pytest.mark.parametrize(
+    "more", [(), ("precision=bf16", "channels_last=true"), ("precision=fp16",), ("compile=true",)]
+)
+def test_every_precision_reaches_the_target_exactly(tmp_path, method, more):
+    assert main(["train", *TINY, *more, f"prune={method}", f"results_dir={tmp_path}"]) == 0
+
+
+def test_a_deterministic_run_is_the_same_twice(tmp_path):
+    models = []
+    for name in ("a", "b"):
+        assert main(["train", *TINY, "deterministic=true", f"results_dir={tmp_path / name}"]) == 0
+        models.append(next((tmp_path / name).glob("*/model.safetensors")).read_bytes())
+    assert models[0] == models[1]
+
+
+def test_the_training_step_never_waits_for_the_device(hydra_config):
+    from test_contract import SMALL, Quiet
+
+    from sparsebench.accounting import TrainingFLOPs
+    from sparsebench.commands.run import assemble
+    from sparsebench.runner import Runner
+
+    cfg, _ = hydra_config(*SMALL[:-1], "device=cuda", "prune=dpf")
+    made = assemble(cfg)
+    runner = Runner(
+        model=made.model, data=made.data, evaluation=lambda split: iter(()), optimizer=made.optimizer,
+        lr_schedule=made.lr_schedule, pruner=made.pruner, device=made.device, clock=made.clock,
+        criterion=torch.nn.CrossEntropyLoss(), checkpoint=None, record=None, eval_every=10**9, save_every=10**9,
+        flops=TrainingFLOPs(made.layers, made.pruner.weights), progress=lambda total, done: Quiet(),
+    )  # fmt: skip
+    runner.progress = Quiet()
+    runner.train_step(*made.data.batch(0))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in range(1, 5):  # the last of them updates the masks
+            runner.step = step
+            runner.train_step(*made.data.batch(step))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

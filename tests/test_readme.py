@@ -1,0 +1,60 @@
+"""Every command in the README is run; shortened where it would train for long."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line.split(" # ")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("scripts/sparsebench ")
+]
+
+
+def run(words, cwd):
+    done = subprocess.run(
+        [sys.executable, "-m", "sparsebench", *words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_readme_has_the_main_commands():
+    assert "scripts/sparsebench train model=resnet prune=dpf sparsity=0.9" in COMMANDS
+    assert {shlex.split(c)[1] for c in COMMANDS} >= {"train", "sweep", "compare", "list"}
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_run_in_their_order(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for command in dict.fromkeys(COMMANDS):
+        words = shlex.split(command)[1:]
+        if words[0] in ("train", "sweep") and "--cfg" not in words:
+            # CIFAR-10 may not be here, and a training takes long: those compose, the others run two epochs.
+            words += ["--cfg", "job"] if "dataset=cifar10" in words else ["epochs=2", "schedule.interval=4it"]
+        output = run(words, tmp_path)
+        if words[0] == "compare" and "-o" not in words:
+            assert output.count("resnet20") == 1 + 2 * 3  # dense once, gmp and dpf at three sparsities
+    assert len((tmp_path / "accuracy.csv").read_text().splitlines()) == 1 + 1 + 2 * 3
+
+
+def test_what_the_readme_lists_is_what_there_is():
+    from conftest import options
+
+    for group in ("prune", "model", "dataset", "recipe", "schedule", "allocation"):
+        (line,) = re.findall(rf"^\| `{group}` \| (.*)\|$", README, re.MULTILINE)
+        named = set(re.findall(r"`(\w+)`", line))
+        assert set(options(group)) <= named, group
