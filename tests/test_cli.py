@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -172,7 +173,7 @@ def test_missing_images_are_named_with_the_place_looked_at(tmp_path, capsys, mon
     assert not (tmp_path / "runs").exists()
 
 
-TINY = ("model=mlp", "model.hidden=[20]", "epochs=2", "device=cpu", "schedule.interval=4it")
+TINY = ("model=mlp", "model.hidden=[20]", "device=cpu", "schedule.interval=4it", "epochs=2")
 
 
 def test_results_of_another_schema_are_left_alone(tmp_path, capsys):
@@ -272,3 +273,58 @@ def test_output_is_plain_lines_where_there_is_no_terminal(tmp_path):
     assert done.returncode == 0
     assert [line.split("  ")[1] for line in done.stderr.splitlines()] == ["epoch 1/2", "epoch 2/2"]
     assert "\r" not in done.stdout + done.stderr and "\x1b" not in done.stdout + done.stderr
+
+
+def test_a_method_of_somebody_elses_that_misses_its_target_fails_the_run(tmp_path, capsys, monkeypatch):
+    from sparsebench.files import read_csv
+
+    (tmp_path / "conf" / "prune").mkdir(parents=True)
+    (tmp_path / "conf" / "prune" / "sloppy.yaml").write_text("_target_: sloppy.Sloppy\n")
+    (tmp_path / "sloppy.py").write_text(
+        "from sparsebench.pruning.methods.dpf import DPF\n\n\n"
+        "class Sloppy(DPF):\n"
+        '    """Forgets one mask bit at the end."""\n\n'
+        "    def on_end(self):\n"
+        "        next(iter(self.weights.masks.values())).view(-1)[:] = True\n"
+        "        super().on_end()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    arguments = [
+        "train",
+        f"--config-dir={tmp_path}/conf",
+        *TINY,
+        "prune=sloppy",
+        f"results_dir={tmp_path}/runs",
+    ]
+    assert main(arguments) == 1
+    assert "missed its sparsity" in capsys.readouterr().err
+    (row,) = read_csv(next(tmp_path.glob("runs/*/summary.csv")))
+    assert row["sparsity_ok"] == "False" and float(row["sparsity"]) < 0.9
+    assert f"--config-dir={tmp_path}/conf" in row["command"]  # the command makes the run again
+    assert main(arguments) == 1  # found finished, and still bad
+
+
+def test_progress_on_a_terminal_shows_loss_accuracy_sparsity_and_speed(tmp_path):
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))  # rows, columns
+    command = [sys.executable, "-m", "sparsebench", "train", *TINY, "epochs=6", f"results_dir={tmp_path}"]
+    process = subprocess.Popen(command, stdout=follower, stderr=follower, stdin=subprocess.DEVNULL)
+    os.close(follower)
+    seen = b""
+    try:
+        while chunk := os.read(leader, 65536):
+            seen += chunk
+    except OSError:  # how Linux says that the other end is closed
+        pass
+    os.close(leader)
+    assert process.wait() == 0
+    text = seen.decode()
+    assert all(
+        word in text for word in ("loss=", "val=", "sparsity=", "img/s=", "step/s", "digits-mlp20-dpf")
+    ), text
+    assert "digits is a small data set" in text

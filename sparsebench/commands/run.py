@@ -123,6 +123,8 @@ def run(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]
             folder.clear()
         folder.open()
         row |= _write_origin(folder, cfg, choices, row)
+        if made.dataset.note:
+            print(f"sparsebench: {made.dataset.note}", flush=True)
         print(f"{label}: {made.clock.total_steps} steps on {made.device.label}, {cfg.precision}", flush=True)
         history = runner.run()
         row |= _measured(history, made.device, runner.flops.samples) | {"steps": runner.step}
@@ -206,6 +208,7 @@ def _counted(made: Assembly, flops: TrainingFLOPs) -> dict[str, Any]:
     return {
         "parameters": parameters, "prunable": prunable, "nonzero": nonzero, "sparsity": 1 - nonzero / prunable,
         "model_sparsity": 1 - sum(kept.values()) / parameters,
+        "conv_linear_sparsity": 1 - sum(kept[x.name] for x in layers) / sum(x.weights for x in layers),
         "effective_sparsity": "" if effective is None else 1 - effective / prunable,
         "sparsity_ok": prunable - nonzero == zeros_for(target, prunable),
         "collapsed_layers": " ".join(name for name in names if kept[name] <= guarded),

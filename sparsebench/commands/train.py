@@ -28,7 +28,8 @@ def _task(cfg: DictConfig) -> float | None:
 
     job = HydraConfig.get()
     try:
-        return run(cfg, dict(job.runtime.choices), list(job.overrides.task))
+        extra = [f"--config-dir={s.path}" for s in job.runtime.config_sources if s.provider == "command-line"]
+        return run(cfg, dict(job.runtime.choices), [*extra, *job.overrides.task])
     except (SettingError, RunError, OSError) as error:
         if job.mode == hydra.types.RunMode.MULTIRUN:  # the others go on; the last word is the sweep's
             print(f"sparsebench: {' '.join(job.overrides.task)}: {error}", file=sys.stderr)

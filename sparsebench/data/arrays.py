@@ -81,6 +81,9 @@ class ImageDataset:
         SettingError: A value is out of its range.
     """
 
+    note = ""
+    """What a person should know who sees results on it; shown at the start of a run."""
+
     def __init__(
         self,
         name: str,

@@ -35,6 +35,8 @@ class Digits(ImageDataset):
         Repository, 1998, doi 10.24432/C50P49.
     """
 
+    note = "digits is a small data set for trying things out: its accuracies compare with nothing published"
+
     def __init__(
         self,
         *,
