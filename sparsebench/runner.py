@@ -143,9 +143,8 @@ class Runner:
             self.device.backward(part_loss)
             loss += part_loss.detach()
         self.device.unscale(self.optimizer)
-        stepping = self.pruner.after_backward(
-            self.step
-        )  # dense weights back before the step: decay acts on them
+        # The dense weights come back here, before the optimiser's step: weight decay acts on them.
+        stepping = self.pruner.after_backward(self.step)
         if stepping and self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
         self.device.step(self.optimizer, stepping)

@@ -181,7 +181,7 @@ def _write_origin(
 
 def _measured(history: History, device: Device, samples: int) -> dict[str, Any]:
     """Accuracy columns: of the final weights at the target sparsity, and of the best validation epoch."""
-    val, test = history.val, history.test
+    val, test = history.val, None if history.diverged else history.test
     return {
         "status": "diverged" if history.diverged else "finished",
         "top1": test.top1 if test else "", "top5": test.top5 if test else "",
