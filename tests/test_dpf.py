@@ -14,7 +14,7 @@ from sparsebench.pruning.methods.gmp import GMP
 from sparsebench.pruning.methods.ste import STE
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.schedules import Constant, Cubic
-from sparsebench.pruning.scores import Magnitude
+from sparsebench.pruning.scores import Magnitude, Random
 
 TARGET = torch.tensor([0.0, 1.0, 0.0, 1.0])
 
@@ -81,6 +81,19 @@ def test_gmp_on_the_same_weights_keeps_them_at_zero():
     assert first[3] == pytest.approx([0, 0.45, 0, 0.475])
     assert second[0] == [0, 1, 0, 1]
     assert second[3][0] == second[3][2] == 0
+
+
+def test_gmp_masks_only_shrink_whatever_the_score():
+    weight = nn.Parameter(torch.randn(200))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    weights = MaskedParameters({"w": weight}, optimizer)
+    pruner = GMP(weights, Cubic(Clock(20), 0.9, interval=1), Global(), Random())
+    last = weights.packed()
+    for step in range(20):
+        pruner.after_step(step)
+        assert not (weights.packed() & ~last).any()
+        last = weights.packed()
+    assert int(last.sum()) == 20
 
 
 class Net(nn.Module):

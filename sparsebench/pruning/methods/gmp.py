@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from sparsebench.pruning.pruner import Pruner
 
 
@@ -26,6 +28,6 @@ class GMP(Pruner):
         if self.schedule.due(step) and self.schedule.sparsity(step) > self.schedule.sparsity(step - 1):
             scores = self.score(self.weights.weights())
             for name, mask in self.weights.masks.items():
-                scores[name].masked_fill_(~mask, -1.0)  # below every |w|: once pruned stays pruned
+                scores[name].masked_fill_(~mask, -math.inf)  # once pruned stays pruned
             self.weights.set_masks(self.allocation(scores, self.schedule.sparsity(step)))
             self.weights.project_()
