@@ -7,9 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsebench.pruning.allocation import ERK, Global, Uniform, exact_counts, lowest, zeros_for
+from sparsebench.errors import SettingError
+from sparsebench.pruning.allocation import LAMP, Global, Uniform, exact_counts, lowest, zeros_for
+from sparsebench.pruning.layer_sparsities import ER, ERK, Balanced, FromFile, SmartRatio, UniformPlus
 
-ALLOCATIONS = [Global, Uniform, ERK]
+ANY_SPARSITY = [Global, LAMP, Uniform, ER, ERK, Balanced, SmartRatio]
+ALLOCATIONS = [Global, LAMP, Uniform, UniformPlus, ER, ERK, Balanced, SmartRatio]
 SHAPES = [(16, 3, 3, 3), (16, 16, 3, 3), (32, 16, 1, 1), (10, 64), (7,)]
 RESNET20 = (
     [(16, 3, 3, 3)] + [(16, 16, 3, 3)] * 6 + [(32, 16, 3, 3)] + [(32, 32, 3, 3)] * 5 + [(64, 32, 3, 3)]
@@ -59,7 +62,7 @@ def test_of_equal_scores_the_first_by_index_goes():
     assert [m.tolist() for m in masks.values()] == [[False] * 3, [True] * 3]
 
 
-@pytest.mark.parametrize("kind", ALLOCATIONS)
+@pytest.mark.parametrize("kind", ANY_SPARSITY)
 def test_layer_counts_never_fall_while_sparsity_rises_so_masks_can_nest(kind):
     scores = scores_of(SHAPES)
     last = dict.fromkeys(scores, 0)
@@ -77,14 +80,14 @@ def test_the_lowest_scores_of_each_layer_go(kind):
             assert scores[name][~mask].max() <= scores[name][mask].min()
 
 
-@pytest.mark.parametrize("kind", ALLOCATIONS)
+@pytest.mark.parametrize("kind", ANY_SPARSITY)
 def test_a_layer_keeps_its_best_weight_unless_collapse_is_allowed(kind):
     scores = scores_of(SHAPES)
     scores["4"] = torch.arange(7) * 1e-6  # by score it would be the first to go
     numel = sum(math.prod(s) for s in SHAPES)
     masks = kind()(scores, 1 - 8 / numel)
     assert all(m.any() for m in masks.values())
-    assert masks["4"].tolist() == [False] * 6 + [True]
+    assert masks["4"][-1]
     assert zeros(masks) == numel - 8
     if kind is Global:
         assert not kind(allow_layer_collapse=True)(scores, 1 - 8 / numel)["4"].any()
@@ -92,7 +95,7 @@ def test_a_layer_keeps_its_best_weight_unless_collapse_is_allowed(kind):
 
 def test_a_sparsity_beyond_one_weight_a_layer_is_still_exact():
     numel = sum(math.prod(s) for s in SHAPES)
-    for kind in ALLOCATIONS:
+    for kind in ANY_SPARSITY:
         assert zeros(kind()(scores_of(SHAPES), 1 - 2 / numel)) == numel - 2
 
 
@@ -103,7 +106,8 @@ def test_uniform_by_hand():
 
 def test_erk_densities_of_resnet20_at_sparsity_0_9():
     densities = {
-        shape: 1 - z / math.prod(shape) for shape, z in zip(RESNET20, ERK().zeros(RESNET20, 0.9), strict=True)
+        shape: 1 - z / math.prod(shape)
+        for shape, z in zip(RESNET20, ERK().zeros(dict(enumerate(RESNET20)), 0.9), strict=True)
     }
     expected = {
         (16, 3, 3, 3): 1.0, (10, 64): 1.0, (16, 16, 3, 3): 0.302626, (32, 16, 3, 3): 0.215024,
@@ -114,7 +118,9 @@ def test_erk_densities_of_resnet20_at_sparsity_0_9():
 
 def test_erk_flops_of_resnet20_at_sparsity_0_9():
     positions = [1024] * 7 + [256] * 6 + [64] * 6 + [1]
-    kept = [math.prod(s) - z for s, z in zip(RESNET20, ERK().zeros(RESNET20, 0.9), strict=True)]
+    kept = [
+        math.prod(s) - z for s, z in zip(RESNET20, ERK().zeros(dict(enumerate(RESNET20)), 0.9), strict=True)
+    ]
     sparse = sum(k * p for k, p in zip(kept, positions, strict=True))
     dense = sum(math.prod(s) * p for s, p in zip(RESNET20, positions, strict=True))
     assert dense == 40_551_040
@@ -132,7 +138,7 @@ def test_erk_of_resnet50(sparsity, dense_layers, flops):
     with torch.device("meta"):
         model = resnet50()
     layers = count_layers(model, (3, 224, 224))
-    zeros = ERK().zeros([layer.shape for layer in layers], sparsity)
+    zeros = ERK().zeros({layer.name: layer.shape for layer in layers}, sparsity)
     density = {layer.name: 1 - z / layer.weights for layer, z in zip(layers, zeros, strict=True)}
     ratio = sum(density[layer.name] * layer.macs for layer in layers) / sum(layer.macs for layer in layers)
     assert ratio == pytest.approx(flops, abs=5e-5)
@@ -163,3 +169,105 @@ def test_exact_counts_add_up_within_their_caps(sizes, data):
 )
 def test_zeros_are_rounded_half_up(sparsity, numel, zeros):
     assert zeros_for(sparsity, numel) == zeros
+
+
+def kept(masks):
+    return [int(m.sum()) for m in masks.values()]
+
+
+def test_lamp_by_hand():
+    # squares 1, 4, 9 over 14, 13, 9; and 100, 1 over 100, 101
+    found = (
+        LAMP.relative(torch.tensor([1.0, 2.0, 3.0])).tolist()
+        + LAMP.relative(torch.tensor([10.0, 1.0])).tolist()
+    )
+    assert found == pytest.approx([1 / 14, 4 / 13, 1, 1, 1 / 101])
+    masks = LAMP()({"a": torch.tensor([1.0, 2.0, 3.0]), "b": torch.tensor([10.0, 1.0])}, 0.4)
+    assert [m.tolist() for m in masks.values()] == [[False, True, True], [True, False]]
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 1000), scale=st.floats(1e-3, 1e3))
+def test_lamp_keeps_the_order_of_a_layer_and_ignores_its_scale(seed, scale):
+    score = torch.rand(50, generator=torch.Generator().manual_seed(seed))
+    lamp = LAMP.relative(score)
+    assert lamp.max() == 1
+    assert torch.equal(lamp.argsort(stable=True), score.argsort(stable=True))
+    torch.testing.assert_close(LAMP.relative(score * scale), lamp, rtol=1e-4, atol=1e-7)
+
+
+def test_er_counts_channels_only():
+    er, erk = ER(), ERK()
+    assert er.raw((16, 3, 3, 3)) == 19 / 48
+    assert erk.raw((16, 3, 3, 3)) == 25 / 432
+    assert er.raw((10, 64)) == erk.raw((10, 64)) == 74 / 640
+
+
+def test_uniform_plus_by_hand():
+    # the first convolution stays, the classifier loses at most 80 of 100, the layer between has the rest
+    shapes = {"conv": (2, 1, 5, 5), "middle": (10, 10, 3, 3), "fc": (10, 10)}
+    assert UniformPlus().zeros(shapes, 0.5) == pytest.approx([0, 0.525 * 900, 0.525 * 100])
+    assert UniformPlus().zeros(shapes, 0.9) == pytest.approx([0, 945 - 80, 80])
+    no_classifier = {"conv": (2, 1, 5, 5), "middle": (10, 10, 3, 3)}
+    assert UniformPlus().zeros(no_classifier, 0.9) == pytest.approx([0, 855])
+    with pytest.raises(SettingError, match=r"^sparsity=0.95: expected at most 0.93"):
+        UniformPlus()(scores_of(shapes.values()), 0.95)  # 980 of 1050 zeros at most
+
+
+def test_balanced_keeps_the_same_count_everywhere_it_can():
+    masks = Balanced()(scores_of([(10,), (100,), (100,)]), 0.7)  # 63 left: 10, then 26.5 each
+    assert kept(masks) == [10, 26, 27] or kept(masks) == [10, 27, 26]
+
+
+def test_smart_ratio_by_hand():
+    # three convolutions of 100 weights and a linear layer of 100; raw 3² + 3, 2² + 2, 1² + 1 = 12, 6, 2
+    shapes = {"a": (4, 25, 1, 1), "b": (4, 25, 1, 1), "c": (4, 25, 1, 1), "fc": (10, 10)}
+    assert SmartRatio().zeros(shapes, 0.8) == pytest.approx(
+        [70, 85, 95, 70]
+    )  # 80 left: 30 linear, 50 as 30, 15, 5
+    decreasing = SmartRatio(decreasing=True).zeros(shapes, 0.8)  # raw 12, 6 / 4, 2 / 9
+    assert [100 - z for z in decreasing[:3]] == pytest.approx(
+        [50 * w / (12 + 1.5 + 2 / 9) for w in (12, 1.5, 2 / 9)]
+    )
+    spilled = SmartRatio(linear=0.0).zeros(
+        shapes, 0.5
+    )  # 200 left: the first is full at 100, 20 spill to the second
+    assert 100 - spilled[0] == 100 and sum(400 - z for z in [sum(spilled)]) == pytest.approx(200)
+    assert SmartRatio().zeros(shapes, 0.0) == pytest.approx([0, 0, 0, 0], abs=1e-9)
+
+
+def layers_csv(path, rows):
+    path.write_text("layer,weights,sparsity\n" + "".join(f"{name},1,{s}\n" for name, s in rows))
+    return str(path)
+
+
+def test_from_file_gives_every_layer_its_own_and_scales_on_the_way(tmp_path):
+    path = layers_csv(tmp_path / "layers.csv", [("a", 0.9), ("b", 0.5), ("unused", 0.1)])
+    shapes = {"a": (100,), "b": (100,)}
+    scores = {name: torch.rand(shape) for name, shape in shapes.items()}
+    allocation = FromFile(path, sparsity=0.7)
+    allocation.check(shapes, 0.7)
+    assert kept(allocation(scores, 0.7)) == [10, 50]
+    assert kept(allocation(scores, 0.35)) == [55, 75]
+    assert kept(allocation(scores, 0.0)) == [100, 100]
+
+
+@pytest.mark.parametrize(
+    ("rows", "target", "message"),
+    [
+        ([("a", 0.9)], 0.7, "a row for every prunable layer; it lacks b"),
+        ([("a", 0.9), ("b", 0.5)], 0.8, "0.7, what the layers in"),
+        ([("a", "many")], 0.7, "a CSV with columns layer and sparsity"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused(tmp_path, rows, target, message):
+    path = layers_csv(tmp_path / "layers.csv", rows)
+    with pytest.raises(SettingError, match=message):
+        FromFile(path, sparsity=target).check({"a": (100,), "b": (100,)}, target)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(
+        SettingError, match=r"^path=.*nowhere.csv: expected a CSV with columns layer and sparsity"
+    ):
+        FromFile(str(tmp_path / "nowhere.csv"), sparsity=0.5)

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sparsebench.errors import SettingError
+
 
 def zeros_for(sparsity: float, numel: int) -> int:
     """The number of zeros that ``sparsity`` asks of ``numel`` weights: s·N rounded half up.
@@ -88,6 +90,9 @@ class Allocation:
         """Masks (name -> bool tensor of the score's shape) with ``zeros_for(sparsity, numel)`` zeros."""
         raise TypeError(f"{type(self).__name__} does not allocate")
 
+    def check(self, shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> None:
+        """Refuse layers (name -> shape) that cannot have ``sparsity``, before training starts."""
+
 
 class Global(Allocation):
     """One ranking over all layers: layers compete, and the scores decide each one's sparsity.
@@ -111,26 +116,65 @@ class Global(Allocation):
         }
 
 
+class LAMP(Global):
+    """Layer-adaptive magnitude (LAMP): squares over the sum of the squares at least as large in the layer.
+
+    LAMP(u) = w_u² / Σ_{v: |w_v| ≥ |w_u|} w_v², of equal weights the first by index with the larger sum; these are
+    ranked globally. The largest of a layer has score 1, so no layer collapses as long as one weight a layer is left.
+
+    References:
+        Lee, Park, Mo, Ahn and Shin, "Layer-adaptive Sparsity for the Magnitude-based Pruning", ICLR 2021,
+        arXiv 2010.07611, section 3.
+    """
+
+    def __call__(self, scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
+        """Rank the layers' relative squares together; scores of -∞ (pruned for good) stay below all."""
+        return super().__call__({name: self.relative(score) for name, score in scores.items()}, sparsity)
+
+    @staticmethod
+    def relative(score: Tensor) -> Tensor:
+        """LAMP scores of one layer, in float32 from sums in float64."""
+        ordered, order = score.reshape(-1).sort(stable=True)
+        squares = ordered.clamp_min(0).double().square()
+        rest = squares.flip(0).cumsum(0).flip(0)
+        lamp = (squares / rest.clamp_min(torch.finfo(torch.float64).tiny)).float()
+        lamp[ordered == -math.inf] = -math.inf
+        return torch.empty_like(lamp).scatter_(0, order, lamp).view(score.shape)
+
+
 class LayerWise(Allocation):
     """Every layer has a sparsity of its own, given by its shape; scores rank within a layer only."""
 
-    def zeros(self, shapes: Sequence[tuple[int, ...]], sparsity: float) -> list[float]:
-        """Zeros of every layer, as real numbers that add up to sparsity · N."""
+    def zeros(self, shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> list[float]:
+        """Zeros of every layer as real numbers, none falling as sparsity rises, that add up to sparsity · N."""
         raise TypeError(f"{type(self).__name__} has no layer sparsities")
 
     def __call__(self, scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
-        """Prune the lowest scores of each layer."""
-        shapes = [tuple(score.shape) for score in scores.values()]
-        numels = [score.numel() for score in scores.values()]
-        total = zeros_for(sparsity, sum(numels))
-        caps = [
-            n if self.allow_layer_collapse or total > sum(numels) - len(numels) else n - 1 for n in numels
-        ]
-        counts = exact_counts(lambda s: self.zeros(shapes, s), caps, total)
+        """Prune the lowest scores of each layer.
+
+        Raises:
+            SettingError: The layers cannot have so many zeros together.
+        """
+        shapes = {name: tuple(score.shape) for name, score in scores.items()}
+        counts = self.counts(shapes, sparsity)
         return {
             name: lowest(score.reshape(-1), count).logical_not_().view(score.shape)
             for (name, score), count in zip(scores.items(), counts, strict=True)
         }
+
+    def check(self, shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> None:
+        """Refuse a sparsity that the layers cannot have together."""
+        self.counts(shapes, sparsity)
+
+    def counts(self, shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> list[int]:
+        """Zeros of every layer as whole numbers with the exact total."""
+        numels = [math.prod(shape) for shape in shapes.values()]
+        total = zeros_for(sparsity, sum(numels))
+        most = math.fsum(self.zeros(shapes, sparsity))
+        if most < total - 1:
+            raise SettingError("sparsity", sparsity, f"at most {most / sum(numels):.6g} with this allocation")
+        free = self.allow_layer_collapse or total > sum(numels) - len(numels)
+        return exact_counts(lambda s: self.zeros(shapes, s), [n if free else n - 1 for n in numels], total)
 
 
 class Uniform(LayerWise):
@@ -140,38 +184,6 @@ class Uniform(LayerWise):
         Zhu and Gupta, "To prune, or not to prune", ICLR workshop 2018, arXiv 1710.01878.
     """
 
-    def zeros(self, shapes: Sequence[tuple[int, ...]], sparsity: float) -> list[float]:
+    def zeros(self, shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> list[float]:
         """S · N_l."""
-        return [sparsity * math.prod(shape) for shape in shapes]
-
-
-class ERK(LayerWise):
-    """Erdős-Rényi-Kernel: density in proportion to the sum of a layer's dimensions over their product.
-
-    density_l = ε (n_in + n_out + k_h + k_w) / (n_in n_out k_h k_w), a linear layer without the kernel. ε
-    makes the total right; a layer whose density would exceed 1 is dense and the others are solved again.
-
-    Differs from the paper:
-        Counts are rounded so that the total is exact, not floored layer by layer.
-
-    References:
-        Evci et al., "Rigging the Lottery: Making All Tickets Winners", ICML 2020, arXiv 1911.11134, section 3.
-        Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse connectivity
-        inspired by network science", Nature Communications 2018, arXiv 1707.04780.
-    """
-
-    def zeros(self, shapes: Sequence[tuple[int, ...]], sparsity: float) -> list[float]:
-        """(1 - density_l) N_l."""
-        numels = [math.prod(shape) for shape in shapes]
-        raw = [sum(shape) / numel for shape, numel in zip(shapes, numels, strict=True)]
-        density = [1.0] * len(shapes)
-        free = set(range(len(shapes)))
-        while free:
-            budget = (1 - sparsity) * sum(numels) - sum(n for i, n in enumerate(numels) if i not in free)
-            epsilon = budget / sum(raw[i] * numels[i] for i in free)
-            densest = max(raw[i] for i in free)
-            if epsilon * densest <= 1:
-                density = [epsilon * raw[i] if i in free else 1.0 for i in range(len(shapes))]
-                break
-            free = {i for i in free if raw[i] != densest}
-        return [(1 - d) * n for d, n in zip(density, numels, strict=True)]
+        return [sparsity * math.prod(shape) for shape in shapes.values()]

@@ -44,6 +44,9 @@ class Pruner:
         schedule: When masks change, and to which sparsity.
         allocation: Turns scores and a sparsity into masks.
         score: What to keep: higher means keep.
+
+    Raises:
+        SettingError: The allocation cannot give these layers the target sparsity.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Pruner:
         self.schedule = schedule
         self.allocation = allocation
         self.score = score
+        allocation.check({name: tuple(p.shape) for name, p in weights.parameters.items()}, schedule.target)
 
     def on_start(self, probe: Probe) -> None:
         """Before the first step of a new run; not called when a run is resumed."""

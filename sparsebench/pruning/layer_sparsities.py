@@ -1,0 +1,223 @@
+"""Layer-wise sparsities from the literature: what each layer is given is decided by its shape, place or a file."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sparsebench.errors import SettingError
+from sparsebench.pruning.allocation import LayerWise
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class ER(LayerWise):
+    """Erdős-Rényi: density in proportion to the sum of a layer's channels over their product.
+
+    density_l = ε (n_in + n_out) / (n_in n_out); of a convolution, channels only. ε makes the total right; a layer whose
+    density would exceed 1 is dense and the others are solved again.
+
+    References:
+        Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse connectivity
+        inspired by network science", Nature Communications 2018, arXiv 1707.04780.
+    """
+
+    def raw(self, shape: tuple[int, ...]) -> float:
+        """Density before scaling by ε."""
+        return sum(shape[:2]) / math.prod(shape[:2])
+
+    def zeros(self, shapes: Shapes, sparsity: float) -> list[float]:
+        """(1 - density_l) N_l."""
+        numels = [math.prod(shape) for shape in shapes.values()]
+        raw = [self.raw(shape) for shape in shapes.values()]
+        free = set(range(len(raw)))
+        while free:
+            budget = (1 - sparsity) * sum(numels) - sum(n for i, n in enumerate(numels) if i not in free)
+            epsilon = budget / sum(raw[i] * numels[i] for i in free)
+            densest = max(raw[i] for i in free)
+            if epsilon * densest <= 1:
+                return [(1 - epsilon * raw[i]) * n if i in free else 0.0 for i, n in enumerate(numels)]
+            free = {i for i in free if raw[i] != densest}
+        return [0.0] * len(raw)
+
+
+class ERK(ER):
+    """Erdős-Rényi-Kernel: density in proportion to the sum of a layer's dimensions over their product.
+
+    density_l = ε (n_in + n_out + k_h + k_w) / (n_in n_out k_h k_w), a linear layer without the kernel.
+
+    Differs from the paper:
+        Counts are rounded so that the total is exact, not floored layer by layer.
+
+    References:
+        Evci et al., "Rigging the Lottery: Making All Tickets Winners", ICML 2020, arXiv 1911.11134, section 3.
+    """
+
+    def raw(self, shape: tuple[int, ...]) -> float:
+        """Density before scaling by ε."""
+        return sum(shape) / math.prod(shape)
+
+
+class UniformPlus(LayerWise):
+    """Uniform, but the first convolution is dense and the classifier keeps at least 20 % of its weights.
+
+    What these two are spared, the layers between share. A first layer that is no convolution, or a last one that is not
+    linear, is treated like the others.
+
+    References:
+        Gale, Elsen and Hooker, "The State of Sparsity in Deep Neural Networks", 2019, arXiv 1902.09574, section 5.
+    """
+
+    def zeros(self, shapes: Shapes, sparsity: float) -> list[float]:
+        """min(s', limit_l) N_l with one s' for all."""
+        dims = list(shapes.values())
+        limits = [1.0] * len(dims)
+        limits[0] = 0.0 if len(dims[0]) > 2 else 1.0
+        limits[-1] = min(limits[-1], 0.8) if len(dims[-1]) == 2 else limits[-1]
+        numels = [math.prod(shape) for shape in dims]
+        share = _level(sparsity * sum(numels), numels, limits)
+        return [min(share, limit) * n for limit, n in zip(limits, numels, strict=True)]
+
+
+class Balanced(LayerWise):
+    """The same number of weights left in every layer; a layer that has fewer is dense.
+
+    References:
+        Vysogorets and Kempe, "Connectivity Matters: Neural Network Pruning Through the Lens of Effective
+        Sparsity", JMLR 2023, arXiv 2107.02306 (ideal gas quotas as the comparison to it).
+    """
+
+    def zeros(self, shapes: Shapes, sparsity: float) -> list[float]:
+        """N_l - min(N_l, c) with one c for all."""
+        numels = [math.prod(shape) for shape in shapes.values()]
+        kept = _level((1 - sparsity) * sum(numels), [1.0] * len(numels), [float(n) for n in numels])
+        return [n - min(float(n), kept) for n in numels]
+
+
+class SmartRatio(LayerWise):
+    """Smart ratios: convolutions keep less the deeper they are, along a quadratic; linear layers a fixed share.
+
+    Convolution i of n, from the input, keeps in proportion to (n - i + 1)² + (n - i + 1), and with
+    ``decreasing`` that over i². A ratio above 1 spills over to the next layers.
+
+    Args:
+        linear: Share that linear layers keep.
+        decreasing: Divide by i², as the authors do for networks other than ResNets.
+        allow_layer_collapse: As for every allocation.
+
+    References:
+        Su, Chen, Cai, Wu, Gao, Wang and Lee, "Sanity-Checking Pruning Methods: Random Tickets can Win the Jackpot",
+        NeurIPS 2020, arXiv 2009.11094, section 4.1.
+    """
+
+    def __init__(
+        self, linear: float = 0.3, decreasing: bool = False, allow_layer_collapse: bool = False
+    ) -> None:
+        super().__init__(allow_layer_collapse)
+        if not 0 <= linear <= 1:
+            raise SettingError("linear", linear, "a share of weights in [0, 1]")
+        self.linear, self.decreasing = linear, decreasing
+
+    def zeros(self, shapes: Shapes, sparsity: float) -> list[float]:
+        """(1 - ratio_l) N_l; linear layers give way only where the convolutions cannot make the total."""
+        dims, numels = list(shapes.values()), [math.prod(shape) for shape in shapes.values()]
+        convs = [i for i, shape in enumerate(dims) if len(shape) > 2]
+        in_convs = sum(numels[i] for i in convs)
+        in_linears = sum(numels) - in_convs
+        budget = (1 - sparsity) * sum(numels)
+        for_linears = min(max(self.linear * in_linears, budget - in_convs), budget)
+        kept = [for_linears * n / in_linears if i not in convs else 0.0 for i, n in enumerate(numels)]
+        places = range(1, len(convs) + 1)
+        raw = [
+            ((len(convs) - i + 1) ** 2 + len(convs) - i + 1) / (i**2 if self.decreasing else 1)
+            for i in places
+        ]
+        of_convs = _spilling(budget - for_linears, raw, [numels[i] for i in convs])
+        for i, weights in zip(convs, of_convs, strict=True):
+            kept[i] = weights
+        return [n - k for n, k in zip(numels, kept, strict=True)]
+
+
+class FromFile(LayerWise):
+    """Layer sparsities from a CSV with columns ``layer`` and ``sparsity``, such as another run's layers.csv.
+
+    On the way to the target, every layer's number of zeros is in proportion to its last.
+
+    Args:
+        path: The file.
+        sparsity: Target sparsity; the layers in the file must add up to it.
+        allow_layer_collapse: As for every allocation.
+
+    Raises:
+        SettingError: The file cannot be read, lacks a layer, or adds up to another sparsity.
+
+    References:
+        Frankle, Dziugaite, Roy and Carbin, "Pruning Neural Networks at Initialization: Why Are We Missing the
+        Mark?", ICLR 2021, arXiv 2009.08576, section 5 (random masks with a method's layer sparsities).
+    """
+
+    def __init__(self, path: str, sparsity: float, allow_layer_collapse: bool = False) -> None:
+        super().__init__(allow_layer_collapse)
+        self.path, self.sparsity = path, sparsity
+        try:
+            with open(Path(path).expanduser(), newline="", encoding="utf-8") as file:
+                self.layers = {row["layer"]: float(row["sparsity"]) for row in csv.DictReader(file)}
+        except (OSError, KeyError, ValueError, TypeError) as error:
+            wanted = "a CSV with columns layer and sparsity, for example a run's layers.csv"
+            raise SettingError("path", path, f"{wanted} ({type(error).__name__}: {error})") from error
+
+    def check(self, shapes: Shapes, sparsity: float) -> None:
+        """Refuse a file that lacks a layer or adds up to another sparsity."""
+        missing = [name for name in shapes if name not in self.layers]
+        if missing:
+            raise SettingError(
+                "path", self.path, f"a row for every prunable layer; it lacks {', '.join(missing)}"
+            )
+        numel = sum(math.prod(shape) for shape in shapes.values())
+        found = math.fsum(self.layers[name] * math.prod(shape) for name, shape in shapes.items())
+        if abs(found - self.sparsity * numel) > 1 + len(shapes) / 2:  # one rounding a layer
+            raise SettingError(
+                "sparsity", self.sparsity, f"{found / numel:.6g}, what the layers in {self.path} add up to"
+            )
+        super().check(shapes, sparsity)
+
+    def zeros(self, shapes: Shapes, sparsity: float) -> list[float]:
+        """s_l N_l, scaled to the total."""
+        own = [self.layers[name] * math.prod(shape) for name, shape in shapes.items()]
+        asked = sparsity * sum(math.prod(shape) for shape in shapes.values())
+        scale = asked / math.fsum(own) if any(own) else 0.0
+        return [min(scale * z, math.prod(shape)) for z, shape in zip(own, shapes.values(), strict=True)]
+
+
+def _level(total: float, rates: Sequence[float], limits: Sequence[float]) -> float:
+    """The x with Σ min(x, limit_i) · rate_i = total: water filling. Infinite where the limits do not allow it."""
+    rate = math.fsum(rates)
+    for limit, own in sorted(zip(limits, rates, strict=True)):
+        if total <= limit * rate:
+            return total / rate
+        total -= limit * own
+        rate -= own
+    return math.inf
+
+
+def _spilling(total: float, raw: Sequence[float], numels: Sequence[int]) -> list[float]:
+    """Shares in proportion to raw_i · numel_i that add up to ``total``; what a layer cannot hold, the next ones get."""
+    if not numels:
+        return []
+
+    def fill(scale: float) -> list[float]:
+        kept, carry = [], 0.0
+        for r, n in zip(raw, numels, strict=True):
+            wanted = scale * r * n + carry
+            kept.append(min(wanted, float(n)))
+            carry = wanted - kept[-1]
+        return kept
+
+    low, high = 0.0, 1.0
+    while math.fsum(fill(high)) < min(total, sum(numels)) and high < 1e18:
+        high *= 2
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (middle, high) if math.fsum(fill(middle)) < total else (low, middle)
+    return fill(high)
