@@ -48,6 +48,11 @@ def build(node: DictConfig, group: str = "", **runtime: Any) -> Any:
     assert isinstance(settings, dict)
     settings.pop("recipe", None)  # defaults for other settings that travel with a data set
     given = {name: value for name, value in runtime.items() if taken is None or name in taken}
+    for name, value in ((str(name), value) for name, value in settings.items()):
+        if taken is not None and not name.startswith("_") and name not in taken:
+            raise SettingError(
+                f"{group}.{name}", value, f"an existing setting: {one_of(sorted(taken), name)}"
+            )
     try:
         # Runtime objects are given to the partial: instantiate would turn a dataclass among them into a config.
         return instantiate({**settings, "_partial_": True, "_convert_": "all"})(**given)
@@ -84,10 +89,14 @@ def validate(cfg: DictConfig, choices: Mapping[str, str | None]) -> None:
     Raises:
         SettingError: The first value that is wrong.
     """
+    for key in sorted(OmegaConf.missing_keys(cfg)):
+        raise SettingError(key, None, "a value: there is no default")
     defaults = _leaves(_baseline(choices))
     for key, value in _leaves(cfg).items():
+        if key not in defaults and "." not in key:
+            raise SettingError(key, value, "an existing setting; see sparsebench train --cfg job")
         default = defaults.get(key)
-        if default is None or key.startswith("hydra.") or type(value) is type(default):
+        if default in (None, "???") or key.startswith("hydra.") or type(value) is type(default):
             continue
         wanted = None
         if isinstance(default, bool):

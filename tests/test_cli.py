@@ -135,6 +135,9 @@ BAD = [
     ("sparsity", "sparsity", "key=value"),
     ("accumulate=0", "accumulate=0", "at least 1"),
     ("eval_every=never", "eval_every=never", "a time"),
+    ("allocation=from_file", "allocation.path", "a value"),
+    ("+allocation.path=/nowhere", "allocation.path=/nowhere", "an existing setting"),
+    ("+foo=1", "foo=1", "an existing setting"),
     ("dataset.val_fraction=1.5", "dataset.val_fraction=1.5", "in (0, 1)"),
     ("lr_schedule.milestones=half", "lr_schedule.milestones=half", "a list"),
 ]

@@ -15,7 +15,10 @@ GROUPS = sorted(path.name for path in config_dir().iterdir() if path.is_dir())
 def test_every_option_of_every_group_composes_and_is_valid(hydra_config, group, option):
     cfg, choices = hydra_config(f"{group}={option}")
     assert choices[group] == option
-    if option != "cuda":
+    if option == "from_file":
+        with pytest.raises(SettingError, match=r"^allocation.path: expected a value"):
+            validate(cfg, choices)
+    elif option != "cuda":
         validate(cfg, choices)
 
 
