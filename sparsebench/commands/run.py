@@ -199,6 +199,8 @@ def _counted(made: Assembly, flops: TrainingFLOPs) -> dict[str, Any]:
     kept, names = nonzeros(model), list(weights.parameters)
     parameters, prunable = sum(p.numel() for p in model.parameters()), weights.numel
     nonzero = sum(kept[name] for name in names)
+    zeros, pruned = prunable - nonzero, int((~weights.packed()).sum())
+    leaked = sum(int(torch.count_nonzero(p[~weights.masks[name]])) for name, p in weights.parameters.items())
     effective = effective_nonzeros(model, made.dataset.input_shape, names)
     dense_macs = sum(layer.macs for layer in layers)
     sparse_macs = sum(kept[layer.name] * layer.positions for layer in layers if layer.name in names)
@@ -210,7 +212,7 @@ def _counted(made: Assembly, flops: TrainingFLOPs) -> dict[str, Any]:
         "model_sparsity": 1 - sum(kept.values()) / parameters,
         "conv_linear_sparsity": 1 - sum(kept[x.name] for x in layers) / sum(x.weights for x in layers),
         "effective_sparsity": "" if effective is None else 1 - effective / prunable,
-        "sparsity_ok": prunable - nonzero == zeros_for(target, prunable),
+        "sparsity_ok": pruned == zeros_for(target, prunable) and leaked == 0, "kept_zeros": zeros - (pruned - leaked),
         "collapsed_layers": " ".join(name for name in names if kept[name] <= guarded),
         "compression": prunable / nonzero if nonzero else math.inf,
         "macs": dense_macs, "macs_sparse": sparse_macs,

@@ -22,7 +22,7 @@ class Schedule:
         start: Time of the first mask update.
         end: Time at which the target is reached at the latest.
         interval: Time between two mask updates (DPF's p, RigL's delta T).
-        stop: Time after which masks no longer change; ``None`` for the end of training.
+        stop: Time of the last mask update at the latest; ``None`` for the end of training.
     """
 
     has_ramp = True
@@ -41,21 +41,23 @@ class Schedule:
         self.interval = clock.steps(interval, "interval")
         if self.interval < 1:
             raise SettingError("interval", interval, "at least one step")
-        self.stop = clock.total_steps if stop is None else min(clock.steps(stop, "stop"), clock.total_steps)
+        self.stop = clock.total_steps - 1
+        if stop is not None:
+            self.stop = min(clock.steps(stop, "stop"), self.stop)
         length = clock.steps(end, "end") - self.start
         self.updates = length // self.interval  # of the ramp
-        if self.start >= self.stop:
-            raise SettingError("start", start, f"a time before the last step, {self.stop - 1}")
+        if self.start > self.stop:
+            raise SettingError(
+                "start", start, f"a time up to the last possible mask update, step {self.stop}"
+            )
         if self.has_ramp and self.updates < 1:
             raise SettingError("end", end, f"at least one interval ({self.interval} steps) after start")
-        if self.start + self.updates * self.interval >= self.stop:
-            raise SettingError(
-                "end", end, f"a time before the last mask update, at most step {self.stop - 1}"
-            )
+        if self.start + self.updates * self.interval > self.stop:
+            raise SettingError("end", end, f"a time up to the last possible mask update, step {self.stop}")
 
     def due(self, step: int) -> bool:
         """Whether masks are recomputed at ``step``."""
-        return self.start <= step < self.stop and (step - self.start) % self.interval == 0
+        return self.start <= step <= self.stop and (step - self.start) % self.interval == 0
 
     def sparsity(self, step: int) -> float:
         """The sparsity that the masks have at ``step``: it changes only where an update is due."""

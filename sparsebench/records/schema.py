@@ -15,7 +15,7 @@ MODEL = "model.safetensors"
 SUMMARY_COLUMNS = (
     "schema", "run_id", "status", "dataset", "model", "method", "seed",
     "target_sparsity", "sparsity", "model_sparsity", "conv_linear_sparsity", "effective_sparsity", "sparsity_ok",
-    "collapsed_layers",
+    "kept_zeros", "collapsed_layers",
     "parameters", "prunable", "nonzero", "compression", "macs", "macs_sparse", "speedup_theoretical",
     "train_flops", "train_flops_ratio", "train_flops_ratio_dense_gradient",
     "top1", "top5", "test_loss", "val_top1", "best_val_top1", "test_top1_at_best_val",

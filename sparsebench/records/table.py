@@ -41,4 +41,4 @@ def _cell(column: str, value: object) -> str:
     kind = column.split(" [")[0]
     if kind.startswith("difference"):
         return f"{value:+.2f}"
-    return f"{value:.2f}" if kind in ("mean", "std") and abs(value) >= 1 else f"{value:.4g}"
+    return f"{value:.2f}" if kind in ("mean", "std") and abs(value) >= 0.1 else f"{value:.4g}"

@@ -1,0 +1,87 @@
+"""RigL."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from sparsebench.errors import SettingError
+from sparsebench.pruning.allocation import Allocation
+from sparsebench.pruning.dynamic import cosine, drop_and_grow
+from sparsebench.pruning.parameters import MaskedParameters
+from sparsebench.pruning.pruner import Probe, Pruner
+from sparsebench.pruning.schedules import Schedule
+from sparsebench.pruning.scores import Score
+
+
+class RigL(Pruner):
+    """Rigged lottery: from random masks, the smallest weights make way for those with the largest gradient.
+
+    Every ΔT -> ``schedule.interval`` steps up to T_end -> ``schedule.stop``, in every layer, the α_t nnz_l smallest |w|
+    are dropped and as many weights with the largest |∂L/∂w| grown, with value and momentum zero. α_t falls
+    from α -> ``drop_fraction`` along half a cosine. A mask update takes the place of the optimiser's step, as in
+    the authors' code.
+
+    Args:
+        weights: The prunable weights.
+        schedule: Constant sparsity; when masks change.
+        allocation: Of the initial masks; ERK in the paper.
+        score: Of the initial masks: random.
+        drop_fraction: α, in (0, 1].
+
+    Differs from the paper:
+        Ties are broken by index, where the authors' code adds noise.
+
+    References:
+        Evci, Gale, Menick, Castro and Elsen, "Rigging the Lottery: Making All Tickets Winners", ICML 2020,
+        arXiv 1911.11134, Algorithm 1.
+    """
+
+    def __init__(
+        self,
+        weights: MaskedParameters,
+        schedule: Schedule,
+        allocation: Allocation,
+        score: Score,
+        drop_fraction: float = 0.3,
+    ) -> None:
+        super().__init__(weights, schedule, allocation, score)
+        if not 0 < drop_fraction <= 1:
+            raise SettingError("drop_fraction", drop_fraction, "a share of the kept weights in (0, 1]")
+        self.drop_fraction = drop_fraction
+
+    def on_start(self, probe: Probe) -> None:
+        """Random masks."""
+        self.update_masks(0, probe.generator)
+        self.weights.project_()
+
+    def updates(self, step: int) -> bool:
+        """Whether masks change at ``step``: never where nothing is pruned."""
+        return self.schedule.due(step) and self.schedule.target > 0
+
+    def dense_gradient(self, step: int) -> bool:
+        """Growing looks at the gradient of every weight."""
+        return self.updates(step)
+
+    def after_backward(self, step: int) -> bool:
+        """On an update the gradients stay dense for :meth:`after_step`, and there is no optimiser step."""
+        if self.updates(step):
+            return False
+        self.weights.mask_grads_()
+        return True
+
+    def after_step(self, step: int) -> None:
+        """Drop and grow. What is pruned has value and momentum zero, so what grows starts at zero."""
+        if self.updates(step):
+            fraction = cosine(self.drop_fraction, step, self.schedule.stop)
+            masks = self.weights.masks
+            self.weights.set_masks({name: self.swap(name, mask, fraction) for name, mask in masks.items()})
+            self.weights.project_()
+
+    def swap(self, name: str, mask: Tensor, fraction: float) -> Tensor:
+        """The next mask of one layer."""
+        weight = self.weights.parameters[name]
+        gradient = weight.grad if weight.grad is not None else weight.detach() * 0
+        swaps = math.floor(fraction * int(mask.sum()))
+        return drop_and_grow(mask, swaps, weight.detach().abs(), gradient.abs())
