@@ -126,7 +126,7 @@ def identity(cfg: DictConfig, choices: Mapping[str, str | None]) -> dict[str, An
     Groups that the chosen method does not take (a dense run has no schedule) are left out, and with the
     schedule the sparsity.
     """
-    unused = {"schedule", "allocation", "score"} - (accepted(str(cfg.prune._target_)) or set())
+    unused = {"schedule", "allocation", "score", "sanity"} - (accepted(str(cfg.prune._target_)) or set())
     if "schedule" in unused:
         unused |= {"sparsity", "ramp_end"}
     defaults = _leaves(_baseline(choices))

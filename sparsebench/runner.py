@@ -68,6 +68,7 @@ class Runner:
         accumulate: Parts that a batch is split into, one backward each.
         clip_norm: Largest norm of the gradient; ``None`` for no clipping.
         seed: Of the generator that methods draw from.
+        reinitialize: Draws the model's weights anew, for methods that ask for it.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Runner:
         accumulate: int = 1,
         clip_norm: float | None = None,
         seed: int = 0,
+        reinitialize: Callable[[], None] = lambda: None,
     ) -> None:
         self.model, self.forward = model, device.callable(model)
         self.data, self.evaluation, self.optimizer = data, evaluation, optimizer
@@ -99,6 +101,7 @@ class Runner:
         self.checkpoint, self.record, self.make_progress = checkpoint, record, progress
         self.eval_every, self.save_every = eval_every, save_every
         self.accumulate, self.clip_norm, self.seed = accumulate, clip_norm, seed
+        self.reinitialize = reinitialize
         self.base_lrs = [group["lr"] for group in optimizer.param_groups]
         self.train_loss = TrainLoss(device.torch_device)
         self.history = History()
@@ -216,11 +219,8 @@ class Runner:
             self.model.train()
 
     def _probe(self) -> Probe:
-        def loss(inputs: Tensor, targets: Tensor) -> Tensor:
-            with self.device.autocast():
-                return self.criterion(self.forward(inputs), targets)
-
         def batches() -> Batches:
             return (self.data.batch(step) for step in range(self.clock.total_steps))
 
-        return Probe(self.model, batches, loss, torch.Generator().manual_seed(self.seed))
+        generator = torch.Generator().manual_seed(self.seed)
+        return Probe(self.model, batches, self.criterion, generator, self.reinitialize)

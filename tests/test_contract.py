@@ -244,7 +244,7 @@ def test_the_yaml_and_the_class_say_the_same(hydra_config, method):
     cfg, _ = hydra_config(f"prune={method}")
     cls = get_class(cfg.prune._target_)
     assert issubclass(cls, Pruner)
-    runtime = {"weights", "schedule", "allocation", "score", "optimizer", "clock"}
+    runtime = {"weights", "schedule", "allocation", "score", "sanity", "optimizer", "clock"}
     settings = {key for key in OmegaConf.to_container(cfg.prune) if not key.startswith("_")}
     assert accepted(cfg.prune._target_) - runtime == settings
     text = inspect.getdoc(cls)

@@ -21,7 +21,7 @@ def make(seed=0):
     weights = MaskedParameters({"w": weight}, optimizer)
     pruner = SET(weights, Constant(Clock(12, 4), 0.5, interval="1ep"), Uniform(), Random(), drop_fraction=0.5)
     pruner.on_start(
-        Probe(nn.Identity(), iter, lambda *_: torch.zeros(()), torch.Generator().manual_seed(seed))
+        Probe(nn.Identity(), iter, nn.CrossEntropyLoss(), torch.Generator().manual_seed(seed), lambda: None)
     )
     with torch.no_grad():
         weight.copy_(torch.tensor([VALUES]))  # whole again: each test sets the masks it needs

@@ -37,6 +37,7 @@ from sparsebench.pruning.allocation import zeros_for
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.prunable import Prunable
 from sparsebench.pruning.pruner import Pruner
+from sparsebench.pruning.static import Sanity
 from sparsebench.records.run_folder import RunFolder
 from sparsebench.records.schema import SCHEMA
 from sparsebench.runner import History, Runner
@@ -80,6 +81,7 @@ def assemble(cfg: DictConfig, dataset: ImageDataset | None = None) -> Assembly:
     optimizer = build(cfg.optimizer, "optimizer", params=groups)
     weights = MaskedParameters(Prunable(**cfg.prunable).select(model), optimizer)
     rules = {group: build(cfg[group], group, clock=clock) for group in ("schedule", "allocation", "score")}
+    rules["sanity"] = Sanity(**cfg.sanity)
     return Assembly(
         device=device, dataset=dataset, data=data, model=model, clock=clock, optimizer=optimizer,
         lr_schedule=build(cfg.lr_schedule, "lr_schedule", clock=clock),
@@ -150,6 +152,11 @@ def _runner(cfg: DictConfig, made: Assembly, folder: RunFolder, label: str) -> R
     def evaluation(split: Literal["val", "test"]) -> Iterator[tuple[Tensor, Tensor]]:
         return batches(made.dataset, split, cfg.batch_size, channels_last=made.device.channels_last)
 
+    def reinitialize() -> None:
+        shape, classes = made.dataset.input_shape, made.dataset.num_classes
+        fresh: nn.Module = build(cfg.model, "model", input_shape=shape, num_classes=classes)
+        made.model.load_state_dict(fresh.state_dict())
+
     return Runner(
         model=made.model, data=made.data, evaluation=evaluation, optimizer=made.optimizer,
         lr_schedule=made.lr_schedule, pruner=made.pruner, device=made.device, clock=made.clock,
@@ -160,7 +167,7 @@ def _runner(cfg: DictConfig, made: Assembly, folder: RunFolder, label: str) -> R
         progress=lambda total, done: Progress(label, total, done),
         eval_every=max(made.clock.steps(cfg.eval_every, "eval_every"), 1),
         save_every=max(made.clock.steps(cfg.save_every, "save_every"), 1),
-        accumulate=cfg.accumulate, clip_norm=cfg.clip_norm, seed=cfg.seed,
+        accumulate=cfg.accumulate, clip_norm=cfg.clip_norm, seed=cfg.seed, reinitialize=reinitialize,
     )  # fmt: skip
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sparsebench.errors import SettingError
 from sparsebench.pruning.allocation import Allocation
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.schedules import Schedule
@@ -22,15 +24,66 @@ class Probe:
 
     Args:
         model: The model at its initialisation.
-        batches: Gives fresh training batches (inputs, targets), the same ones at every call.
-        loss: (inputs, targets) -> the training loss, a scalar with a graph.
+        batches: Gives the training batches (inputs, targets) of the first steps, the same ones at every call.
+        criterion: (logits, targets) -> the mean training loss.
         generator: A seeded CPU generator for methods that draw.
+        reinitialize: Draws all weights of the model anew, in place.
     """
 
     model: nn.Module
     batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]
-    loss: Callable[[Tensor, Tensor], Tensor]
+    criterion: Callable[[Tensor, Tensor], Tensor]
     generator: torch.Generator
+    reinitialize: Callable[[], None]
+
+    @contextmanager
+    def scoring(self, training_mode: bool) -> Iterator[None]:
+        """Inside, the model is in the given mode; after, modes, buffers and generators are what they were before."""
+        modes = {module: module.training for module in self.model.modules()}
+        buffers = {buffer: buffer.clone() for buffer in self.model.buffers()}
+        cuda = sorted({p.device for p in self.model.parameters() if p.device.type == "cuda"}, key=str)
+        self.model.train(training_mode)
+        try:
+            with torch.random.fork_rng(cuda):
+                yield
+        finally:
+            for module, training in modes.items():
+                module.training = training
+            with torch.no_grad():
+                for buffer, before in buffers.items():
+                    buffer.copy_(before)
+
+    def gradients(self, parameters: Mapping[str, nn.Parameter], batches: int) -> dict[str, Tensor]:
+        """Gradient of the mean loss over the first ``batches`` training batches, in full precision."""
+        total = {name: torch.zeros_like(p) for name, p in parameters.items()}
+        for inputs, targets in islice(self.batches(), batches):
+            loss = self.criterion(self.model(inputs), targets) / batches
+            for sum_, part in zip(
+                total.values(), torch.autograd.grad(loss, list(parameters.values())), strict=True
+            ):
+                sum_ += part
+        return total
+
+    def balanced(self, per_class: int) -> tuple[Tensor, Tensor]:
+        """The first ``per_class`` training images of every class, ordered by their number within the class.
+
+        Raises:
+            SettingError: The training has fewer of a class.
+        """
+        found: dict[int, list[Tensor]] = {}
+        classes = 0
+        for inputs, targets in self.batches():
+            if not classes:
+                with torch.no_grad(), self.scoring(False):
+                    classes = self.model(inputs[:1]).shape[1]
+            for image, target in zip(inputs, targets.tolist(), strict=True):
+                if len(found.setdefault(target, [])) < per_class:
+                    found[target].append(image)
+            if len(found) == classes and all(len(images) == per_class for images in found.values()):
+                order = [(target, found[target][i]) for i in range(per_class) for target in sorted(found)]
+                labels = torch.tensor([target for target, _ in order], device=targets.device)
+                return torch.stack([image for _, image in order]), labels
+        raise SettingError("samples_per_class", per_class, "no more than the training shows of each class")
 
 
 class Pruner:

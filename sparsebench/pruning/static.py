@@ -1,0 +1,95 @@
+"""Pruning before training: masks from scores at initialisation, then fixed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparsebench.errors import SettingError
+from sparsebench.pruning.allocation import Allocation
+from sparsebench.pruning.parameters import MaskedParameters
+from sparsebench.pruning.pruner import Probe, Pruner
+from sparsebench.pruning.schedules import Schedule
+from sparsebench.pruning.scores import Score
+
+
+@dataclass(frozen=True)
+class Sanity:
+    """Sanity checks for pruning before training: what matters, the weights chosen or the layers' sparsities?
+
+    Args:
+        invert_scores: Keep what the method would prune first.
+        shuffle_within_layer: Permute each layer's mask at random; its sparsity stays.
+        reinit: Keep the mask and draw the weights anew.
+
+    References:
+        Frankle, Dziugaite, Roy and Carbin, "Pruning Neural Networks at Initialization: Why Are We Missing the
+        Mark?", ICLR 2021, arXiv 2009.08576, section 5.
+        Su et al., "Sanity-Checking Pruning Methods: Random Tickets can Win the Jackpot", NeurIPS 2020,
+        arXiv 2009.11094.
+    """
+
+    invert_scores: bool = False
+    shuffle_within_layer: bool = False
+    reinit: bool = False
+
+
+class Static(Pruner):
+    """A fixed mask from before the first step; what it prunes is zero from then on.
+
+    Args:
+        weights: The prunable weights.
+        schedule: Of constant sparsity from step 0.
+        allocation: Turns scores into masks.
+        score: What to keep, for methods that look at the weights alone.
+        sanity: Sanity checks; none by default.
+        rounds: Prune in so many rounds, scoring anew in each; density falls by the same factor every time.
+    """
+
+    def __init__(
+        self,
+        weights: MaskedParameters,
+        schedule: Schedule,
+        allocation: Allocation,
+        score: Score,
+        sanity: Sanity | None = None,
+        rounds: int = 1,
+    ) -> None:
+        super().__init__(weights, schedule, allocation, score)
+        if rounds < 1:
+            raise SettingError("rounds", rounds, "at least one round")
+        self.sanity, self.rounds = sanity or Sanity(), rounds
+
+    def saliency(self, probe: Probe) -> dict[str, Tensor]:
+        """Scores of the prunable weights, which are masked while this is called; higher means keep."""
+        return self.score({n: p.detach() for n, p in self.weights.parameters.items()}, probe.generator)
+
+    def on_start(self, probe: Probe) -> None:
+        """Prune to the target in rounds; a weight pruned in one stays pruned in the next."""
+        target = self.schedule.target
+        for round_ in range(1, self.rounds + 1):
+            sparsity = target if round_ == self.rounds else 1 - (1 - target) ** (round_ / self.rounds)
+            with self.weights.applied():
+                scores = self.saliency(probe)
+            sign = -1 if self.sanity.invert_scores else 1
+            for name, mask in self.weights.masks.items():
+                scores[name] = (sign * scores[name]).masked_fill(~mask, -math.inf)
+            self.weights.set_masks(self.allocation(scores, sparsity))
+        if self.sanity.shuffle_within_layer:
+            self.weights.set_masks({n: _permuted(m, probe.generator) for n, m in self.weights.masks.items()})
+        if self.sanity.reinit:
+            probe.reinitialize()
+        self.weights.project_()
+
+    def after_backward(self, step: int) -> bool:
+        """Pruned weights have weight, momentum and gradient zero: they stay zero."""
+        self.weights.mask_grads_()
+        return True
+
+
+def _permuted(mask: Tensor, generator: torch.Generator) -> Tensor:
+    order = torch.randperm(mask.numel(), generator=generator).to(mask.device)
+    return mask.reshape(-1)[order].view(mask.shape)
