@@ -21,7 +21,7 @@ from sparsebench.pruning.pruner import Pruner
 from sparsebench.runner import Runner
 
 METHODS = options("prune")
-SMALL = ("dataset=digits", "model=resnet", "model.depth=8", "model.width=4", "epochs=3", "ramp_end=0.5",
+SMALL = ("dataset=digits", "model=resnet", "model.depth=8", "model.width=4", "epochs=5", "ramp_end=0.5",
          "schedule.interval=4it", "dataset.train_samples=300", "device=cpu")  # fmt: skip
 
 
@@ -42,8 +42,10 @@ def make(hydra_config, tmp_path):
     """(method, *overrides) -> (assembled objects, runner)."""
 
     def build(method, *overrides, folder="run"):
-        small = [s for s in SMALL if s != "schedule.interval=4it" or method != "one_shot"]
-        cfg, _ = hydra_config(*small, f"prune={method}", *overrides)
+        small = [*SMALL, f"prune={method}", *overrides]
+        if "interval" not in hydra_config(f"prune={method}")[0].schedule:
+            small.remove("schedule.interval=4it")
+        cfg, _ = hydra_config(*small)
         made = assemble(cfg)
         (tmp_path / folder).mkdir(exist_ok=True)
         runner = Runner(

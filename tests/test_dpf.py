@@ -8,7 +8,8 @@ from oracle import OracleDPF
 from torch import nn
 
 from sparsebench.clock import Clock
-from sparsebench.pruning.allocation import Global, zeros_for
+from sparsebench.pruning.allocation import Global, Uniform, zeros_for
+from sparsebench.pruning.methods.dnw import DNW
 from sparsebench.pruning.methods.dpf import DPF
 from sparsebench.pruning.methods.gmp import GMP
 from sparsebench.pruning.methods.ste import STE
@@ -178,6 +179,19 @@ def test_ste_is_dpf_with_a_mask_update_every_step():
         losses = [step_of(model, optimizer, pruner, t, *batch) for t, batch in enumerate(data(20))]
         runs.append((losses, pruner.weights.fingerprint()))
     assert runs[0] == runs[1]
+
+
+def test_dnw_is_dpf_with_interval_1_layer_by_layer_and_without_a_ramp():
+    runs = []
+    for method in (DPF, DNW):
+        model, optimizer, pruner = swap(
+            method, Constant(Clock(20), 0.7, interval=1), {"lr": 0.1, "momentum": 0.9}
+        )
+        pruner.allocation = Uniform()
+        losses = [step_of(model, optimizer, pruner, t, *batch) for t, batch in enumerate(data(20))]
+        runs.append((losses, pruner.weights.fingerprint(), pruner.weights.nonzero().tolist()))
+    assert runs[0] == runs[1]
+    assert runs[0][2] == [11, 65]  # of 36 and 216, 76 in all
 
 
 @pytest.fixture

@@ -83,6 +83,14 @@ class MaskedParameters:
                 buffer.mul_(mask)
 
     @torch.no_grad()
+    def reset_optimizer_(self) -> None:
+        """Set the optimiser's state (momentum, moments) to zero for all parameters, prunable or not."""
+        for state in self.optimizer.state.values() if self.optimizer is not None else ():
+            for buffer in state.values():
+                if isinstance(buffer, Tensor) and buffer.dim() > 0:
+                    buffer.zero_()
+
+    @torch.no_grad()
     def mask_grads_(self) -> None:
         """Set the gradients of pruned weights to zero."""
         pairs = [(p.grad, m) for p, m in zip(self._weights, self._masks, strict=True) if p.grad is not None]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import pairwise, zip_longest
+
 from sparsebench.clock import Clock
 from sparsebench.errors import SettingError
 
@@ -130,3 +134,42 @@ class OneShot(Schedule):
         if clock.steps(at, "at") >= clock.total_steps:
             raise SettingError("at", at, f"a time before the last step, {clock.total_steps - 1}")
         super().__init__(clock, sparsity, start=at, end=at, interval=clock.total_steps)
+
+
+class Alternating(Schedule):
+    """Phases at the target sparsity and dense phases in turn, dense at first and sparse at last.
+
+    Args:
+        clock: Length of the training.
+        sparsity: Target sparsity, a fraction of zeros in [0, 1).
+        sparse_starts: Times at which sparse phases start.
+        dense_starts: Times at which dense phases start, one between any two sparse ones.
+
+    References:
+        Peste, Iofinova, Vladu and Alistarh, "AC/DC: Alternating Compressed/DeCompressed Training of Deep Neural
+        Networks", NeurIPS 2021, arXiv 2106.12379, section 4.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        sparsity: float,
+        sparse_starts: Sequence[str | float],
+        dense_starts: Sequence[str | float],
+    ) -> None:
+        self.target = check_sparsity(sparsity)
+        sparse = [clock.steps(time, "sparse_starts") for time in sparse_starts]
+        dense = [clock.steps(time, "dense_starts") for time in dense_starts]
+        turns = [step for pair in zip_longest(sparse, dense) for step in pair if step is not None]
+        if len(sparse) != len(dense) + 1 or any(a >= b for a, b in pairwise([*turns, clock.total_steps])):
+            allowed = f"times between those of sparse_starts, one fewer, all before step {clock.total_steps}"
+            raise SettingError("dense_starts", list(dense_starts), allowed)
+        self.turns = turns
+
+    def due(self, step: int) -> bool:
+        """Whether a phase starts at ``step``."""
+        return step in self.turns
+
+    def sparsity(self, step: int) -> float:
+        """The target in sparse phases, else 0."""
+        return self.target if bisect_right(self.turns, step) % 2 else 0.0
