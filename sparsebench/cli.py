@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import sparsebench
 from sparsebench.errors import RunError, SettingError, one_of
@@ -48,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _dispatch(words)
+        status = _dispatch(words)
+        sys.stdout.flush()  # a closed pipe shows here, not at the interpreter's exit
+        return status
     except (SettingError, RunError) as error:
         if os.environ.get("SPARSEBENCH_DEBUG") == "1":
             raise
@@ -61,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _fail(": ".join(str(part) for part in (error.filename, error.strerror or error) if part), 2)
     except KeyboardInterrupt:
-        return _fail("interrupted; the same command goes on from the last checkpoint", 130)
+        goes_on = words[:1] in (["train"], ["sweep"])
+        more = "; the same command goes on from the last checkpoint" if goes_on else ""
+        return _fail(f"interrupted{more}", 130)
 
 
 def _dispatch(words: list[str]) -> int:
@@ -79,16 +83,24 @@ def _dispatch(words: list[str]) -> int:
     if command == "compare":
         from sparsebench.commands import compare
 
-        return compare.main(rest)
+        return _parsed(compare.main, rest)
     if command == "list":
         from sparsebench.commands import list as listing
 
-        return listing.main(rest)
+        return _parsed(listing.main, rest)
     if command in ("completion", "_complete"):
         from sparsebench import completion
 
         return completion.main(rest) if command == "completion" else completion.answer(rest)
     raise SettingError("command", command, one_of(COMMANDS, command))
+
+
+def _parsed(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
+    """The status of a command whose parser ends the process after its help, and at bad words."""
+    try:
+        return command(arguments)
+    except SystemExit as done:
+        return int(done.code or 0)
 
 
 def _help() -> str:

@@ -26,14 +26,20 @@ ZSH = r"""#compdef sparsebench
 _sparsebench() {
     local -a found
     found=(${(f)"$(sparsebench _complete "${(j: :)words[1,CURRENT]}" 2>/dev/null)"})
-    if (( $#found )); then compadd -Q -S '' -- $found; else _files; fi
+    if (( ! $#found )); then _files; return; fi
+    compadd -Q -S '' -- ${(M)found:#*=}
+    compadd -Q -- ${found:#*=}
 }
 compdef _sparsebench sparsebench
 """
 FISH = r"""complete -c sparsebench -f -n 'not __fish_seen_subcommand_from compare' \
     -a '(sparsebench _complete (commandline -cp) 2>/dev/null)'
+complete -c sparsebench -F -n '__fish_seen_subcommand_from compare' \
+    -a '(sparsebench _complete (commandline -cp) 2>/dev/null)'
 """
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
+OPTIONS = {"compare": ("--format", "--help", "--metric", "--on", "--output"), "list": ("--format", "--help")}
+"""Of the commands that have options of their own; asking their parsers would import pandas."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -61,6 +67,8 @@ def candidates(before: Sequence[str], last: str) -> list[str]:
 
     if not before:
         return [name for name in COMMANDS if name.startswith(last)]
+    if last.startswith("-"):
+        return [name for name in OPTIONS.get(before[0], ()) if name.startswith(last)]
     if before[0] == "list":
         from sparsebench.commands.list import GROUPS
 

@@ -8,11 +8,10 @@ import subprocess
 import sys
 
 import pytest
-import yaml
 from conftest import options
 
 from sparsebench.cli import COMMANDS, main
-from sparsebench.completion import candidates
+from sparsebench.commands.list import GROUPS
 from sparsebench.location import config_dir
 
 
@@ -55,13 +54,8 @@ def test_a_mistyped_command_gets_a_suggestion(capsys):
 def test_list_prints_every_option_with_a_description_and_methods_with_their_paper(capsys):
     assert main(["list", "--format", "json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    for label, group in {
-        "models": "model",
-        "methods": "prune",
-        "schedules": "schedule",
-        "recipes": "recipe",
-    }.items():
-        assert [entry["name"] for entry in listed[label]] == options(group)
+    found = {label: options(group) for label, group in GROUPS.items() if (config_dir() / group).is_dir()}
+    assert {label: [entry["name"] for entry in listed[label]] for label in listed} == found
     assert all(entry["description"] for found in listed.values() for entry in found)
     for label in ("models", "datasets", "methods", "schedules", "allocations"):
         assert all(entry["reference"] for entry in listed[label])
@@ -69,48 +63,40 @@ def test_list_prints_every_option_with_a_description_and_methods_with_their_pape
     assert dpf["reference"].endswith('"Dynamic Model Pruning with Feedback", ICLR 2020')
 
 
+def test_list_describes_what_a_package_passes_on_and_survives_an_empty_group(tmp_path, capsys, monkeypatch):
+    from sparsebench.commands import list as listing
+
+    (tmp_path / "optimizer").mkdir()
+    (tmp_path / "optimizer" / "sgd.yaml").write_text("_target_: torch.optim.SGD\n")
+    (tmp_path / "optimizer" / "gone.yaml").write_text("_target_: torch.optim.NoSuch\n")
+    (tmp_path / "recipe").mkdir()
+    monkeypatch.setattr(listing, "config_dir", lambda: tmp_path)
+    assert main(["list"]) == 0
+    assert "  sgd   Implements stochastic gradient descent" in capsys.readouterr().out
+
+
 def test_list_of_nothing_known_is_refused(capsys):
     assert main(["list", "method"]) == 2
     assert "did you mean 'methods'?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("before", "last", "expected"),
-    [
-        ([], "tr", ["train"]),
-        (["train"], "model=", [f"model={name}" for name in options("model")]),
-        (["train"], "prune=dp", ["prune=dpf"]),
-        (["sweep"], "prune=dpf,g", ["prune=dpf,gmp"]),
-        (["train"], "model.de", ["model.depth="]),
-        (["train", "model=mlp"], "model.h", ["model.hidden="]),
-        (["train"], "prunable.fi", ["prunable.first_conv="]),
-        (["list"], "meth", ["methods"]),
-        (["completion"], "", ["bash", "zsh", "fish"]),
-    ],
-)
-def test_completion_candidates(before, last, expected):
-    assert candidates(before, last) == expected
+@pytest.mark.parametrize("words", [["--help"], ["list"], ["list", "--help"]])
+def test_a_reader_that_goes_away_is_no_error_message(words):
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "sparsebench", *words], stdout=writer, stderr=subprocess.PIPE, env=environment
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
-def test_completion_offers_every_group_and_every_setting():
-    found = set(candidates(["train"], ""))
-    settings = yaml.safe_load((config_dir() / "train.yaml").read_text())
-    assert {f"{path.name}=" for path in config_dir().iterdir() if path.is_dir()} <= found
-    assert {f"{key}=" for key in settings if key not in ("defaults", "hydra", "prunable")} <= found
-
-
-def test_completion_in_a_real_bash(tmp_path):
-    launcher = tmp_path / "sparsebench"
-    launcher.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m sparsebench "$@"\n')
-    launcher.chmod(0o755)
-    script = f"""
-        PATH={tmp_path}:$PATH
-        eval "$(sparsebench completion bash)"
-        COMP_LINE='sparsebench train prune=dp'; COMP_POINT=${{#COMP_LINE}}; _sparsebench; echo "${{COMPREPLY[@]}}"
-        COMP_LINE='sparsebench train'; COMP_POINT=${{#COMP_LINE}}; _sparsebench; echo "${{COMPREPLY[@]}}"
-    """
-    done = subprocess.run(["bash", "--norc", "-c", script], capture_output=True, text=True)
-    assert done.stdout.splitlines() == ["dpf", "train"]  # bash itself keeps "prune="
+def test_words_that_a_parser_refuses_are_status_2(capsys):
+    assert main(["compare"]) == 2
+    assert "PATH" in capsys.readouterr().err
+    assert main(["completion", "tcsh"]) == 2
+    assert "completion=tcsh: expected one of bash, zsh, fish" in capsys.readouterr().err
 
 
 BAD = [

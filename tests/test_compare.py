@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 
 import pandas as pd
 import pytest
@@ -114,8 +115,41 @@ def test_the_command_prints_the_table_and_names_what_it_left_out(old, new, capsy
     assert main(["compare", str(old), str(new)]) == 0
     captured = capsys.readouterr()
     assert "difference [new]" in captured.out and "+0.50" in captured.out
-    assert "run dpf0.93 left out: its sparsity is not the asked one" in captured.err
-    assert "run dpf0.94 left out: status diverged" in captured.err
+    assert captured.err == (
+        f"sparsebench: {old}: 2 of 7 runs left out: 1 diverged (dpf0.94), 1 missed the asked sparsity (dpf0.93)\n"
+    )
+
+
+def test_a_run_without_a_summary_is_counted_as_unfinished(old, capsys):
+    for name in ("running", "deeper/interrupted"):
+        (old / name).mkdir(parents=True)
+        (old / name / "run.json").write_text("{}")
+    put(old, [row("dpf", 0.9, seed, "", status="diverged") for seed in (5, 6, 7)])
+    assert main(["compare", str(old)]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(
+        "7 of 12 runs left out: 4 diverged (dpf0.94, dpf0.95, dpf0.96, ...), "
+        "1 missed the asked sparsity (dpf0.93), 2 unfinished"
+    )
+
+
+def test_a_run_folder_is_not_entered_and_a_link_back_is_not_followed(old):
+    put(old / "run-dpf0.90", [row("gmp", 0.9, 0, 1.0)])
+    (old / "more").mkdir()
+    os.symlink(old, old / "more" / "back")
+    assert set(read(old)["method"]) == {"dense", "dpf"} and len(read(old)) == 7
+
+
+def test_a_small_difference_of_a_loss_is_shown_and_not_rounded_to_zero(tmp_path, capsys):
+    rows = [row("dense", 0.0, 0, 92.0, test_loss=0.3123), row("dpf", 0.9, 0, 91.0, test_loss=0.3143)]
+    assert main(["compare", str(put(tmp_path, rows)), "--metric", "test_loss"]) == 0
+    dpf = capsys.readouterr().out.splitlines()[2].split()
+    assert "0.3143" in dpf and dpf[-1] == "+0.002"
+
+
+def test_bars_in_a_label_do_not_break_a_markdown_table(old):
+    lines = render(compare([("a", read(old)), ("b|c", read(old))]), "markdown").splitlines()
+    assert "mean [b\\|c]" in lines[0] and len({len(line) for line in lines}) == 1
 
 
 def test_output_goes_to_a_file(old, tmp_path, capsys):
@@ -132,6 +166,8 @@ def test_output_goes_to_a_file(old, tmp_path, capsys):
         (["OLD", "--metric", "method"], "metric=method", "numeric column"),
         (["OLD", "--on", "metod"], "on=metod", "did you mean 'method'"),
         (["EMPTY"], "path=", "there is none"),
+        (["OLD", "-o", "nowhere/t.csv"], "output=nowhere/t.csv", "a folder that exists"),
+        (["OLD", "-o", "empty"], "output=empty", "a file"),
     ],
 )
 def test_bad_input_is_one_line(old, tmp_path, capsys, monkeypatch, words, named, hint):
@@ -143,9 +179,20 @@ def test_bad_input_is_one_line(old, tmp_path, capsys, monkeypatch, words, named,
     assert line.startswith(f"sparsebench: error: {named}") and hint in line
 
 
-@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "schema,run_id\n0,x\n", "schema\n1\n"])
-def test_a_csv_that_is_not_ours_is_refused(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "No columns"),
+        (b"a,b\n1,2\n", "results of schema 1; it holds no schema column"),
+        (b"schema,run_id\n0,x\n", "results of schema 1; it holds schema 0"),
+        (b"schema,run_id\n", "it holds no rows"),
+        (b"schema\n1\n", "it lacks run_id"),
+        (b'"abc\n', "EOF inside string"),
+        (b"\xff\xfe\x00", "decode"),
+    ],
+)
+def test_a_csv_that_is_not_ours_is_refused(tmp_path, content, why):
     path = tmp_path / "x.csv"
-    path.write_text(content)
-    with pytest.raises(SettingError, match=f"path={path}: expected"):
+    path.write_bytes(content)
+    with pytest.raises(SettingError, match=f"path={path}: expected .*{why}"):
         read(path)

@@ -7,8 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
+from sparsebench.errors import SettingError
 from sparsebench.files import write_text
-from sparsebench.records.collect import read
+from sparsebench.records.collect import read, unfinished
 from sparsebench.records.comparison import compare, counted
 from sparsebench.records.table import FORMATS, render
 
@@ -17,7 +20,7 @@ def main(arguments: Sequence[str]) -> int:
     """Print, or write with ``-o``, the comparison of the named results.
 
     Raises:
-        SettingError: A path holds no results, or a column does not exist.
+        SettingError: A path holds no results, a column does not exist, or FILE cannot be one.
     """
     parser = argparse.ArgumentParser(
         prog="sparsebench compare",
@@ -39,12 +42,14 @@ def main(arguments: Sequence[str]) -> int:
     tables = []
     for label, path in zip(_labels(options.paths), options.paths, strict=True):
         frame = read(path)
-        bad = frame[~counted(frame)]
-        for _, row in bad.iterrows():
-            print(f"sparsebench: {path}: run {row['run_id']} left out: {_reason(row)}", file=sys.stderr)
+        if warning := _left_out(frame, len(unfinished(path))):
+            print(f"sparsebench: {path}: {warning}", file=sys.stderr)
         tables.append((label, frame))
-    text = render(compare(tables, options.metric, options.on), options.format)
+    decimals = 2 if "top" in options.metric else None  # accuracies are per cent; the rest is of any size
+    text = render(compare(tables, options.metric, options.on), options.format, decimals)
     if options.output:
+        if options.output.is_dir() or not options.output.parent.is_dir():
+            raise SettingError("output", options.output, "a file in a folder that exists")
         write_text(options.output, text)
     else:
         sys.stdout.write(text)
@@ -60,6 +65,15 @@ def _labels(paths: Sequence[Path]) -> list[str]:
     return whole if len(set(whole)) == len(whole) else [f"{name} ({i})" for i, name in enumerate(whole, 1)]
 
 
-def _reason(row: object) -> str:
-    status = row["status"]  # type: ignore[index]
-    return f"status {status}" if status != "finished" else "its sparsity is not the asked one"
+def _left_out(frame: pd.DataFrame, running: int) -> str:
+    """How many runs do not count, why, and which (the first three of a reason); empty if all do."""
+    bad = frame[~counted(frame)]
+    why = bad["status"].where(bad["status"] != "finished", "missed the asked sparsity").fillna("no status")
+    reasons = []
+    for reason, ids in bad.groupby(why, sort=True)["run_id"]:
+        named = [*ids.astype(str)[:3], *(["..."] if len(ids) > 3 else [])]
+        reasons.append(f"{len(ids)} {reason} ({', '.join(named)})")
+    if running:
+        reasons.append(f"{running} unfinished")
+    total = len(frame) + running
+    return f"{len(bad) + running} of {total} runs left out: {', '.join(reasons)}" if reasons else ""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib
 import importlib.util
+import inspect
 import json
 import re
 from collections.abc import Sequence
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     for number, (label, found) in enumerate(chosen.items()):
         if len(chosen) > 1:
             print(f"{chr(10) if number else ''}{label} ({GROUPS[label]}=...)")
-        width = max(len(entry.name) for entry in found)
+        width = max((len(entry.name) for entry in found), default=0)
         for entry in found:
             paper = f"  [{entry.reference}]" if entry.reference else ""
             print(f"  {entry.name:<{width}}  {entry.description}{paper}")
@@ -73,9 +75,11 @@ def _entry(path: Path) -> Entry:
     text = path.read_text(encoding="utf-8")
     target = (yaml.safe_load(text) or {}).get("_target_")
     documented = _docstring(target) if target else ""
+    comments = " ".join(line.lstrip("# ") for line in text.splitlines() if re.match(r"# (?!@)", line))
+    if target and not documented and not comments:
+        documented = _imported(target)
     if not documented:
-        comments = [line.lstrip("# ") for line in text.splitlines() if re.match(r"# (?!@)", line)]
-        return Entry(path.stem, " ".join(comments), "")
+        return Entry(path.stem, comments, "")
     return Entry(path.stem, documented.splitlines()[0], _reference(documented))
 
 
@@ -94,6 +98,15 @@ def _docstring(target: str) -> str:
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name:
             return ast.get_docstring(node) or ""
     return ""
+
+
+def _imported(target: str) -> str:
+    """The docstring of what is not written where its name says, such as a class that a package passes on."""
+    module, _, name = target.rpartition(".")
+    try:
+        return inspect.cleandoc(getattr(importlib.import_module(module), name).__doc__ or "")
+    except (ImportError, AttributeError):
+        return ""
 
 
 def _reference(docstring: str) -> str:

@@ -27,7 +27,7 @@ def read(path: Path) -> pd.DataFrame:
     if path.is_file():
         frames = [_read_csv(path)]
     elif path.is_dir():
-        frames = [_read_csv(file) for file in summaries(path)]
+        frames = [_read_csv(run / schema.SUMMARY) for run in runs(path) if _finished(run)]
     else:
         raise SettingError("path", path, "a run folder, a folder of runs, or a CSV of results")
     if not frames:
@@ -42,16 +42,30 @@ def read(path: Path) -> pd.DataFrame:
     return frame.sort_values(order, kind="stable").reset_index(drop=True)
 
 
-def summaries(folder: Path) -> Iterator[Path]:
-    """The summary files under ``folder``, in the order of their names; hidden folders are not entered."""
-    own = folder / schema.SUMMARY
-    if own.is_file():
-        yield own
+def runs(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """The run folders under ``folder``, finished or not, in the order of their names.
+
+    Run folders and hidden folders are not entered; links are followed, but not back to a folder ``above``.
+    """
+    if _finished(folder) or (folder / schema.PROVENANCE).is_file():
+        yield folder
+        return
+    real = os.path.realpath(folder)
+    if real in above:
         return
     with os.scandir(folder) as entries:
         below = sorted(e.path for e in entries if e.is_dir() and not e.name.startswith("."))
     for path in below:
-        yield from summaries(Path(path))
+        yield from runs(Path(path), above | {real})
+
+
+def unfinished(path: Path) -> list[Path]:
+    """The run folders under ``path`` that have no result: running now, or interrupted."""
+    return [run for run in runs(path) if not _finished(run)] if path.is_dir() else []
+
+
+def _finished(folder: Path) -> bool:
+    return (folder / schema.SUMMARY).is_file()
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -59,9 +73,11 @@ def _read_csv(path: Path) -> pd.DataFrame:
         frame = pd.read_csv(path, dtype={"run_id": str, "config_hash": str, "git_commit": str})
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise SettingError("path", path, f"a CSV of results: {' '.join(str(error).split())}") from error
-    found = sorted(set(frame["schema"])) if "schema" in frame else []
+    found = list(frame["schema"].unique()) if "schema" in frame else None
     if found != [schema.SCHEMA]:
         holds = f"schema {', '.join(map(str, found))}" if found else "no schema column"
+        if found == []:
+            holds = "no rows"
         raise SettingError("path", path, f"results of schema {schema.SCHEMA}; it holds {holds}")
     missing = [column for column in schema.SUMMARY_COLUMNS if column not in frame]
     if missing:
