@@ -141,8 +141,8 @@ class TrainingFLOPs:
     """Counts the FLOPs of a training as it runs: forward f, backward to activations f, to weights f.
 
     Layers cost by their kept weights, except where a step needs the dense weight gradient (every step of
-    DPF, the mask updates of RigL): then the last of the three is dense. Counts stay on the device and are
-    added up only where masks change.
+    DPF, the mask updates of RigL): then the last of the three is dense; or where it computes with all weights (STR):
+    then all three are. Counts stay on the device and are added up only where masks change.
 
     Args:
         layers: From :func:`count_layers`.
@@ -165,19 +165,23 @@ class TrainingFLOPs:
         self.kept = torch.zeros(
             len(self.positions), dtype=torch.float64, device=device
         )  # samples · kept weights
-        self.kept_in_gradient = torch.zeros_like(
+        self.in_gradient = torch.zeros_like(
             self.kept
-        )  # the same over steps with a sparse weight gradient
-        self.samples = self.dense_gradient_samples = 0
-        self._pending, self._pending_sparse, self._version = 0, 0, weights.version
-        self._now = weights.nonzero()
+        )  # of steps with a sparse weight gradient: in that gradient
+        self.samples = self.dense_samples = self.dense_gradient_samples = 0
+        self.reference: int | None = None  # samples of the dense training that ratios are to, if not as many
+        self._pending, self._pending_sparse = 0, 0
+        self._look()
 
-    def count(self, samples: int, dense_gradient: bool) -> None:
+    def count(self, samples: int, dense_gradient: bool, dense_forward: bool = False) -> None:
         """Add a step over ``samples`` samples with the present masks."""
         if self.weights.version != self._version:
             self._flush()
-            self._now, self._version = self.weights.nonzero(), self.weights.version
+            self._look()
         self.samples += samples
+        if dense_forward:
+            self.dense_samples += samples
+            return
         self._pending += samples
         if dense_gradient:
             self.dense_gradient_samples += samples
@@ -187,35 +191,45 @@ class TrainingFLOPs:
     def totals(self) -> tuple[float, float, float]:
         """(training FLOPs, their ratio to dense training, the ratio if every weight gradient were dense)."""
         self._flush()
-        kept = math.fsum(k * p for k, p in zip(self.kept.tolist(), self.positions, strict=True))
-        gradient = math.fsum(
-            k * p for k, p in zip(self.kept_in_gradient.tolist(), self.positions, strict=True)
+        kept, gradient = (
+            math.fsum(k * p for k, p in zip(counts.tolist(), self.positions, strict=True))
+            for counts in (self.kept, self.in_gradient)
         )
-        other = 3 * self.samples * (self.dense_macs - self.prunable_macs)
-        macs = 2 * kept + gradient + self.dense_gradient_samples * self.prunable_macs + other
-        with_dense_gradient = 2 * kept + self.samples * self.prunable_macs + other
-        dense = 3 * self.samples * self.dense_macs or 1
+        unprunable = 3 * self.samples * (self.dense_macs - self.prunable_macs)
+        other = unprunable + 3 * self.dense_samples * self.prunable_macs + 2 * kept
+        macs = other + gradient + self.dense_gradient_samples * self.prunable_macs
+        with_dense_gradient = other + (self.samples - self.dense_samples) * self.prunable_macs
+        dense = 3 * (self.reference or self.samples) * self.dense_macs or 1
         return 2 * macs, macs / dense, with_dense_gradient / dense
+
+    def go_on_from(self, state: dict[str, Any]) -> None:
+        """Count on from an earlier training's :meth:`state_dict`; ratios are to one dense training like the first."""
+        self.load_state_dict(state)
+        self.reference = self.reference or self.samples
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
         self._flush()
         return {
-            "kept": self.kept.cpu(),
-            "kept_in_gradient": self.kept_in_gradient.cpu(),
-            "samples": self.samples,
-            "dense_gradient_samples": self.dense_gradient_samples,
-        }
+            "kept": self.kept.cpu(), "in_gradient": self.in_gradient.cpu(), "samples": self.samples,
+            "dense_samples": self.dense_samples, "dense_gradient_samples": self.dense_gradient_samples,
+            "reference": self.reference,
+        }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`; the masks must be in place already."""
         self.kept.copy_(state["kept"])
-        self.kept_in_gradient.copy_(state["kept_in_gradient"])
-        self.samples, self.dense_gradient_samples = state["samples"], state["dense_gradient_samples"]
+        self.in_gradient.copy_(state["in_gradient"])
+        self.samples, self.dense_samples = state["samples"], state["dense_samples"]
+        self.dense_gradient_samples, self.reference = state["dense_gradient_samples"], state["reference"]
         self._pending = self._pending_sparse = 0
-        self._now, self._version = self.weights.nonzero(), self.weights.version
+        self._look()
+
+    def _look(self) -> None:
+        self._now, self._now_in_gradient = self.weights.nonzero(), self.weights.in_gradient()
+        self._version = self.weights.version
 
     def _flush(self) -> None:
         self.kept += self._now * self._pending
-        self.kept_in_gradient += self._now * self._pending_sparse
+        self.in_gradient += self._now_in_gradient * self._pending_sparse
         self._pending = self._pending_sparse = 0

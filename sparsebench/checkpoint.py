@@ -23,11 +23,12 @@ class Checkpoint:
     Args:
         folder: The run's folder.
         warn: Told in one line about a file that could not be used.
+        name: Of the files, without the ending.
     """
 
-    def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
-        self.newest = folder / "checkpoint.pt"
-        self.previous = folder / "checkpoint.previous.pt"
+    def __init__(self, folder: Path, warn: Callable[[str], None], name: str = "checkpoint") -> None:
+        self.newest = folder / f"{name}.pt"
+        self.previous = folder / f"{name}.previous.pt"
         self.warn = warn
 
     def save(self, state: dict[str, Any]) -> None:

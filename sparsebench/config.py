@@ -140,16 +140,16 @@ def identity(cfg: DictConfig, choices: Mapping[str, str | None]) -> dict[str, An
     return {**{group: choices[group] for group in IDENTITY_GROUPS if group not in unused}, "changed": changed}
 
 
-def run_id(cfg: DictConfig, choices: Mapping[str, str | None]) -> str:
-    """Ten hexadecimal digits that name the run: equal for equal :func:`identity`."""
-    return _digest(identity(cfg, choices))
+def run_id(cfg: DictConfig, choices: Mapping[str, str | None], training: int = 0) -> str:
+    """Ten hexadecimal digits that name the run: equal for equal :func:`identity` and number of the training."""
+    return _digest({**identity(cfg, choices), **({"training": training} if training else {})})
 
 
-def config_hash(cfg: DictConfig, choices: Mapping[str, str | None]) -> str:
+def config_hash(cfg: DictConfig, choices: Mapping[str, str | None], training: int = 0) -> str:
     """As :func:`run_id`, the same for all seeds."""
     same = identity(cfg, choices)
     same["changed"].pop("seed", None)
-    return _digest(same)
+    return _digest({**same, **({"training": training} if training else {})})
 
 
 def explain(error: Exception, overrides: list[str]) -> SettingError | None:

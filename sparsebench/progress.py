@@ -40,7 +40,7 @@ class Progress:
         """Training images per second since the start or resume, evaluations included."""
         return self.samples / max(time.monotonic() - self.started, 1e-9)
 
-    def step(self, samples: int, loss: Tensor, scheduled_sparsity: float) -> None:
+    def step(self, samples: int, loss: Tensor, scheduled_sparsity: float | None) -> None:
         """Advance by a step. The loss is fetched at most once a second, without waiting for the device."""
         self.samples += samples
         self.steps += 1
@@ -60,10 +60,12 @@ class Progress:
             self._copied.record()
         elif self._loss is None:
             self._loss = loss.detach().clone()
-        self._shown |= {"sparsity": f"{scheduled_sparsity:.3f}", "img/s": f"{self.rate:,.0f}"}
+        if scheduled_sparsity is not None:
+            self._shown["sparsity"] = f"{scheduled_sparsity:.3f}"
+        self._shown["img/s"] = f"{self.rate:,.0f}"
         self.bar.set_postfix(self._shown)
 
-    def evaluated(self, row: Mapping[str, float], epochs: float) -> None:
+    def evaluated(self, row: Mapping[str, float | None], epochs: float) -> None:
         """Show an evaluation, a row of metrics.csv."""
         if self.terminal:
             self._shown |= {"loss": f"{row['train_loss']:.3f}", "val": f"{row['val_top1']:.2f}%"}

@@ -18,7 +18,6 @@ from sparsebench.device import Device
 from sparsebench.lr_schedules import LRSchedule
 from sparsebench.metrics import Accuracy, TrainLoss, evaluate
 from sparsebench.progress import Progress
-from sparsebench.pruning.allocation import zeros_for
 from sparsebench.pruning.pruner import Probe, Pruner
 
 Batches = Iterator[tuple[Tensor, Tensor]]
@@ -69,6 +68,7 @@ class Runner:
         clip_norm: Largest norm of the gradient; ``None`` for no clipping.
         seed: Of the generator that methods draw from.
         reinitialize: Draws the model's weights anew, for methods that ask for it.
+        first_step: Where the training starts: not at 0 for one that goes on from an earlier one.
     """
 
     def __init__(
@@ -93,6 +93,7 @@ class Runner:
         clip_norm: float | None = None,
         seed: int = 0,
         reinitialize: Callable[[], None] = lambda: None,
+        first_step: int = 0,
     ) -> None:
         self.model, self.forward = model, device.callable(model)
         self.data, self.evaluation, self.optimizer = data, evaluation, optimizer
@@ -105,7 +106,8 @@ class Runner:
         self.base_lrs = [group["lr"] for group in optimizer.param_groups]
         self.train_loss = TrainLoss(device.torch_device)
         self.history = History()
-        self.step = 0
+        self.step = first_step
+        self.images = 0
         self._last_masks = pruner.weights.packed()
 
     def run(self) -> History:
@@ -134,11 +136,15 @@ class Runner:
     def train_step(self, inputs: Tensor, targets: Tensor) -> None:
         """One optimiser step. Masks go in and out outside autocast; nothing here waits for the device."""
         self.optimizer.zero_grad(set_to_none=True)
-        factor = self.lr_schedule.factor(self.step)
+        factor = self.pruner.lr_factor(self.step, self.lr_schedule)
         for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = base * factor
         self.pruner.before_forward(self.step)
-        self.flops.count(len(targets), self.pruner.dense_gradient(self.step))
+        dense_forward, dense_gradient = (
+            self.pruner.dense_forward(self.step),
+            self.pruner.dense_gradient(self.step),
+        )
+        self.flops.count(len(targets), dense_gradient, dense_forward)
         loss = torch.zeros((), device=inputs.device)
         for part, answer in zip(inputs.chunk(self.accumulate), targets.chunk(self.accumulate), strict=True):
             with self.device.autocast():
@@ -152,6 +158,7 @@ class Runner:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
         self.device.step(self.optimizer, stepping)
         self.pruner.after_step(self.step)
+        self.images += len(targets)
         self.train_loss.update(loss, len(targets))
         self.progress.step(len(targets), loss, self.pruner.target(self.step))
 
@@ -161,12 +168,13 @@ class Runner:
         weights, samples = self.pruner.weights, self.train_loss.samples
         train_loss = self.train_loss.read()
         rate = samples / max(time.monotonic() - since, 1e-9)
-        masks, pruning_error = weights.packed(), float(weights.pruning_error())
-        flips = float((masks != self._last_masks).double().mean())
-        self._last_masks = masks
+        pruning_error = float(weights.pruning_error())
         final = self.step == self.clock.total_steps
         if final:
             self.pruner.on_end()
+        masks = weights.packed()
+        flips = float((masks != self._last_masks).double().mean())
+        self._last_masks = masks
         self.history.val = val = self._evaluate("val")
         zeros = int((~masks).sum())
         self.history.diverged = not (math.isfinite(train_loss) and math.isfinite(val.loss))
@@ -175,11 +183,12 @@ class Runner:
             "scheduled_sparsity": self.pruner.target(self.step - 1), "sparsity": zeros / weights.numel,
             "train_loss": train_loss, "val_loss": val.loss, "val_top1": val.top1, "val_top5": val.top5,
             "lr": self.optimizer.param_groups[0]["lr"], "mask_flips": flips, "pruning_error": pruning_error,
-            "images_per_second": round(rate, 1), "seconds": round(self.history.seconds, 3),
+            "explored": weights.explored(), "images_per_second": round(rate, 1),
+            "seconds": round(self.history.seconds, 3),
         }  # fmt: skip
         self.history.rows.append(row)
-        target = self.pruner.target(self.clock.total_steps - 1)
-        reached = zeros == zeros_for(target, weights.numel)
+        asked = self.pruner.zeros(self.clock.total_steps - 1)
+        reached = final if asked is None else zeros == asked
         better = reached and not self.history.diverged and not val.top1 <= self.history.best_val_top1
         if final or better:
             self.history.test = self._evaluate("test")
@@ -192,15 +201,15 @@ class Runner:
         """Everything that the rest of the run depends on; weights are dense, and not hidden."""
         history = {**vars(self.history), "val": None, "test": None}
         return {
-            "step": self.step, "model": self.model.state_dict(), "pruner": self.pruner.state_dict(),
-            "optimizer": self.optimizer.state_dict(), "device": self.device.state_dict(),
-            "flops": self.flops.state_dict(), "train_loss": self.train_loss.state_dict(),
+            "step": self.step, "images": self.images, "model": self.model.state_dict(),
+            "pruner": self.pruner.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "device": self.device.state_dict(), "flops": self.flops.state_dict(), "train_loss": self.train_loss.state_dict(),
             "history": history, "last_masks": self._last_masks,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
-        self.step = state["step"]
+        self.step, self.images = state["step"], state["images"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.pruner.load_state_dict(state["pruner"])

@@ -33,7 +33,6 @@ from sparsebench.errors import RunError, SettingError
 from sparsebench.lr_schedules import LRSchedule
 from sparsebench.optim import parameter_groups
 from sparsebench.progress import Progress
-from sparsebench.pruning.allocation import zeros_for
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.prunable import Prunable
 from sparsebench.pruning.pruner import Pruner
@@ -58,8 +57,8 @@ class Assembly:
     layers: list[Layer]
 
     @property
-    def target(self) -> float:
-        """The sparsity that the run is to end with."""
+    def target(self) -> float | None:
+        """The sparsity that the run is to end with, if it is asked for one."""
         return self.pruner.target(self.clock.total_steps - 1)
 
 
@@ -77,21 +76,22 @@ def assemble(cfg: DictConfig, dataset: ImageDataset | None = None) -> Assembly:
     device.place(model)
     data = TrainLoader(dataset, cfg.batch_size, cfg.seed, channels_last=device.channels_last)
     clock = Clock(data.steps_per_epoch * cfg.epochs, data.steps_per_epoch)
-    groups = parameter_groups(model, cfg.optimizer.get("weight_decay", 0.0), cfg.norm_weight_decay)
-    optimizer = build(cfg.optimizer, "optimizer", params=groups)
+    parameters = parameter_groups(model, cfg.optimizer.get("weight_decay", 0.0), cfg.norm_weight_decay)
+    optimizer = build(cfg.optimizer, "optimizer", params=parameters)
     weights = MaskedParameters(Prunable(**cfg.prunable).select(model), optimizer)
-    rules = {group: build(cfg[group], group, clock=clock) for group in ("schedule", "allocation", "score")}
+    groups = ("schedule", "allocation", "score", "lr_schedule")
+    rules = {group: build(cfg[group], group, clock=clock) for group in groups}
     rules["sanity"] = Sanity(**cfg.sanity)
     return Assembly(
         device=device, dataset=dataset, data=data, model=model, clock=clock, optimizer=optimizer,
-        lr_schedule=build(cfg.lr_schedule, "lr_schedule", clock=clock),
+        lr_schedule=rules["lr_schedule"],
         pruner=build(cfg.prune, "prune", weights=weights, optimizer=optimizer, clock=clock, **rules),
         layers=count_layers(model, dataset.input_shape),
     )  # fmt: skip
 
 
 def run(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]) -> float:
-    """Make, resume or find finished the run that ``cfg`` describes.
+    """Make, resume or find finished the run that ``cfg`` describes, or the runs of a method of several trainings.
 
     Args:
         cfg: The composed config.
@@ -107,46 +107,94 @@ def run(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]
     """
     validate(cfg, choices)
     made = assemble(cfg)
-    row = {
-        "schema": SCHEMA, "run_id": run_id(cfg, choices), "dataset": made.dataset.name, "model": made.model.name,
-        "method": choices["prune"], "seed": cfg.seed, "target_sparsity": made.target, "epochs": cfg.epochs,
-        "batch_size": cfg.batch_size, "precision": cfg.precision, "device": made.device.label,
-        "version": sparsebench.__version__, "torch": torch.__version__, "config_hash": config_hash(cfg, choices),
-        "command": provenance.command(overrides),
-    }  # fmt: skip
-    label = f"{made.dataset.name}-{made.model.name}-{row['method']}-s{made.target:g}-seed{cfg.seed}"
-    folder = RunFolder(Path(cfg.results_dir).expanduser(), f"{label}-{row['run_id']}")
-    if (finished := folder.summary()) is not None and not cfg.overwrite:
-        print(f"{folder.path}: already finished; nothing done (overwrite=true to do it again)")
+    trainings = [_Training(cfg, choices, overrides, made, number) for number in range(made.pruner.trainings)]
+    last = trainings[-1]
+    if (finished := last.folder.summary()) is not None and not cfg.overwrite:
+        print(f"{last.folder.path}: already finished; nothing done (overwrite=true to do it again)")
         return _outcome(finished)
-    runner = _runner(cfg, made, folder, label)
-    try:
-        if cfg.overwrite:
-            folder.clear()
-        folder.open()
-        row |= _write_origin(folder, cfg, choices, row)
-        if made.dataset.note:
-            print(f"sparsebench: {made.dataset.note}", flush=True)
-        print(f"{label}: {made.clock.total_steps} steps on {made.device.label}, {cfg.precision}", flush=True)
-        history = runner.run()
-        row |= _measured(history, made.device, runner.flops.samples) | {"steps": runner.step}
-        row |= _counted(made, runner.flops)
-        folder.write_layers(_layer_rows(made))
-        folder.write_model(made.model.state_dict())
-        extra = made.pruner.summary()
-        folder.write_summary({**row, **extra}, extra)
-        runner.checkpoint.remove()
-    except OSError as error:
-        if str(error.filename or "").startswith(str(folder.results_dir)):
-            raise SettingError(
-                "results_dir", cfg.results_dir, f"a folder to write to: {error.strerror}"
-            ) from error
-        raise
-    _show(row, folder.path)
-    return _outcome({key: str(value) for key, value in row.items()})
+    # Go on after the last training that is finished and has left what the next one needs.
+    left = [training.handover.load() for training in trainings] if not cfg.overwrite else []
+    start = max((n + 1 for n, state in enumerate(left) if state and trainings[n].folder.summary()), default=0)
+    before: dict[str, Any] = left[start - 1] or {} if start else {}
+    for training in trainings[start:]:
+        if training is not trainings[start]:
+            made = assemble(cfg, made.dataset)
+        row, before = training.run(made, before)
+        accuracy = _outcome({key: str(value) for key, value in row.items()})
+    for training in trainings:
+        training.handover.remove()
+    return accuracy
 
 
-def _runner(cfg: DictConfig, made: Assembly, folder: RunFolder, label: str) -> Runner:
+class _Training:
+    """One training of a run, with a folder and a row of its own."""
+
+    def __init__(
+        self,
+        cfg: DictConfig,
+        choices: Mapping[str, str | None],
+        overrides: list[str],
+        made: Assembly,
+        number: int,
+    ) -> None:
+        self.cfg, self.choices, self.number = cfg, choices, number
+        self.row: dict[str, Any] = {
+            "schema": SCHEMA, "run_id": run_id(cfg, choices, number), "dataset": made.dataset.name,
+            "model": made.model.name, "method": choices["prune"], "seed": cfg.seed, "epochs": cfg.epochs,
+            "batch_size": cfg.batch_size, "precision": cfg.precision, "device": made.device.label,
+            "version": sparsebench.__version__, "torch": torch.__version__,
+            "config_hash": config_hash(cfg, choices, number), "command": provenance.command(overrides),
+        }  # fmt: skip
+        asked = "" if made.target is None else f"-s{made.target:g}"
+        part = f"-training{number}" if made.pruner.trainings > 1 else ""
+        self.label = f"{made.dataset.name}-{made.model.name}-{choices['prune']}{asked}-seed{cfg.seed}{part}"
+        self.folder = RunFolder(Path(cfg.results_dir).expanduser(), f"{self.label}-{self.row['run_id']}")
+        self.handover = Checkpoint(self.folder.path, _warn, name="handover")
+
+    def run(self, made: Assembly, before: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Train and write the results; returns the row, and what the next training needs."""
+        cfg, folder = self.cfg, self.folder
+        first_step = made.pruner.begin(self.number, before)
+        row = {**self.row, "target_sparsity": "" if made.target is None else made.target}
+        runner = _runner(cfg, made, folder, self.label, first_step)
+        if before:
+            runner.flops.go_on_from(before["flops"])
+        try:
+            if cfg.overwrite or folder.summary() is not None:
+                folder.clear()
+            folder.open()
+            row |= _write_origin(folder, cfg, self.choices, row)
+            if made.dataset.note and self.number == 0:
+                print(f"sparsebench: {made.dataset.note}", flush=True)
+            steps = made.clock.total_steps - first_step
+            print(f"{self.label}: {steps} steps on {made.device.label}, {cfg.precision}", flush=True)
+            history = runner.run()
+            row |= _measured(history, made.device, runner.images) | {"steps": runner.step - first_step}
+            row |= _counted(made, runner.flops)
+            folder.write_layers(_layer_rows(made))
+            folder.write_model(made.model.state_dict())
+            state = made.pruner.handover()
+            if state:
+                state["flops"] = runner.flops.state_dict()
+                self.handover.save(state)
+            extra = made.pruner.summary()
+            folder.write_summary({**row, **extra}, extra)
+            runner.checkpoint.remove()
+        except OSError as error:
+            if str(error.filename or "").startswith(str(folder.results_dir)):
+                raise SettingError(
+                    "results_dir", cfg.results_dir, f"a folder to write to: {error.strerror}"
+                ) from error
+            raise
+        _show(row, folder.path)
+        return row, state
+
+
+def _warn(text: str) -> None:
+    print(f"sparsebench: {text}", file=sys.stderr)
+
+
+def _runner(cfg: DictConfig, made: Assembly, folder: RunFolder, label: str, first_step: int) -> Runner:
     """The loop over the assembled objects."""
 
     def evaluation(split: Literal["val", "test"]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -162,12 +210,13 @@ def _runner(cfg: DictConfig, made: Assembly, folder: RunFolder, label: str) -> R
         lr_schedule=made.lr_schedule, pruner=made.pruner, device=made.device, clock=made.clock,
         flops=TrainingFLOPs(made.layers, made.pruner.weights),
         criterion=nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing),
-        checkpoint=Checkpoint(folder.path, warn=lambda text: print(f"sparsebench: {text}", file=sys.stderr)),
+        checkpoint=Checkpoint(folder.path, _warn),
         record=folder.write_metrics,
         progress=lambda total, done: Progress(label, total, done),
         eval_every=max(made.clock.steps(cfg.eval_every, "eval_every"), 1),
         save_every=max(made.clock.steps(cfg.save_every, "save_every"), 1),
         accumulate=cfg.accumulate, clip_norm=cfg.clip_norm, seed=cfg.seed, reinitialize=reinitialize,
+        first_step=first_step,
     )  # fmt: skip
 
 
@@ -202,7 +251,8 @@ def _measured(history: History, device: Device, samples: int) -> dict[str, Any]:
 
 def _counted(made: Assembly, flops: TrainingFLOPs) -> dict[str, Any]:
     """Sparsity and cost columns, counted in the final tensors."""
-    model, weights, layers, target = made.model, made.pruner.weights, made.layers, made.target
+    model, weights, layers = made.model, made.pruner.weights, made.layers
+    asked = made.pruner.zeros(made.clock.total_steps - 1)
     kept, names = nonzeros(model), list(weights.parameters)
     parameters, prunable = sum(p.numel() for p in model.parameters()), weights.numel
     nonzero = sum(kept[name] for name in names)
@@ -213,13 +263,13 @@ def _counted(made: Assembly, flops: TrainingFLOPs) -> dict[str, Any]:
     sparse_macs = sum(kept[layer.name] * layer.positions for layer in layers if layer.name in names)
     sparse_macs += sum(layer.macs for layer in layers if layer.name not in names)
     train_flops, ratio, ratio_dense_gradient = flops.totals()
-    guarded = 1 if target > 0 else 0  # the one weight that an allocation keeps in a layer it would empty
+    guarded = 0 if asked == 0 else 1  # the one weight that an allocation keeps in a layer it would empty
     return {
         "parameters": parameters, "prunable": prunable, "nonzero": nonzero, "sparsity": 1 - nonzero / prunable,
         "model_sparsity": 1 - sum(kept.values()) / parameters,
         "conv_linear_sparsity": 1 - sum(kept[x.name] for x in layers) / sum(x.weights for x in layers),
         "effective_sparsity": "" if effective is None else 1 - effective / prunable,
-        "sparsity_ok": pruned == zeros_for(target, prunable) and leaked == 0, "kept_zeros": zeros - (pruned - leaked),
+        "sparsity_ok": asked in (None, pruned) and leaked == 0, "kept_zeros": zeros - (pruned - leaked),
         "collapsed_layers": " ".join(name for name in names if kept[name] <= guarded),
         "compression": prunable / nonzero if nonzero else math.inf,
         "macs": dense_macs, "macs_sparse": sparse_macs,

@@ -41,10 +41,12 @@ class MaskedParameters:
             name: torch.ones_like(p, dtype=torch.bool, requires_grad=False)
             for name, p in self.parameters.items()
         }
+        self.backward: dict[str, Tensor] | None = None  # what a gradient reaches, where it is not the masks
         self.version = 0  # counts the calls of set_masks
         self.hidden = False
         self._weights: list[Tensor] = list(self.parameters.values())
         self._masks = list(self.masks.values())
+        self._ever = [torch.zeros_like(mask) for mask in self._masks]
         self._dense: list[Tensor] = []  # made at the first hide_: only methods that hide pay for it
 
     @property
@@ -61,17 +63,39 @@ class MaskedParameters:
         """Kept weights of every layer by its mask, shape [layers], on the weights' device."""
         return torch.stack([mask.sum() for mask in self._masks])
 
+    def in_gradient(self) -> Tensor:
+        """Weights of every layer whose gradient the masks leave, shape [layers]: the kept ones, or ``backward``'s."""
+        return torch.stack([mask.sum() for mask in (self.backward or self.masks).values()])
+
     @torch.no_grad()
-    def set_masks(self, masks: Mapping[str, Tensor]) -> None:
-        """Replace every mask by a bool tensor of its weight's shape; True = kept."""
+    def set_masks(self, masks: Mapping[str, Tensor], backward: Mapping[str, Tensor] | None = None) -> None:
+        """Replace every mask by a bool tensor of its weight's shape; True = kept.
+
+        Args:
+            masks: Name -> what the forward sees.
+            backward: Name -> what receives a gradient, if that is not the same.
+        """
         self._refuse_hidden("change")
-        if masks.keys() != self.masks.keys():
-            raise ValueError(f"masks are for other layers: {sorted(masks.keys() ^ self.masks.keys())}")
-        for name, mask in masks.items():
-            if mask.dtype != torch.bool or mask.shape != self.masks[name].shape:
-                raise ValueError(f"the mask of {name} is {mask.dtype} {tuple(mask.shape)}")
+        for given in (masks, backward or masks):
+            if given.keys() != self.masks.keys():
+                raise ValueError(f"masks are for other layers: {sorted(given.keys() ^ self.masks.keys())}")
+            for name, mask in given.items():
+                if mask.dtype != torch.bool or mask.shape != self.masks[name].shape:
+                    raise ValueError(f"the mask of {name} is {mask.dtype} {tuple(mask.shape)}")
         torch._foreach_copy_(self._masks, [masks[name] for name in self.masks])
+        self.backward = None if backward is None else {name: backward[name] for name in self.masks}
+        for ever, mask in zip(self._ever, self._masks, strict=True):
+            ever.logical_or_(mask)
         self.version += 1
+
+    def explored(self) -> float:
+        """R_s: the fraction of the prunable weights that any mask so far has kept; 1 where nothing was ever masked.
+
+        References:
+            Liu, Yin, Mocanu and Pechenizkiy, "Do We Actually Need Dense Over-Parameterization? In-Time
+            Over-Parameterization in Sparse Training", ICML 2021, arXiv 2102.02887, section 3.
+        """
+        return float(sum(ever.sum() for ever in self._ever)) / self.numel if self.version else 1.0
 
     @torch.no_grad()
     def project_(self) -> None:
@@ -92,19 +116,27 @@ class MaskedParameters:
 
     @torch.no_grad()
     def mask_grads_(self) -> None:
-        """Set the gradients of pruned weights to zero."""
-        pairs = [(p.grad, m) for p, m in zip(self._weights, self._masks, strict=True) if p.grad is not None]
+        """Set the gradients of pruned weights to zero; with backward masks, of those outside them."""
+        masks = (self.backward or self.masks).values()
+        pairs = [(p.grad, m) for p, m in zip(self._weights, masks, strict=True) if p.grad is not None]
         if pairs:
             torch._foreach_mul_([grad for grad, _ in pairs], [mask for _, mask in pairs])
 
     @torch.no_grad()
-    def hide_(self) -> None:
-        """Keep the dense weights aside and multiply the masks in: the forward sees the pruned weights."""
+    def hide_(self, values: Mapping[str, Tensor] | None = None) -> None:
+        """Keep the dense weights aside and multiply the masks in: the forward sees the pruned weights.
+
+        Args:
+            values: Name -> what the forward is to see instead, for methods that do more than mask.
+        """
         self._refuse_hidden("be hidden again")
         if not self._dense:
             self._dense = [torch.empty_like(p) for p in self._weights]
         torch._foreach_copy_(self._dense, self._weights)
-        torch._foreach_mul_(self._weights, self._masks)
+        if values is None:
+            torch._foreach_mul_(self._weights, self._masks)
+        else:
+            torch._foreach_copy_(self._weights, [values[name] for name in self.parameters])
         self.hidden = True
 
     @torch.no_grad()
@@ -116,21 +148,27 @@ class MaskedParameters:
         self.hidden = False
 
     @contextmanager
-    def applied(self) -> Iterator[None]:
-        """Inside, the model has its pruned weights; after, the dense ones again. Nests."""
+    def applied(self, values: Mapping[str, Tensor] | None = None) -> Iterator[None]:
+        """Inside, the model has its pruned weights (or ``values``); after, the dense ones again. Nests."""
         if self.hidden:
             yield
             return
-        self.hide_()
+        self.hide_(values)
         try:
             yield
         finally:
             self.restore_()
 
     @torch.no_grad()
-    def bake_(self) -> None:
-        """Make pruned weights zero for good: the model's plain ``state_dict`` is the sparse network."""
+    def bake_(self, values: Mapping[str, Tensor] | None = None) -> None:
+        """Make pruned weights zero for good: the model's plain ``state_dict`` is the sparse network.
+
+        Args:
+            values: Name -> the weights that the forward has seen, if they are not the masked ones.
+        """
         self._refuse_hidden("be baked")
+        if values is not None:
+            torch._foreach_copy_(self._weights, [values[name] for name in self.parameters])
         for parameter, mask in zip(self._weights, self._masks, strict=True):
             parameter.masked_fill_(~mask, 0.0)
 
@@ -157,11 +195,19 @@ class MaskedParameters:
     def state_dict(self) -> dict[str, Any]:
         """The masks; the weights are the model's to save. Refused while hidden."""
         self._refuse_hidden("be saved")
-        return {"masks": {name: mask.clone() for name, mask in self.masks.items()}}
+        backward = self.backward and {name: mask.clone() for name, mask in self.backward.items()}
+        return {
+            "masks": {name: mask.clone() for name, mask in self.masks.items()},
+            "backward": backward, "ever": [ever.clone() for ever in self._ever], "version": self.version,
+        }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take masks back from :meth:`state_dict`."""
-        self.set_masks({name: mask.to(self.masks[name].device) for name, mask in state["masks"].items()})
+        on = {name: mask.device for name, mask in self.masks.items()}
+        backward = state["backward"] and {name: mask.to(on[name]) for name, mask in state["backward"].items()}
+        self.set_masks({name: mask.to(on[name]) for name, mask in state["masks"].items()}, backward)
+        torch._foreach_copy_(self._ever, state["ever"])
+        self.version = state["version"]
 
     def _state_of(self, parameter: Tensor) -> list[Tensor]:
         state = self.optimizer.state.get(parameter, {}) if self.optimizer is not None else {}

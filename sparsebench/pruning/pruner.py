@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from sparsebench.errors import SettingError
-from sparsebench.pruning.allocation import Allocation
+from sparsebench.lr_schedules import LRSchedule
+from sparsebench.pruning.allocation import Allocation, zeros_for
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.schedules import Schedule
 from sparsebench.pruning.scores import Score
@@ -111,8 +112,30 @@ class Pruner:
         self.score = score
         allocation.check({name: tuple(p.shape) for name, p in weights.parameters.items()}, schedule.target)
 
+    trainings = 1
+    """How many trainings, one after the other, make up one result; each is a run with a row of its own."""
+    reparametrizes = False
+    """Whether training differs from dense training even where nothing is pruned."""
+
+    def begin(self, training: int, before: Mapping[str, Any]) -> int:
+        """Before anything else of the training with this number, from 0; returns its first step.
+
+        Args:
+            training: Number of the training.
+            before: What :meth:`handover` of the previous one returned; empty for the first.
+        """
+        return 0
+
+    def handover(self) -> dict[str, Any]:
+        """After :meth:`on_end`: what the next training needs of this one."""
+        return {}
+
     def on_start(self, probe: Probe) -> None:
         """Before the first step of a new run; not called when a run is resumed."""
+
+    def lr_factor(self, step: int, lr_schedule: LRSchedule) -> float:
+        """The learning rate of ``step`` as a multiple of the optimiser's."""
+        return lr_schedule.factor(step)
 
     def before_forward(self, step: int) -> None:
         """Before the forward of ``step``; the model may be given its pruned weights here."""
@@ -136,9 +159,18 @@ class Pruner:
         """Whether ``step`` needs the gradient of every weight, pruned ones too: for counting training FLOPs."""
         return False
 
-    def target(self, step: int) -> float:
-        """The sparsity that the masks are to have during ``step``."""
+    def dense_forward(self, step: int) -> bool:
+        """Whether ``step`` computes with every weight: for counting training FLOPs."""
+        return False
+
+    def target(self, step: int) -> float | None:
+        """The sparsity that the masks are to have during ``step``; ``None`` for a method that is not asked for one."""
         return self.schedule.sparsity(step)
+
+    def zeros(self, step: int) -> int | None:
+        """The number of pruned weights during ``step``; ``None`` where the method cannot promise one."""
+        target = self.target(step)
+        return None if target is None else zeros_for(target, self.weights.numel)
 
     def update_masks(self, step: int, generator: torch.Generator | None = None) -> None:
         """Masks of the scheduled sparsity from the scores of the dense weights."""

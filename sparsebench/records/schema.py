@@ -26,7 +26,7 @@ SUMMARY_COLUMNS = (
 
 METRICS_COLUMNS = (
     "step", "epoch", "scheduled_sparsity", "sparsity", "train_loss", "val_loss", "val_top1", "val_top5", "lr",
-    "mask_flips", "pruning_error", "images_per_second", "seconds",
+    "mask_flips", "pruning_error", "explored", "images_per_second", "seconds",
 )  # fmt: skip
 
 LAYERS_COLUMNS = (
