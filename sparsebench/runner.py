@@ -203,7 +203,8 @@ class Runner:
         return {
             "step": self.step, "images": self.images, "model": self.model.state_dict(),
             "pruner": self.pruner.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "device": self.device.state_dict(), "flops": self.flops.state_dict(), "train_loss": self.train_loss.state_dict(),
+            "device": self.device.state_dict(), "flops": self.flops.state_dict(),
+            "train_loss": self.train_loss.state_dict(),
             "history": history, "last_masks": self._last_masks,
         }  # fmt: skip
 
