@@ -67,14 +67,15 @@ class Progress:
 
     def evaluated(self, row: Mapping[str, float | None], epochs: float) -> None:
         """Show an evaluation, a row of metrics.csv."""
+        loss = "-" if row["train_loss"] is None else f"{row['train_loss']:.4f}"
         if self.terminal:
-            self._shown |= {"loss": f"{row['train_loss']:.3f}", "val": f"{row['val_top1']:.2f}%"}
+            self._shown |= {"loss": loss, "val": f"{row['val_top1']:.2f}%"}
             self._shown |= {"sparsity": f"{row['sparsity']:.3f}", "img/s": f"{self.rate:,.0f}"}
             self.bar.set_postfix(self._shown)
             return
         eta = int((self.left - self.steps) * (time.monotonic() - self.started) / max(self.steps, 1))
         print(
-            f"{self.label}  epoch {row['epoch']:g}/{epochs:g}  loss {row['train_loss']:.4f}  "
+            f"{self.label}  epoch {row['epoch']:g}/{epochs:g}  loss {loss}  "
             f"val_top1 {row['val_top1']:.2f} %  sparsity {row['sparsity']:.4f}  {self.rate:,.0f} images/s  "
             f"ETA {eta // 3600}:{eta // 60 % 60:02d}:{eta % 60:02d}",
             file=sys.stderr,

@@ -36,7 +36,7 @@ class Data(Protocol):
 class History:
     """What has been measured so far; part of the checkpoint."""
 
-    rows: list[dict[str, float]] = field(default_factory=list)
+    rows: list[dict[str, float | None]] = field(default_factory=list)
     best_val_top1: float = math.nan  # among evaluations at the target sparsity
     test_top1_at_best_val: float = math.nan
     seconds: float = 0.0
@@ -84,7 +84,7 @@ class Runner:
         clock: Clock,
         criterion: Callable[[Tensor, Tensor], Tensor],
         checkpoint: Checkpoint,
-        record: Callable[[list[dict[str, float]]], None],
+        record: Callable[[list[dict[str, float | None]]], None],
         flops: TrainingFLOPs,
         progress: Callable[[int, int], Progress],
         eval_every: int,
@@ -118,13 +118,15 @@ class Runner:
         else:
             self.pruner.on_start(self._probe())
         self.progress = self.make_progress(total, self.step)
+        if state is None and self.step > 0:  # what an earlier training left, right after pruning
+            self.evaluate_and_record(time.monotonic())
         started = before = time.monotonic()
         spent = self.history.seconds
         while self.step < total and not self.history.diverged:
             self.train_step(*self.data.batch(self.step))
             self.step += 1
             self.history.seconds = spent + time.monotonic() - started
-            if self.step % self.eval_every == 0 or self.step == total:
+            if self.step % self.eval_every == 0 or self.step == total or self.pruner.cuts(self.step - 1):
                 self.evaluate_and_record(before)
                 before = time.monotonic()
             if self.step % self.save_every == 0 and self.step < total and not self.history.diverged:
@@ -181,7 +183,8 @@ class Runner:
         row = {
             "step": self.step, "epoch": self.step / self.clock.steps_per_epoch,
             "scheduled_sparsity": self.pruner.target(self.step - 1), "sparsity": zeros / weights.numel,
-            "train_loss": train_loss, "val_loss": val.loss, "val_top1": val.top1, "val_top5": val.top5,
+            "train_loss": train_loss if samples else None,
+            "val_loss": val.loss, "val_top1": val.top1, "val_top5": val.top5,
             "lr": self.optimizer.param_groups[0]["lr"], "mask_flips": flips, "pruning_error": pruning_error,
             "explored": weights.explored(), "images_per_second": round(rate, 1),
             "seconds": round(self.history.seconds, 3),

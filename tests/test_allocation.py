@@ -67,6 +67,11 @@ def test_of_equal_scores_the_first_by_index_goes():
     assert [m.tolist() for m in masks.values()] == [[False] * 3, [True] * 3]
 
 
+def test_the_best_weight_that_a_layer_keeps_is_the_last_of_equal_ones_too():
+    masks = Global()({"a": torch.ones(3), "b": torch.full((3,), 2.0)}, 0.5)
+    assert [m.tolist() for m in masks.values()] == [[False, False, True], [False, True, True]]
+
+
 @pytest.mark.parametrize("kind", ANY_SPARSITY)
 def test_layer_counts_never_fall_while_sparsity_rises_so_masks_can_nest(kind):
     scores = scores_of(SHAPES)

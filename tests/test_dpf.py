@@ -8,6 +8,7 @@ from oracle import OracleDPF
 from torch import nn
 
 from sparsebench.clock import Clock
+from sparsebench.errors import SettingError
 from sparsebench.pruning.allocation import Global, Uniform, zeros_for
 from sparsebench.pruning.methods.dnw import DNW
 from sparsebench.pruning.methods.dpf import DPF
@@ -20,12 +21,12 @@ from sparsebench.pruning.scores import Magnitude, Random
 TARGET = torch.tensor([0.0, 1.0, 0.0, 1.0])
 
 
-def four_weights(method=DPF, **sgd):
+def four_weights(method=DPF, settings=None, stop=None, **sgd):
     weight = nn.Parameter(torch.tensor([0.5, -0.1, 0.3, -0.05]))
     optimizer = torch.optim.SGD([weight], lr=0.5, **sgd)
     weights = MaskedParameters({"w": weight}, optimizer)
-    pruner = method(weights, Constant(Clock(100), 0.5, interval=1), Global(), Magnitude())
-    return weight, optimizer, pruner
+    schedule = Constant(Clock(100), 0.5, interval=1, stop=stop)
+    return weight, optimizer, method(weights, schedule, Global(), Magnitude(), **(settings or {}))
 
 
 def steps(weight, optimizer, pruner, count):
@@ -65,15 +66,34 @@ def test_four_weights_with_nesterov_and_weight_decay_by_hand():
 
 
 def test_without_feedback_the_pruned_weights_stay_pruned():
-    class NoFeedback(DPF):
-        def after_backward(self, step):
-            super().after_backward(step)
-            self.weights.mask_grads_()
-            return True
-
-    first, second = steps(*four_weights(NoFeedback), 2)
+    first, second = steps(*four_weights(settings={"gradient": "masked"}), 2)
+    assert first[2] == pytest.approx([0.5, 0, 0.3, 0])
     assert first[3] == pytest.approx([0.25, -0.1, 0.15, -0.05])
     assert second[0] == [1, 0, 1, 0]
+
+
+def test_with_the_gradient_at_the_dense_weights_it_is_dense_training_until_evaluated():
+    weight, optimizer, pruner = four_weights(settings={"gradient": "dense"})
+    first, second = steps(weight, optimizer, pruner, 2)
+    assert first[1] == pytest.approx(0.5 * (0.25 + 1.21 + 0.09 + 1.1025))  # nothing is masked
+    assert first[3] == pytest.approx([0.25, 0.45, 0.15, 0.475])
+    assert second[0] == [0, 1, 0, 1]
+    with pruner.evaluating():
+        assert weight.tolist() == pytest.approx([0, second[3][1], 0, second[3][3]])
+    assert pruner.dense_forward(0) and pruner.dense_gradient(0)
+
+
+@pytest.mark.parametrize("fine_tune", [False, True])
+def test_after_the_last_update_the_mask_is_frozen_and_only_fine_tuning_drops_the_hidden_weights(fine_tune):
+    seen = steps(*four_weights(settings={"fine_tune": fine_tune}, stop="0it"), 3)
+    assert [s[0] for s in seen] == [[1, 0, 1, 0]] * 3
+    assert seen[0][3] == pytest.approx([0.25, 0.4, 0.15, 0.45])
+    assert seen[1][3] == pytest.approx([0.125, 0, 0.075, 0] if fine_tune else [0.125, 0.9, 0.075, 0.95])
+
+
+def test_an_unknown_gradient_is_named():
+    with pytest.raises(SettingError, match=r"^gradient=other: expected one of feedback, masked, dense"):
+        four_weights(settings={"gradient": "other"})
 
 
 def test_gmp_on_the_same_weights_keeps_them_at_zero():
@@ -82,6 +102,34 @@ def test_gmp_on_the_same_weights_keeps_them_at_zero():
     assert first[3] == pytest.approx([0, 0.45, 0, 0.475])
     assert second[0] == [0, 1, 0, 1]
     assert second[3][0] == second[3][2] == 0
+
+
+@pytest.mark.parametrize("allow_recovering", [False, True])
+def test_gmp_that_allows_recovering_brings_a_weight_back_when_others_shrink_below_it(allow_recovering):
+    weight = nn.Parameter(torch.tensor([1.0, 0.9, 0.5, 0.1]))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    weights = MaskedParameters({"w": weight}, optimizer)
+    schedule = Cubic(
+        Clock(10), 0.5, start=0, end="2it", interval=1
+    )  # two weights after step 1, and after step 2
+    pruner = GMP(weights, schedule, Global(), Magnitude(), allow_recovering=allow_recovering)
+    masks = []
+    for step in range(3):
+        optimizer.zero_grad()
+        pruner.before_forward(step)
+        (weight * torch.tensor([2.4, 0.0, 1.0, 0.0])).sum().backward()
+        assert pruner.after_backward(step)
+        optimizer.step()
+        pruner.after_step(step)
+        masks.append(weights.masks["w"].int().tolist())
+    # 0.76, 0.52, 0.28 against 0.4, 0.3 and then, being pruned, no longer moved
+    assert masks[:2] == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    if allow_recovering:
+        assert masks[2] == [0, 1, 1, 0] and weight.tolist() == pytest.approx([0.28, 0.9, 0.3, 0.1])
+        with pruner.evaluating():
+            assert weight.tolist() == pytest.approx([0, 0.9, 0.3, 0])
+    else:
+        assert masks[2] == [1, 1, 0, 0] and weight.tolist() == pytest.approx([0.28, 0.9, 0, 0])
 
 
 def test_gmp_masks_only_shrink_whatever_the_score():

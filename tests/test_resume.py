@@ -43,8 +43,8 @@ def finish(results: Path, *words: str) -> None:
     assert process.returncode == 0, output
 
 
-def result(results: Path) -> dict[str, object]:
-    (folder,) = [path for path in results.iterdir() if path.is_dir()]
+def result(results: Path, name: str = "*") -> dict[str, object]:
+    (folder,) = [path for path in results.glob(name) if path.is_dir()]
     (summary,) = read_csv(folder / "summary.csv")
     return {
         "summary": {k: v for k, v in summary.items() if k not in MEASURED_COLUMNS},
@@ -93,6 +93,30 @@ def test_kill_minus_9_twice_and_the_result_is_the_unbroken_one(tmp_path, method,
     expected, found = result(tmp_path / "unbroken"), result(broken)
     assert found == expected
     assert "checkpoint.pt" not in expected["files"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lottery", "lr_rewind"])
+def test_kill_minus_9_within_and_between_rounds(tmp_path, method):
+    words = (*DIGITS, f"prune={method}", "sparsity=0.5", "prune.rounds=2", "epochs=6")
+    words = tuple(word for word in words if not word.startswith("schedule.") and word != "epochs=8")
+    finish(tmp_path / "unbroken", *words)
+    broken = tmp_path / "broken"
+    kill_when(broken, words, lambda folder: (folder / "checkpoint.pt").exists(), delay=0.05)
+    kill_when(broken, words, lambda folder: (folder / "summary.csv").exists(), delay=0.0)
+    kill_when(
+        broken,
+        words,
+        lambda folder: "training1" in folder.name and (folder / "checkpoint.pt").exists(),
+        delay=0.1,
+    )
+    finish(broken, *words)
+    for number in range(3):
+        expected, found = (
+            result(folder, f"*training{number}-*") for folder in (tmp_path / "unbroken", broken)
+        )
+        assert found == expected
+        assert not [name for name in found["files"] if name.endswith(".pt")]
 
 
 @pytest.mark.slow

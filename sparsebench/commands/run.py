@@ -85,7 +85,7 @@ def assemble(cfg: DictConfig, dataset: ImageDataset | None = None) -> Assembly:
     return Assembly(
         device=device, dataset=dataset, data=data, model=model, clock=clock, optimizer=optimizer,
         lr_schedule=rules["lr_schedule"],
-        pruner=build(cfg.prune, "prune", weights=weights, optimizer=optimizer, clock=clock, **rules),
+        pruner=build(cfg.prune, "prune", weights=weights, optimizer=optimizer, model=model, clock=clock, **rules),
         layers=count_layers(model, dataset.input_shape),
     )  # fmt: skip
 
@@ -110,6 +110,7 @@ def run(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]
     trainings = [_Training(cfg, choices, overrides, made, number) for number in range(made.pruner.trainings)]
     last = trainings[-1]
     if (finished := last.folder.summary()) is not None and not cfg.overwrite:
+        _tidy(trainings)
         print(f"{last.folder.path}: already finished; nothing done (overwrite=true to do it again)")
         return _outcome(finished)
     # Go on after the last training that is finished and has left what the next one needs.
@@ -121,8 +122,7 @@ def run(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]
             made = assemble(cfg, made.dataset)
         row, before = training.run(made, before)
         accuracy = _outcome({key: str(value) for key, value in row.items()})
-    for training in trainings:
-        training.handover.remove()
+    _tidy(trainings)
     return accuracy
 
 
@@ -188,6 +188,13 @@ class _Training:
             raise
         _show(row, folder.path)
         return row, state
+
+
+def _tidy(trainings: list[_Training]) -> None:
+    """Remove what finished trainings no longer need; one that was killed right after its last row has left it."""
+    for training in trainings:
+        training.handover.remove()
+        Checkpoint(training.folder.path, _warn).remove()
 
 
 def _warn(text: str) -> None:

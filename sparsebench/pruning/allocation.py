@@ -107,8 +107,11 @@ class Global(Allocation):
         if not self.allow_layer_collapse:
             start = 0
             for score in scores.values():
-                flat[start + flat[start : start + score.numel()].argmax()] = math.inf
-                start += score.numel()
+                end = start + score.numel()
+                flat[end - 1 - flat[start:end].flip(0).argmax()] = (
+                    math.inf
+                )  # of equal ones the last, as in the ranking
+                start = end
         kept = lowest(flat, zeros_for(sparsity, flat.numel())).logical_not_()
         pieces = kept.split([score.numel() for score in scores.values()])
         return {

@@ -101,8 +101,13 @@ class MaskedParameters:
     def project_(self) -> None:
         """Set pruned weights, and the optimiser's state at them, to zero."""
         self._refuse_hidden("be projected")
+        torch._foreach_mul_(self._weights, self._masks)
+        self.project_optimizer_()
+
+    @torch.no_grad()
+    def project_optimizer_(self) -> None:
+        """Set the optimiser's state (momentum, moments) at pruned weights to zero."""
         for parameter, mask in zip(self._weights, self._masks, strict=True):
-            parameter.mul_(mask)
             for buffer in self._state_of(parameter):
                 buffer.mul_(mask)
 

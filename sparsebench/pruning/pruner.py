@@ -147,6 +147,10 @@ class Pruner:
     def after_step(self, step: int) -> None:
         """After the optimiser's step."""
 
+    def cuts(self, step: int) -> bool:
+        """Whether ``step`` prunes so much at once that the accuracy right after it is of interest."""
+        return False
+
     def on_end(self) -> None:
         """After the last step: leaves the final sparse weights in the model."""
         self.weights.bake_()

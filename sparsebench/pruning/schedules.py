@@ -164,7 +164,7 @@ class Alternating(Schedule):
         if len(sparse) != len(dense) + 1 or any(a >= b for a, b in pairwise([*turns, clock.total_steps])):
             allowed = f"times between those of sparse_starts, one fewer, all before step {clock.total_steps}"
             raise SettingError("dense_starts", list(dense_starts), allowed)
-        self.turns = turns
+        self.turns, self.start, self.stop = turns, turns[0], turns[-1]
 
     def due(self, step: int) -> bool:
         """Whether a phase starts at ``step``."""

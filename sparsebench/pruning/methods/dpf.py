@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
+from sparsebench.errors import SettingError, one_of
+from sparsebench.pruning.allocation import Allocation
+from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.pruner import Pruner
+from sparsebench.pruning.schedules import Schedule
+from sparsebench.pruning.scores import Score
+
+GRADIENTS = ("feedback", "masked", "dense")
 
 
 class DPF(Pruner):
@@ -15,6 +22,14 @@ class DPF(Pruner):
 
     Momentum and weight decay act on what the optimiser holds: the dense weights, also the pruned ones.
 
+    Args:
+        weights: The prunable weights.
+        schedule: When masks are recomputed, up to ``schedule.stop``, and to which sparsity.
+        allocation: Global in the paper.
+        score: Magnitude in the paper.
+        gradient: ``feedback`` as above; the ablations ``masked``: m_t ⊙ g(m_t ⊙ w_t), and ``dense``: g(w_t).
+        fine_tune: After ``schedule.stop``, drop the hidden weights and train only those that are kept.
+
     Differs from the paper:
         Ties and rounding are exact (the achieved number of zeros is the asked one). The end of the ramp is
         not stated there; here it is 75 % of training.
@@ -24,15 +39,35 @@ class DPF(Pruner):
         arXiv 2006.07253, Algorithm 1.
     """
 
+    def __init__(
+        self,
+        weights: MaskedParameters,
+        schedule: Schedule,
+        allocation: Allocation,
+        score: Score,
+        gradient: str = "feedback",
+        fine_tune: bool = False,
+    ) -> None:
+        super().__init__(weights, schedule, allocation, score)
+        if gradient not in GRADIENTS:
+            raise SettingError("gradient", gradient, one_of(GRADIENTS, gradient))
+        self.gradient, self.fine_tune = gradient, fine_tune
+
     def before_forward(self, step: int) -> None:
         """m_t from the dense weights if due; then the model sees m_t ⊙ w_t."""
         if self.schedule.due(step):
             self.update_masks(step)
-        self.weights.hide_()
+        if self.fine_tune and step == self.schedule.stop + 1:
+            self.weights.project_()
+        if not self.dense_forward(step):
+            self.weights.hide_()
 
     def after_backward(self, step: int) -> bool:
         """The dense weights come back before the step: gradient, momentum and decay act on them."""
-        self.weights.restore_()
+        if self.weights.hidden:
+            self.weights.restore_()
+        if not self.dense_gradient(step):
+            self.weights.mask_grads_()
         return True
 
     def evaluating(self) -> AbstractContextManager[None]:
@@ -40,5 +75,9 @@ class DPF(Pruner):
         return self.weights.applied()
 
     def dense_gradient(self, step: int) -> bool:
-        """The gradient reaches every dense weight at every step."""
-        return True
+        """The gradient reaches every dense weight at every step, unless an ablation masks it."""
+        return self.gradient != "masked" and not (self.fine_tune and step > self.schedule.stop)
+
+    def dense_forward(self, step: int) -> bool:
+        """Only in the ablation that prunes for evaluation alone."""
+        return self.gradient == "dense" and not (self.fine_tune and step > self.schedule.stop)

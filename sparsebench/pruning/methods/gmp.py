@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
+from sparsebench.pruning.allocation import Allocation
+from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.pruner import Pruner
+from sparsebench.pruning.schedules import Schedule
+from sparsebench.pruning.scores import Score
 
 
 class GMP(Pruner):
@@ -13,21 +18,57 @@ class GMP(Pruner):
     w_{t+1} = m_t ⊙ (w_t - γ_t m_t ⊙ g(w_t)); masks only shrink. Where masks change, the momentum of the newly
     pruned weights is set to zero with them.
 
+    Args:
+        weights: The prunable weights.
+        schedule: When to prune, and to which sparsity.
+        allocation: Turns scores into masks.
+        score: Magnitude in the paper.
+        allow_recovering: Pruned weights keep their values, out of sight of the forward and of the gradient, and take
+            part in the next ranking: one comes back if others shrink below it, as in the authors' code. Weight decay
+            acts on them.
+
     References:
         Zhu and Gupta, "To prune, or not to prune: exploring the efficacy of pruning for model
         compression", ICLR workshop 2018, arXiv 1710.01878, section 3.
     """
 
+    def __init__(
+        self,
+        weights: MaskedParameters,
+        schedule: Schedule,
+        allocation: Allocation,
+        score: Score,
+        allow_recovering: bool = False,
+    ) -> None:
+        super().__init__(weights, schedule, allocation, score)
+        self.allow_recovering = allow_recovering
+
+    def before_forward(self, step: int) -> None:
+        """Pruned weights that kept their values are hidden."""
+        if self.allow_recovering:
+            self.weights.hide_()
+
     def after_backward(self, step: int) -> bool:
-        """Pruned weights have weight, momentum and now gradient zero: no optimiser step moves them."""
+        """Pruned weights have momentum and now gradient zero (and weight zero): no step moves them."""
+        if self.allow_recovering:
+            self.weights.restore_()
         self.weights.mask_grads_()
         return True
 
     def after_step(self, step: int) -> None:
         """If the schedule rises: prune the smallest of the remaining weights."""
-        if self.schedule.due(step) and self.schedule.sparsity(step) > self.schedule.sparsity(step - 1):
-            scores = self.score(self.weights.weights())
+        if not self.schedule.due(step) or self.schedule.sparsity(step) == self.schedule.sparsity(step - 1):
+            return
+        scores = self.score(self.weights.weights())
+        if not self.allow_recovering:
             for name, mask in self.weights.masks.items():
                 scores[name].masked_fill_(~mask, -math.inf)  # once pruned stays pruned
-            self.weights.set_masks(self.allocation(scores, self.schedule.sparsity(step)))
+        self.weights.set_masks(self.allocation(scores, self.schedule.sparsity(step)))
+        if self.allow_recovering:
+            self.weights.project_optimizer_()
+        else:
             self.weights.project_()
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """The pruned weights."""
+        return self.weights.applied() if self.allow_recovering else nullcontext()

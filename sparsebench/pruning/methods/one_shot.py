@@ -2,16 +2,75 @@
 
 from __future__ import annotations
 
+from sparsebench.clock import Clock
+from sparsebench.errors import SettingError, one_of
+from sparsebench.lr_schedules import LRSchedule
+from sparsebench.pruning.allocation import Allocation
 from sparsebench.pruning.methods.gmp import GMP
+from sparsebench.pruning.parameters import MaskedParameters
+from sparsebench.pruning.schedules import Schedule
+from sparsebench.pruning.scores import Score
+
+FINE_TUNE = ("continue", "constant_last", "lr_rewind", "linear")
 
 
 class OneShot(GMP):
     """One-shot magnitude pruning: train dense, prune once to the target, fine-tune what is left.
 
-    Pruning and fine-tuning lie inside the one budget: the ``one_shot`` schedule says when the cut is, and the
-    learning rate goes on along its schedule.
+    Both lie inside the one budget of T steps: the cut is at step c -> ``schedule.at``. For the fine-tuning variants the
+    dense training has its whole learning-rate schedule η before c, and what is left starts with fresh momentum.
+
+    Args:
+        weights: The prunable weights.
+        schedule: When the cut is.
+        allocation: Turns scores into masks.
+        score: Magnitude in the paper.
+        clock: Length of the training.
+        fine_tune: ``continue``: the cut falls into an unbroken schedule. ``constant_last``: fine-tune at the last
+            learning rate. ``lr_rewind``: repeat the last T - c steps of η. ``linear``: from the first learning rate
+            linearly to 0 (budgeted).
 
     References:
         Han, Pool, Tran and Dally, "Learning both Weights and Connections for Efficient Neural Networks",
         NeurIPS 2015, arXiv 1506.02626.
+        Renda, Frankle and Carbin, "Comparing Rewinding and Fine-tuning in Neural Network Pruning", ICLR 2020,
+        arXiv 2003.02389; Li, Yumer and Ramanan, "Budgeted Training", ICLR 2020, arXiv 1905.04753.
     """
+
+    def __init__(
+        self,
+        weights: MaskedParameters,
+        schedule: Schedule,
+        allocation: Allocation,
+        score: Score,
+        clock: Clock,
+        fine_tune: str = "continue",
+    ) -> None:
+        super().__init__(weights, schedule, allocation, score)
+        if fine_tune not in FINE_TUNE:
+            raise SettingError("fine_tune", fine_tune, one_of(FINE_TUNE, fine_tune))
+        self.fine_tune, self.total, self.cut = fine_tune, clock.total_steps, schedule.start + 1
+        if fine_tune == "lr_rewind" and 2 * self.cut < self.total:
+            raise SettingError(
+                "fine_tune", fine_tune, "a cut (schedule.at) in the second half of the training"
+            )
+
+    def cuts(self, step: int) -> bool:
+        """At the one update."""
+        return self.schedule.due(step)
+
+    def after_step(self, step: int) -> None:
+        """Prune, and for the variants start anew with zero momentum."""
+        super().after_step(step)
+        if step + 1 == self.cut and self.fine_tune != "continue" and self.schedule.target > 0:
+            self.weights.reset_optimizer_()
+
+    def lr_factor(self, step: int, lr_schedule: LRSchedule) -> float:
+        """η(t T / c) before the cut, and the variant's after it."""
+        if self.fine_tune == "continue" or self.schedule.target == 0:
+            return lr_schedule.factor(step)
+        if step >= self.cut and self.fine_tune == "linear":
+            return (self.total - step) / (self.total - self.cut)
+        rewound = {"constant_last": self.cut - 1, "lr_rewind": step - (self.total - self.cut)}
+        position = step if step < self.cut else rewound[self.fine_tune]
+        return lr_schedule.factor(position * self.total // self.cut)

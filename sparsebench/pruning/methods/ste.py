@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from sparsebench.pruning.methods.dpf import DPF
+from contextlib import AbstractContextManager
+
+from sparsebench.pruning.pruner import Pruner
 
 
-class STE(DPF):
+class STE(Pruner):
     """Straight-through estimator: as DPF, with the mask recomputed from the dense weights at every step.
+
+    w_{t+1} = w_t - γ_t g(m(w_t) ⊙ w_t).
 
     References:
         Bengio, Léonard and Courville, "Estimating or Propagating Gradients Through Stochastic Neurons for
@@ -18,3 +22,16 @@ class STE(DPF):
         """m_t from w_t; then the model sees m_t ⊙ w_t."""
         self.update_masks(step)
         self.weights.hide_()
+
+    def after_backward(self, step: int) -> bool:
+        """The dense weights come back before the step: the gradient moves all of them."""
+        self.weights.restore_()
+        return True
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """The pruned weights."""
+        return self.weights.applied()
+
+    def dense_gradient(self, step: int) -> bool:
+        """The gradient reaches every dense weight at every step."""
+        return True
