@@ -21,39 +21,51 @@ class Clock:
     Args:
         total_steps: Optimiser steps of the whole training, at least 1.
         steps_per_epoch: Optimiser steps of one epoch, at least 1.
+        extend: How many times longer than usual the training is: times in epochs and steps are later by this
+            factor, durations such as the interval between mask updates stay.
 
     Example:
         >>> clock = Clock(total_steps=1000, steps_per_epoch=100)
         >>> clock.steps("0.75"), clock.steps("2.5ep"), clock.steps("16it"), clock.steps(16)
         (750, 250, 16, 16)
+        >>> Clock(2000, 100, extend=2).steps("2.5ep"), Clock(2000, 100, extend=2).duration("100it")
+        (500, 100)
     """
 
     total_steps: int
     steps_per_epoch: int = 1
+    extend: float = 1
 
     def __post_init__(self) -> None:
         if self.total_steps < 1 or self.steps_per_epoch < 1:
             raise SettingError("total_steps", self.total_steps, "at least one step, and one step an epoch")
 
     def steps(self, time: str | float, setting: str = "time") -> int:
-        """``time`` in optimiser steps, rounded to the nearest.
+        """The step that ``time`` is, rounded to the nearest.
 
         A whole number without a unit counts steps; a number with a decimal point is a fraction of training.
 
         Raises:
             SettingError: ``time`` is not of that form, negative, or a fraction above 1.
         """
+        return self._steps(time, setting, self.extend)
+
+    def duration(self, time: str | float, setting: str = "time") -> int:
+        """As :meth:`steps`, for a length of time, which does not grow when the training is extended."""
+        return self._steps(time, setting, 1)
+
+    def _steps(self, time: str | float, setting: str, factor: float) -> int:
         text = str(time).strip()
         match = _TIME.match(text)
         if match is None or isinstance(time, bool):
             raise SettingError(setting, time, ALLOWED)
         number, unit = float(match["number"]), match["unit"]
         if unit == "ep":
-            return math.floor(number * self.steps_per_epoch + 0.5)
+            return math.floor(number * self.steps_per_epoch * factor + 0.5)
         if unit == "it" or "." not in text:
             if number != int(number):
                 raise SettingError(setting, time, ALLOWED)
-            return int(number)
+            return math.floor(number * factor + 0.5)
         if number > 1:
             raise SettingError(setting, time, ALLOWED)
         return math.floor(number * self.total_steps + 0.5)

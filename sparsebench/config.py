@@ -114,6 +114,8 @@ def validate(cfg: DictConfig, choices: Mapping[str, str | None]) -> None:
     for key, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("seed", 0)):
         if cfg[key] < least:
             raise SettingError(key, cfg[key], f"a whole number of at least {least}")
+    if cfg.extend <= 0:
+        raise SettingError("extend", cfg.extend, "a factor above 0, for example 2.0 or 5.0")
     if not 0 <= cfg.sparsity < 1:
         raise SettingError("sparsity", cfg.sparsity, "a fraction of zeros in [0, 1), for example 0.9")
     if not 0 <= cfg.label_smoothing < 1:

@@ -23,6 +23,12 @@ def test_what_is_not_a_time_is_refused_with_its_setting(time):
         CLOCK.steps(time, "interval")
 
 
+def test_an_extended_training_moves_times_and_keeps_durations():
+    clock = Clock(total_steps=5000, steps_per_epoch=100, extend=5)
+    assert [clock.steps(time) for time in ("0.75", "3ep", "500it", 16)] == [3750, 1500, 2500, 80]
+    assert [clock.duration(time) for time in ("0.75", "3ep", "500it", 16)] == [3750, 300, 500, 16]
+
+
 @pytest.mark.parametrize("lengths", [(0, 1), (10, 0)])
 def test_a_training_has_at_least_one_step(lengths):
     with pytest.raises(SettingError):

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from conftest import options
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 from sparsebench.config import build, config_hash, run_id, validate
 from sparsebench.errors import SettingError
@@ -15,8 +18,8 @@ GROUPS = sorted(path.name for path in config_dir().iterdir() if path.is_dir())
 def test_every_option_of_every_group_composes_and_is_valid(hydra_config, group, option):
     cfg, choices = hydra_config(f"{group}={option}")
     assert choices[group] == option
-    if option == "from_file":
-        with pytest.raises(SettingError, match=r"^allocation.path: expected a value"):
+    if required := sorted(OmegaConf.missing_keys(cfg)):
+        with pytest.raises(SettingError, match=f"^{re.escape(required[0])}: expected a value"):
             validate(cfg, choices)
     elif option != "cuda":
         validate(cfg, choices)

@@ -14,7 +14,7 @@ from torch import nn
 from sparsebench.accounting import TrainingFLOPs
 from sparsebench.checkpoint import Checkpoint
 from sparsebench.commands.run import assemble
-from sparsebench.config import accepted
+from sparsebench.config import accepted, build
 from sparsebench.data.loader import batches
 from sparsebench.pruning.allocation import zeros_for
 from sparsebench.pruning.pruner import Pruner
@@ -252,11 +252,16 @@ def test_evaluation_changes_nothing(make, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_plain_state_dict_evaluates_to_the_reported_accuracy(make, method):
+def test_the_plain_state_dict_evaluates_to_the_reported_accuracy(make, hydra_config, method):
     made, runner = make(method)
     history = runner.run()
-    plain, other = make("dense", folder="plain")
-    plain.model.load_state_dict(made.model.state_dict())
+    _, other = make("dense", folder="plain")
+    cfg, _ = hydra_config(
+        "dataset=digits", "model=resnet", "model.depth=8", "model.width=4", f"prune={method}"
+    )
+    plain = build(cfg.model, input_shape=made.dataset.input_shape, num_classes=made.dataset.num_classes)
+    plain.load_state_dict(made.model.state_dict())
+    other.model = other.forward = plain
     assert other._evaluate("test") == history.test
     assert other._evaluate("val") == history.val
 

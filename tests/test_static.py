@@ -6,8 +6,10 @@ import itertools
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
+from sparsebench.cli import main
 from sparsebench.clock import Clock
 from sparsebench.errors import SettingError
 from sparsebench.pruning.allocation import Global, zeros_for
@@ -238,3 +240,34 @@ def test_bad_settings_are_refused_by_name(method, more, setting):
     with pytest.raises(SettingError) as refused:
         make(method, mlp(6, 20, 3), 0.5, **more)
     assert refused.value.setting == setting
+
+
+@pytest.mark.parametrize("reinit", [False, True])
+def test_the_mask_of_another_run_is_trained_again_from_the_same_or_from_other_weights(
+    tmp_path, capsys, reinit
+):
+    small = ["dataset.train_samples=300", "model.depth=8", "model.width=4", "epochs=2", "device=cpu"]
+    assert (
+        main(["train", "prune=gmp", "schedule.interval=4it", *small, f"results_dir={tmp_path / 'first'}"])
+        == 0
+    )
+    (first,) = (path for path in (tmp_path / "first").iterdir() if path.is_dir())
+    words = ["prune=magnitude_init", "score=trained", f"score.path={first}", f"sanity.reinit={reinit}"]
+    assert main(["train", *words, *small, f"results_dir={tmp_path / 'again'}"]) == 0
+    (again,) = (path for path in (tmp_path / "again").iterdir() if path.is_dir())
+    before, after = load_file(first / "model.safetensors"), load_file(again / "model.safetensors")
+    for name in before:
+        if before[name].dim() == 4:
+            assert torch.equal(before[name] == 0, after[name] == 0)
+            assert not torch.equal(before[name], after[name])
+    capsys.readouterr()
+    words = ["prune=magnitude_init", "score=trained", f"score.path={tmp_path}"]
+    assert main(["train", *words, *small, f"results_dir={tmp_path / 'none'}"]) == 2
+    assert f"score.path={tmp_path}: expected a run folder" in capsys.readouterr().err
+    assert (
+        main(
+            ["train", *words[:2], f"score.path={first}", *small, "model.width=8", f"results_dir={tmp_path}/n"]
+        )
+        == 2
+    )
+    assert "expected weights of this model; it has no such stem.0.weight" in capsys.readouterr().err

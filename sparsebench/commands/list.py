@@ -73,7 +73,8 @@ def entries(group: str) -> list[Entry]:
 
 def _entry(path: Path) -> Entry:
     text = path.read_text(encoding="utf-8")
-    target = (yaml.safe_load(text) or {}).get("_target_")
+    content = yaml.safe_load(text) or {}  # an option that sets more than its own group names it
+    target = content.get("_target_") or (content.get(path.parent.name) or {}).get("_target_")
     documented = _docstring(target) if target else ""
     comments = " ".join(line.lstrip("# ") for line in text.splitlines() if re.match(r"# (?!@)", line))
     if target and not documented and not comments:

@@ -75,7 +75,7 @@ def assemble(cfg: DictConfig, dataset: ImageDataset | None = None) -> Assembly:
     model = build(cfg.model, "model", input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     device.place(model)
     data = TrainLoader(dataset, cfg.batch_size, cfg.seed, channels_last=device.channels_last)
-    clock = Clock(data.steps_per_epoch * cfg.epochs, data.steps_per_epoch)
+    clock = Clock(data.steps_per_epoch * _epochs(cfg), data.steps_per_epoch, cfg.extend)
     parameters = parameter_groups(model, cfg.optimizer.get("weight_decay", 0.0), cfg.norm_weight_decay)
     optimizer = build(cfg.optimizer, "optimizer", params=parameters)
     weights = MaskedParameters(Prunable(**cfg.prunable).select(model), optimizer)
@@ -140,7 +140,7 @@ class _Training:
         self.cfg, self.choices, self.number = cfg, choices, number
         self.row: dict[str, Any] = {
             "schema": SCHEMA, "run_id": run_id(cfg, choices, number), "dataset": made.dataset.name,
-            "model": made.model.name, "method": choices["prune"], "seed": cfg.seed, "epochs": cfg.epochs,
+            "model": made.model.name, "method": choices["prune"], "seed": cfg.seed, "epochs": _epochs(cfg),
             "batch_size": cfg.batch_size, "precision": cfg.precision, "device": made.device.label,
             "version": sparsebench.__version__, "torch": torch.__version__,
             "config_hash": config_hash(cfg, choices, number), "command": provenance.command(overrides),
@@ -190,6 +190,11 @@ class _Training:
         return row, state
 
 
+def _epochs(cfg: DictConfig) -> int:
+    """Length of a training in whole epochs."""
+    return max(round(cfg.epochs * cfg.extend), 1)
+
+
 def _tidy(trainings: list[_Training]) -> None:
     """Remove what finished trainings no longer need; one that was killed right after its last row has left it."""
     for training in trainings:
@@ -220,8 +225,8 @@ def _runner(cfg: DictConfig, made: Assembly, folder: RunFolder, label: str, firs
         checkpoint=Checkpoint(folder.path, _warn),
         record=folder.write_metrics,
         progress=lambda total, done: Progress(label, total, done),
-        eval_every=max(made.clock.steps(cfg.eval_every, "eval_every"), 1),
-        save_every=max(made.clock.steps(cfg.save_every, "save_every"), 1),
+        eval_every=max(made.clock.duration(cfg.eval_every, "eval_every"), 1),
+        save_every=max(made.clock.duration(cfg.save_every, "save_every"), 1),
         accumulate=cfg.accumulate, clip_norm=cfg.clip_norm, seed=cfg.seed, reinitialize=reinitialize,
         first_step=first_step,
     )  # fmt: skip

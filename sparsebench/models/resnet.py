@@ -33,8 +33,9 @@ class ZeroPadShortcut(nn.Module):
 class Block(nn.Module):
     """Two 3x3 convolutions, or with ``expansion`` 4 the bottleneck of 1x1, 3x3 and 1x1, and a shortcut."""
 
-    def __init__(self, inputs: int, width: int, stride: int, variant: str) -> None:
+    def __init__(self, inputs: int, width: int, stride: int, variant: str, scale: float | None) -> None:
         super().__init__()
+        self.scale = scale
         outputs = width * 4 if variant == "bottleneck" else width
         self.relu = nn.ReLU()
         if variant == "bottleneck":
@@ -51,7 +52,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Body plus shortcut, then ReLU."""
-        return self.relu(self.body(x) + self.shortcut(x))
+        body = self.body(x) if self.scale is None else self.scale * self.body(x)
+        return self.relu(body + self.shortcut(x))
 
 
 class ResNet(nn.Module):
@@ -65,10 +67,12 @@ class ResNet(nn.Module):
         variant: ``a``, He's parameter-free shortcuts (ResNet-20 has 269,722 parameters); ``b``, 1x1
             convolution and batch norm as shortcut (272,474); ``bottleneck``, as many blocks with three layers
             and expansion 4, and such shortcuts: the DPF code base's "ResNet-56", of 83 layers (869,530).
+        stable: Stable ResNet: every block's body times 1 / √L, with L blocks.
 
     References:
         He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv 1512.03385,
         section 4.2.
+        Hayou, Ton, Doucet and Teh, "Robust Pruning at Initialization", ICLR 2021, arXiv 2002.08797, section 3.2.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class ResNet(nn.Module):
         depth: int = 20,
         width: int = 16,
         variant: str = "a",
+        stable: bool = False,
     ) -> None:
         if variant not in VARIANTS:
             raise SettingError("variant", variant, one_of(VARIANTS, variant))
@@ -86,7 +91,8 @@ class ResNet(nn.Module):
             raise SettingError("depth", depth, "6n + 2, for example 20, 32, 44, 56 or 110")
         check_size("resnet", input_shape, 4)
         super().__init__()
-        suffix = "" if variant == "a" else f"_{variant}"
+        suffix = ("" if variant == "a" else f"_{variant}") + ("_stable" if stable else "")
+        scale = ((depth - 2) // 2) ** -0.5 if stable else None
         self.name = f"resnet{depth}{suffix}" + ("" if width == 16 else f"_w{width}")
         self.stem = conv_bn(input_shape[0], width, 3)
         self.relu = nn.ReLU()
@@ -95,7 +101,7 @@ class ResNet(nn.Module):
             blocks = []
             for block in range((depth - 2) // 6):
                 stride = 2 if stage > 0 and block == 0 else 1
-                blocks.append(Block(channels, width * 2**stage, stride, variant))
+                blocks.append(Block(channels, width * 2**stage, stride, variant, scale))
                 channels = width * 2**stage * (4 if variant == "bottleneck" else 1)
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.Sequential(*stages)

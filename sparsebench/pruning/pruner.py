@@ -100,7 +100,7 @@ class Pruner:
         score: What to keep: higher means keep.
 
     Raises:
-        SettingError: The allocation cannot give these layers the target sparsity.
+        SettingError: The allocation cannot give these layers the target sparsity, or the score has none for them.
     """
 
     def __init__(
@@ -110,7 +110,9 @@ class Pruner:
         self.schedule = schedule
         self.allocation = allocation
         self.score = score
-        allocation.check({name: tuple(p.shape) for name, p in weights.parameters.items()}, schedule.target)
+        shapes = {name: tuple(p.shape) for name, p in weights.parameters.items()}
+        allocation.check(shapes, schedule.target)
+        score.check(shapes)
 
     trainings = 1
     """How many trainings, one after the other, make up one result; each is a run with a row of its own."""

@@ -42,7 +42,7 @@ class Schedule:
     ) -> None:
         self.target = check_sparsity(sparsity)
         self.start = clock.steps(start, "start")
-        self.interval = clock.steps(interval, "interval")
+        self.interval = clock.duration(interval, "interval")
         if self.interval < 1:
             raise SettingError("interval", interval, "at least one step")
         self.stop = clock.total_steps - 1

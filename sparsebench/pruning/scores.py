@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from sparsebench.errors import SettingError
 
 
 class Score:
@@ -16,6 +19,9 @@ class Score:
     ) -> dict[str, Tensor]:
         """Scores of ``weights`` (name -> tensor); ``generator`` is for scores that draw, on the CPU."""
         raise TypeError(f"{type(self).__name__} does not score")
+
+    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Refuse layers (name -> shape) that have no score, before training starts."""
 
 
 class Magnitude(Score):
@@ -31,6 +37,42 @@ class Magnitude(Score):
     ) -> dict[str, Tensor]:
         """|w|, in float32: half precision would make ties."""
         return {name: weight.detach().float().abs() for name, weight in weights.items()}
+
+
+class Trained(Score):
+    """The absolute value that another run's final weights have: its largest, or its mask, whatever is scored.
+
+    Args:
+        path: A run folder, or its ``model.safetensors``.
+
+    Raises:
+        SettingError: There is no such file.
+
+    References:
+        Frankle and Carbin, "The Lottery Ticket Hypothesis: Finding Sparse, Trainable Neural Networks", ICLR 2019,
+        arXiv 1803.03635 (a mask found by training, trained again).
+    """
+
+    def __init__(self, path: str) -> None:
+        from safetensors.torch import load_file
+
+        self.path, file = path, Path(path).expanduser()
+        try:
+            self.trained = load_file(file / "model.safetensors" if file.is_dir() else file)
+        except Exception as error:  # safetensors has an exception of its own
+            raise SettingError("path", path, f"a run folder or its model.safetensors ({error})") from error
+
+    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Refuse a run of another model."""
+        for name, shape in shapes.items():
+            if name not in self.trained or tuple(self.trained[name].shape) != shape:
+                raise SettingError("score.path", self.path, f"weights of this model; it has no such {name}")
+
+    def __call__(
+        self, weights: Mapping[str, Tensor], generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """|w| of the other run."""
+        return {name: self.trained[name].float().abs().to(weight.device) for name, weight in weights.items()}
 
 
 class Random(Score):
