@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Training-step time of methods as a ratio to the dense step, all interleaved in one run.
 
-A method's steps that update masks are timed apart and weighed by how often they are due:
-ratio = (median ordinary step · (p - 1) + median step with an update) / p / median dense step.
+A method's steps that update masks are timed apart and weighed by how often they are due in a training:
+ratio = ((1 - u) · median ordinary step + u · median step with an update) / median dense step.
 
     scripts/bench_step.py                                              ResNet-20, 32 pixels, batch 128
-    scripts/bench_step.py model=torchvision model.name=resnet50 --pixels 224 --batch-size 16
+    scripts/bench_step.py --methods all --steps 24                     every method
+    scripts/bench_step.py model=torchvision model.name=resnet50 --pixels 224 --batch-size 16 --images 512
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ def images(pixels: int, count: int, device: str) -> ImageDataset:
 
 
 def make(method: str, words: list[str], dataset: ImageDataset, batch_size: int) -> Runner:
-    """A runner of ``method``, half-way up its ramp."""
-    cfg = compose("train", overrides=[*words, f"prune={method}", f"batch_size={batch_size}", "epochs=1000"])
+    """A runner of ``method``, at an update of its masks after three eighths of the training."""
+    cfg = compose("train", overrides=[f"prune={method}", *words, f"batch_size={batch_size}"])
     made = assemble(cfg, dataset)
     runner = Runner(
         model=made.model, data=made.data, evaluation=lambda split: iter(()), optimizer=made.optimizer,
@@ -64,10 +65,16 @@ def make(method: str, words: list[str], dataset: ImageDataset, batch_size: int) 
     )  # fmt: skip
     runner.progress = Silent()
     made.pruner.on_start(runner._probe())
-    runner.step = (
-        made.clock.total_steps * 3 // 8 // 16 * 16 - WARM_UP - 1
-    )  # so that the second measured step updates
+    updates = due(runner)
+    middle = made.clock.total_steps * 3 // 8
+    runner.step = next((t for t in updates if t >= middle), updates[-1] if updates else middle) - WARM_UP - 1
     return runner
+
+
+def due(runner: Runner) -> list[int]:
+    """The steps of the whole training at which masks are updated."""
+    schedule = getattr(runner.pruner, "schedule", None)
+    return [t for t in range(runner.clock.total_steps) if schedule is not None and schedule.due(t)]
 
 
 def timed_step(runner: Runner) -> tuple[float, bool]:
@@ -90,12 +97,15 @@ def main() -> int:
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="as for sparsebench train")
     parser.add_argument("--methods", default="gmp,dpf")
     parser.add_argument("--pixels", type=int, default=32)
+    parser.add_argument("--images", type=int, default=50_000, help="in the data set (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=64, help="of each method (default: %(default)s)")
     options = parser.parse_args()
-    methods = ["dense", *options.methods.split(",")]
+    found = sorted(path.stem for path in (config_dir() / "prune").glob("*.yaml"))
+    chosen = found if options.methods == "all" else options.methods.split(",")
+    methods = ["dense", *(method for method in chosen if method != "dense")]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dataset = images(options.pixels, max(4 * options.batch_size, 64), device)
+    dataset = images(options.pixels, options.images, device)
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         runners = {m: make(m, options.settings, dataset, options.batch_size) for m in methods}
     times: dict[str, list[tuple[float, bool]]] = {m: [] for m in methods}
@@ -112,8 +122,7 @@ def main() -> int:
         updates = [seconds for seconds, update in times[method] if update]
         typical = statistics.median(ordinary or updates)
         with_update = statistics.median(updates) if updates else typical
-        interval = getattr(getattr(runners[method].pruner, "schedule", None), "interval", 1)
-        share = 1 / interval if updates else 0.0
+        share = len(due(runners[method])) / runners[method].clock.total_steps if updates else 0.0
         ratio = ((1 - share) * typical + share * with_update) / dense
         row = [
             f"{1e3 * typical:.2f}",
