@@ -72,6 +72,30 @@ def test_the_best_weight_that_a_layer_keeps_is_the_last_of_equal_ones_too():
     assert [m.tolist() for m in masks.values()] == [[False, False, True], [False, True, True]]
 
 
+@pytest.mark.parametrize(
+    ("kind", "kept"), [(Global, [[0, 0, 0], [0, 1, 1]]), (Uniform, [[0, 0, 0], [0, 0, 1]])]
+)
+def test_above_a_threshold_one_too_many_goes_and_every_tie_with_it(kind, kept):
+    scores = {"a": torch.tensor([1.0, 2.0, 2.0]), "b": torch.tensor([2.0, 3.0, 4.0])}
+    masks = kind(compat="above_threshold")(scores, 1 / 3)  # exactly, 2 of 6 would go, one of each layer
+    assert [m.int().tolist() for m in masks.values()] == kept
+
+
+def test_floor_and_bernoulli_miss_the_number_as_published():
+    scores = scores_of(SHAPES)
+    floor = Uniform(compat="floor")(scores, 0.9)
+    assert [int((~m).sum()) for m in floor.values()] == [math.floor(0.9 * math.prod(s)) for s in SHAPES]
+    assert zeros(floor) == 388 + 2073 + 460 + 576 + 6 == zeros_for(0.9, 3895) - 3
+    torch.manual_seed(0)
+    drawn = ERK(compat="bernoulli")(scores, 0.9)
+    assert zeros(drawn) != zeros_for(0.9, 3895) and abs(zeros(drawn) - 0.9 * 3895) < 5 * (0.09 * 3895) ** 0.5
+
+
+def test_an_unknown_rule_is_named():
+    with pytest.raises(SettingError, match=r"^compat=old: expected one of above_threshold, floor, bernoulli"):
+        Global(compat="old")
+
+
 @pytest.mark.parametrize("kind", ANY_SPARSITY)
 def test_layer_counts_never_fall_while_sparsity_rises_so_masks_can_nest(kind):
     scores = scores_of(SHAPES)

@@ -9,7 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparsebench.errors import SettingError
+from sparsebench.errors import SettingError, one_of
+
+COMPAT = ("above_threshold", "floor", "bernoulli")
+"""Rules of published code. ``above_threshold``: keep what is strictly above the weight of rank ⌊s N⌋, so that one too
+many goes, and every tie with it (OpenLTH; third-party DPF). ``floor``: prune ⌊s N_l⌋ (RigL, SynFlow). ``bernoulli``:
+every weight is kept with probability 1 - s_l, so that the number is random (sparse momentum, ITOP, GraNet)."""
 
 
 def zeros_for(sparsity: float, numel: int) -> int:
@@ -81,10 +86,13 @@ class Allocation:
     Args:
         allow_layer_collapse: Let a layer lose all its weights. If not, the best weight of every layer is
             kept as long as the total allows it, and the total stays exact.
+        compat: Instead of all this, a rule of published code that misses the asked number (:data:`COMPAT`).
     """
 
-    def __init__(self, allow_layer_collapse: bool = False) -> None:
-        self.allow_layer_collapse = allow_layer_collapse
+    def __init__(self, allow_layer_collapse: bool = False, compat: str | None = None) -> None:
+        if compat is not None and compat not in COMPAT:
+            raise SettingError("compat", compat, one_of(COMPAT, compat))
+        self.allow_layer_collapse, self.compat = allow_layer_collapse, compat
 
     def __call__(self, scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
         """Masks (name -> bool tensor of the score's shape) with ``zeros_for(sparsity, numel)`` zeros."""
@@ -92,6 +100,16 @@ class Allocation:
 
     def check(self, shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> None:
         """Refuse layers (name -> shape) that cannot have ``sparsity``, before training starts."""
+
+
+@torch.no_grad()
+def kept_as_published(scores: Tensor, zeros: float, compat: str) -> Tensor:
+    """True for what the rule ``compat`` of :data:`COMPAT` keeps of ``scores`` (1-d), where s N = ``zeros``."""
+    if compat == "bernoulli":
+        return (torch.rand(scores.numel()) >= zeros / scores.numel()).to(scores.device)
+    if compat == "floor":
+        return lowest(scores, math.floor(zeros)).logical_not_()
+    return scores > scores.sort().values[min(math.floor(zeros), scores.numel() - 1)]
 
 
 class Global(Allocation):
@@ -104,19 +122,24 @@ class Global(Allocation):
     def __call__(self, scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
         """Prune the lowest scores of all layers together."""
         flat = torch.cat([score.reshape(-1) for score in scores.values()])
-        if not self.allow_layer_collapse:
-            start = 0
-            for score in scores.values():
-                end = start + score.numel()
-                flat[end - 1 - flat[start:end].flip(0).argmax()] = (
-                    math.inf
-                )  # of equal ones the last, as in the ranking
-                start = end
-        kept = lowest(flat, zeros_for(sparsity, flat.numel())).logical_not_()
+        if self.compat is not None:
+            kept = kept_as_published(flat, sparsity * flat.numel(), self.compat)
+        else:
+            if not self.allow_layer_collapse:
+                self.guard_(flat, [score.numel() for score in scores.values()])
+            kept = lowest(flat, zeros_for(sparsity, flat.numel())).logical_not_()
         pieces = kept.split([score.numel() for score in scores.values()])
         return {
             name: piece.view(score.shape) for (name, score), piece in zip(scores.items(), pieces, strict=True)
         }
+
+    @staticmethod
+    def guard_(flat: Tensor, numels: Sequence[int]) -> None:
+        """Give the best score of every layer, of equal ones the last, the highest rank of all."""
+        end = 0
+        for numel in numels:
+            start, end = end, end + numel
+            flat[end - 1 - flat[start:end].flip(0).argmax()] = math.inf
 
 
 class LAMP(Global):
@@ -159,6 +182,11 @@ class LayerWise(Allocation):
             SettingError: The layers cannot have so many zeros together.
         """
         shapes = {name: tuple(score.shape) for name, score in scores.items()}
+        if self.compat is not None:
+            return {
+                name: kept_as_published(score.reshape(-1), zeros, self.compat).view(score.shape)
+                for (name, score), zeros in zip(scores.items(), self.zeros(shapes, sparsity), strict=True)
+            }
         counts = self.counts(shapes, sparsity)
         return {
             name: lowest(score.reshape(-1), count).logical_not_().view(score.shape)

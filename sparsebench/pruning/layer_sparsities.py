@@ -113,9 +113,13 @@ class SmartRatio(LayerWise):
     """
 
     def __init__(
-        self, linear: float = 0.3, decreasing: bool = False, allow_layer_collapse: bool = False
+        self,
+        linear: float = 0.3,
+        decreasing: bool = False,
+        allow_layer_collapse: bool = False,
+        compat: str | None = None,
     ) -> None:
-        super().__init__(allow_layer_collapse)
+        super().__init__(allow_layer_collapse, compat)
         if not 0 <= linear <= 1:
             raise SettingError("linear", linear, "a share of weights in [0, 1]")
         self.linear, self.decreasing = linear, decreasing
@@ -158,8 +162,10 @@ class FromFile(LayerWise):
         Mark?", ICLR 2021, arXiv 2009.08576, section 5 (random masks with a method's layer sparsities).
     """
 
-    def __init__(self, path: str, sparsity: float, allow_layer_collapse: bool = False) -> None:
-        super().__init__(allow_layer_collapse)
+    def __init__(
+        self, path: str, sparsity: float, allow_layer_collapse: bool = False, compat: str | None = None
+    ) -> None:
+        super().__init__(allow_layer_collapse, compat)
         self.path, self.sparsity = path, sparsity
         try:
             with open(Path(path).expanduser(), newline="", encoding="utf-8") as file:

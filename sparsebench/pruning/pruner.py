@@ -176,7 +176,9 @@ class Pruner:
     def zeros(self, step: int) -> int | None:
         """The number of pruned weights during ``step``; ``None`` where the method cannot promise one."""
         target = self.target(step)
-        return None if target is None else zeros_for(target, self.weights.numel)
+        if target is None or self.allocation.compat is not None:
+            return None
+        return zeros_for(target, self.weights.numel)
 
     def update_masks(self, step: int, generator: torch.Generator | None = None) -> None:
         """Masks of the scheduled sparsity from the scores of the dense weights."""
