@@ -7,10 +7,13 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import compose, initialize_config_dir, version
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -30,6 +33,48 @@ IDENTITY_GROUPS = ("model", "dataset", "optimizer", "lr_schedule", "schedule", "
 
 VOLATILE = ("results_dir", "data_root", "overwrite", "save_every", "device", "hydra")
 """Settings that do not change what is trained: where it runs and is kept."""
+
+
+def composed(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str | None]]:
+    """The config that these words of the command line give, checked, and the chosen options of its groups.
+
+    Works inside another Hydra application too, and leaves that one as it was.
+
+    Raises:
+        SettingError: A word is wrong.
+    """
+    with _own_hydra():
+        try:
+            cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
+            choices: dict[str, str | None] = dict(cfg.hydra.runtime.choices)
+            del cfg.hydra
+            validate(cfg, choices)
+        except Exception as error:
+            explained = explain(error, list(overrides))
+            if explained is None:
+                raise
+            raise explained from error
+    return cfg, choices
+
+
+def as_word(setting: str, value: object) -> str:
+    """``setting=value`` as it is written on the command line.
+
+    Example:
+        >>> as_word("schedule.interval", "32it"), as_word("allocation.path", None), as_word("prunable.fc", True)
+        ("schedule.interval='32it'", 'allocation.path=null', 'prunable.fc=true')
+        >>> as_word("schedule.dense_starts", ["0.2", 40])
+        "schedule.dense_starts=['0.2',40]"
+    """
+
+    def text(value: object) -> str:
+        if isinstance(value, str):
+            return QuotedString(value, Quote.single).with_quotes()
+        if isinstance(value, (list, tuple)):
+            return f"[{','.join(text(item) for item in value)}]"
+        return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+    return f"{setting}={text(value)}"
 
 
 def build(node: DictConfig, group: str = "", **runtime: Any) -> Any:
@@ -200,8 +245,21 @@ def _leaves(cfg: DictConfig) -> dict[str, Any]:
 
 def _known_settings() -> list[str]:
     groups = [path.name for path in config_dir().iterdir() if path.is_dir()]
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+    with _own_hydra():
         return [*groups, *_leaves(compose("train"))]
+
+
+@contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Inside, configs are composed from this package's; after, Hydra is as it was."""
+    outer, base = GlobalHydra.instance().hydra, version.VersionBase.instance().version_base
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = outer
+        version.VersionBase.instance().version_base = base
 
 
 def _digest(value: object) -> str:

@@ -30,13 +30,13 @@ from sparsebench.data.arrays import ImageDataset
 from sparsebench.data.loader import TrainLoader, batches
 from sparsebench.device import Device, seed_everything
 from sparsebench.errors import RunError, SettingError
+from sparsebench.library import build_method
 from sparsebench.lr_schedules import LRSchedule
 from sparsebench.optim import parameter_groups
 from sparsebench.progress import Progress
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.prunable import Prunable
 from sparsebench.pruning.pruner import Pruner
-from sparsebench.pruning.static import Sanity
 from sparsebench.records.run_folder import RunFolder
 from sparsebench.records.schema import SCHEMA
 from sparsebench.runner import History, Runner
@@ -79,13 +79,11 @@ def assemble(cfg: DictConfig, dataset: ImageDataset | None = None) -> Assembly:
     parameters = parameter_groups(model, cfg.optimizer.get("weight_decay", 0.0), cfg.norm_weight_decay)
     optimizer = build(cfg.optimizer, "optimizer", params=parameters)
     weights = MaskedParameters(Prunable(**cfg.prunable).select(model), optimizer)
-    groups = ("schedule", "allocation", "score", "lr_schedule")
-    rules = {group: build(cfg[group], group, clock=clock) for group in groups}
-    rules["sanity"] = Sanity(**cfg.sanity)
+    lr_schedule = build(cfg.lr_schedule, "lr_schedule", clock=clock)
     return Assembly(
         device=device, dataset=dataset, data=data, model=model, clock=clock, optimizer=optimizer,
-        lr_schedule=rules["lr_schedule"],
-        pruner=build(cfg.prune, "prune", weights=weights, optimizer=optimizer, model=model, clock=clock, **rules),
+        lr_schedule=lr_schedule,
+        pruner=build_method(cfg, weights, optimizer, clock, model=model, lr_schedule=lr_schedule),
         layers=count_layers(model, dataset.input_shape),
     )  # fmt: skip
 
