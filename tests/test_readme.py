@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -18,6 +19,8 @@ COMMANDS = [
     for line in block.splitlines()
     if line.startswith("scripts/sparsebench ")
 ]
+
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def run(words, cwd):
@@ -58,3 +61,14 @@ def test_what_the_readme_lists_is_what_there_is():
         (line,) = re.findall(rf"^\| `{group}` \| (.*)\|$", README, re.MULTILINE)
         named = set(re.findall(r"`(\w+)`", line))
         assert set(options(group)) <= named, group
+
+
+def test_the_python_in_the_readme_runs_and_reaches_its_sparsity(tmp_path):
+    (example,) = EXAMPLES
+    program = f"{example}\nassert (model(images.float() / 16).argmax(1) == targets).float().mean() > 0.9\n"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, env=environment
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "'sparsity': 0.9" in done.stdout
