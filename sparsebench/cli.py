@@ -104,10 +104,10 @@ def _parsed(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -
 
 
 def _help() -> str:
-    from sparsebench.location import config_dir
+    from sparsebench.location import config_dirs
 
     commands = "\n".join(f"  {name:<12} {what}" for name, what in COMMANDS.items())
-    return HELP.format(commands=commands, configs=config_dir()).rstrip()
+    return HELP.format(commands=commands, configs=" and ".join(map(str, config_dirs()))).rstrip()
 
 
 def _fail(text: str, status: int) -> int:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from sparsebench.errors import SettingError, one_of
-from sparsebench.location import config_dir
+from sparsebench.location import config_dir, groups, options
 
 # "=" and ":" break words in bash: the words are taken from the line, and the part before the break is cut off.
 BASH = r"""_sparsebench() {
@@ -80,31 +79,27 @@ def candidates(before: Sequence[str], last: str) -> list[str]:
     key, equals, value = last.partition("=")
     if equals:
         done, comma, current = value.rpartition(",")
-        options = _options(config_dir() / key)
-        return [f"{key}={done}{comma}{name}" for name in options if name.startswith(current)]
+        return [f"{key}={done}{comma}{name}" for name in options(key) if name.startswith(current)]
     return [f"{name}=" for name in _keys(before) if name.startswith(last)]
-
-
-def _options(folder: Path) -> list[str]:
-    return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def _keys(before: Sequence[str]) -> list[str]:
     """Groups, settings of train.yaml, and settings of the chosen or default option of each group."""
     import yaml
 
-    root = config_dir()
-    main_config = yaml.safe_load((root / "train.yaml").read_text(encoding="utf-8"))
-    groups = sorted(path.name for path in root.iterdir() if path.is_dir())
+    main_config = yaml.safe_load((config_dir() / "train.yaml").read_text(encoding="utf-8"))
     chosen = {
         g: o for entry in main_config.pop("defaults") if isinstance(entry, dict) for g, o in entry.items()
     }
     chosen |= dict(word.split("=", 1) for word in before if "=" in word)
     main_config.pop("hydra", None)
-    keys = [*groups, *_flatten("", main_config)]
-    for group in groups:
-        path = root / group / f"{chosen.get(group)}.yaml"
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    keys = [*groups(), *_flatten("", main_config)]
+    for group in groups():
+        path = options(group).get(str(chosen.get(group)))
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8")) if path else None
+        except yaml.YAMLError:
+            continue
         if isinstance(content, dict) and "_target_" in content:
             keys += _flatten(f"{group}.", content)
     return keys

@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from hydra import compose, initialize_config_dir, version
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.plugins import Plugins
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -21,18 +23,32 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sparsebench.errors import SettingError, one_of
-from sparsebench.location import config_dir
+from sparsebench.location import config_dir, groups, installed_configs
 
 IDENTITY_GROUPS = ("model", "dataset", "optimizer", "lr_schedule", "schedule", "allocation", "score", "prune")
 """Groups whose chosen option is part of what a run is; recipe and experiment are so through what they set."""
 
 VOLATILE = ("results_dir", "data_root", "overwrite", "save_every", "device", "hydra")
 """Settings that do not change what is trained: where it runs and is kept."""
+
+
+class InstalledConfigs(SearchPathPlugin):
+    """Hydra searches the configs of other packages after this one's, and nowhere else."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Add their folders where this package's own are searched: not in another Hydra application."""
+        if any(place.path == str(config_dir()) for place in search_path.get_path()):
+            for package, folder in installed_configs():
+                search_path.append(package, f"file://{folder}")
+
+
+Plugins.instance().register(InstalledConfigs)
 
 
 def composed(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str | None]]:
@@ -244,9 +260,8 @@ def _leaves(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _known_settings() -> list[str]:
-    groups = [path.name for path in config_dir().iterdir() if path.is_dir()]
     with _own_hydra():
-        return [*groups, *_leaves(compose("train"))]
+        return [*groups(), *_leaves(compose("train"))]
 
 
 @contextmanager

@@ -1,8 +1,14 @@
-"""Where the configs lie."""
+"""Where the configs lie: this package's own, and those of other packages that offer some."""
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from functools import cache
 from pathlib import Path
+
+ENTRY_POINTS = "sparsebench.conf"
+"""Group of entry points; the value of one names a package whose folder holds config groups such as ``prune/``."""
 
 
 def config_dir() -> Path:
@@ -10,3 +16,74 @@ def config_dir() -> Path:
     package = Path(__file__).resolve().parent
     packaged = package / "conf"
     return packaged if packaged.is_dir() else package.parent / "conf"
+
+
+def config_dirs() -> list[Path]:
+    """:func:`config_dir` and the folders of other packages; of two options of one name, the first one's is taken."""
+    return [config_dir(), *(folder for _, folder in installed_configs())]
+
+
+def groups() -> list[str]:
+    """The config groups that have options."""
+    return sorted({path.parent.name for folder in config_dirs() for path in folder.glob("*/*.yaml")})
+
+
+def options(group: str) -> dict[str, Path]:
+    """The options of ``group`` and their files, by name."""
+    found = {
+        path.stem: path for folder in reversed(config_dirs()) for path in (folder / group).glob("*.yaml")
+    }
+    return dict(sorted(found.items()))
+
+
+@cache
+def installed_configs() -> tuple[tuple[str, Path], ...]:
+    """(distribution, folder) of every package that offers configs; nothing of a package is imported.
+
+    One that is broken is left out, with one line of warning.
+    """
+    from importlib.metadata import entry_points  # takes as long as all the rest of a completion
+
+    try:
+        offered = sorted(entry_points(group=ENTRY_POINTS), key=lambda point: (point.name, point.value))
+    except Exception as error:  # another package's metadata may be anything
+        _warn(f"entry points cannot be read, packages with configs are left out: {error}")
+        return ()
+    found: dict[Path, str] = {}
+    for point in offered:
+        package = point.dist.name if point.dist else point.name
+        named = f"{package}: entry point {point.name} = {point.value} of {ENTRY_POINTS}"
+        folder = located(point.value.strip())
+        if folder is None or not folder.is_dir():
+            _warn(f"{named} names no folder; left out")
+        elif not any(folder.glob("*/*.yaml")):
+            _warn(f"{named} has no options: there is no prune/NAME.yaml or the like in {folder}; left out")
+        elif folder not in found:
+            for path in sorted(folder.glob("*/*.yaml")):
+                option = path.relative_to(folder)
+                if any((other / option).exists() for other in (config_dir(), *found)):
+                    _warn(f"{named}: there is another {option.parent}={path.stem}, which is taken")
+            found[folder] = package
+    return tuple((package, folder) for folder, package in found.items())
+
+
+def located(name: str) -> Path | None:
+    """The folder of a package or the file of a module, found without importing any of it."""
+    top, *parts = name.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError, AttributeError):
+        return None
+    if spec is None:
+        return None
+    for place in spec.submodule_search_locations or ():
+        path = Path(place, *parts)
+        if path.is_dir():
+            return path
+        if parts and path.with_suffix(".py").is_file():
+            return path.with_suffix(".py")
+    return Path(spec.origin) if spec.origin and not parts and not spec.submodule_search_locations else None
+
+
+def _warn(text: str) -> None:
+    print(f"sparsebench: warning: {text}", file=sys.stderr)

@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from sparsebench.location import installed_configs
+
 LIBRARIES = (
     "torch",
     "torchvision",
@@ -51,9 +53,9 @@ def command(overrides: list[str]) -> str:
 
 
 def libraries() -> dict[str, str]:
-    """Installed versions of what the results depend on."""
+    """Installed versions of what the results depend on, packages that offer methods among them."""
     found = {}
-    for name in LIBRARIES:
+    for name in [*LIBRARIES, *(package for package, _ in installed_configs())]:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

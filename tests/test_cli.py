@@ -64,13 +64,13 @@ def test_list_prints_every_option_with_a_description_and_methods_with_their_pape
 
 
 def test_list_describes_what_a_package_passes_on_and_survives_an_empty_group(tmp_path, capsys, monkeypatch):
-    from sparsebench.commands import list as listing
+    from sparsebench import location
 
     (tmp_path / "optimizer").mkdir()
     (tmp_path / "optimizer" / "sgd.yaml").write_text("_target_: torch.optim.SGD\n")
     (tmp_path / "optimizer" / "gone.yaml").write_text("_target_: torch.optim.NoSuch\n")
     (tmp_path / "recipe").mkdir()
-    monkeypatch.setattr(listing, "config_dir", lambda: tmp_path)
+    monkeypatch.setattr(location, "config_dir", lambda: tmp_path)
     assert main(["list"]) == 0
     assert "  sgd   Implements stochastic gradient descent" in capsys.readouterr().out
 

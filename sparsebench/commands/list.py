@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib
-import importlib.util
 import inspect
 import json
 import re
@@ -16,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from sparsebench.errors import SettingError, one_of
-from sparsebench.location import config_dir
+from sparsebench.location import groups, located, options
 
 GROUPS = {
     "models": "model", "datasets": "dataset", "methods": "prune", "schedules": "schedule",
@@ -45,19 +44,19 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("group", nargs="?", help=", ".join(GROUPS))
     parser.add_argument("--format", choices=("table", "json"), default="table")
-    options = parser.parse_args(arguments)
-    if options.group is not None and options.group not in {*GROUPS, *GROUPS.values()}:
-        raise SettingError("group", options.group, one_of(GROUPS, options.group))
-    chosen = {
+    chosen = parser.parse_args(arguments)
+    if chosen.group is not None and chosen.group not in {*GROUPS, *GROUPS.values()}:
+        raise SettingError("group", chosen.group, one_of(GROUPS, chosen.group))
+    listed = {
         label: entries(group)
         for label, group in GROUPS.items()
-        if options.group in (None, label, group) and (config_dir() / group).is_dir()
+        if chosen.group in (None, label, group) and group in groups()
     }
-    if options.format == "json":
-        print(json.dumps({label: [asdict(e) for e in found] for label, found in chosen.items()}, indent=2))
+    if chosen.format == "json":
+        print(json.dumps({label: [asdict(e) for e in found] for label, found in listed.items()}, indent=2))
         return 0
-    for number, (label, found) in enumerate(chosen.items()):
-        if len(chosen) > 1:
+    for number, (label, found) in enumerate(listed.items()):
+        if len(listed) > 1:
             print(f"{chr(10) if number else ''}{label} ({GROUPS[label]}=...)")
         width = max((len(entry.name) for entry in found), default=0)
         for entry in found:
@@ -68,13 +67,16 @@ def main(arguments: Sequence[str]) -> int:
 
 def entries(group: str) -> list[Entry]:
     """The options of ``group``, by name."""
-    return [_entry(path) for path in sorted((config_dir() / group).glob("*.yaml"))]
+    return [_entry(path) for path in options(group).values()]
 
 
 def _entry(path: Path) -> Entry:
     text = path.read_text(encoding="utf-8")
-    content = yaml.safe_load(text) or {}  # an option that sets more than its own group names it
-    target = content.get("_target_") or (content.get(path.parent.name) or {}).get("_target_")
+    try:
+        content = yaml.safe_load(text) or {}  # an option that sets more than its own group names it
+        target = content.get("_target_") or (content.get(path.parent.name) or {}).get("_target_")
+    except (yaml.YAMLError, AttributeError):
+        return Entry(path.stem, f"cannot be read: {path} is not a mapping in YAML", "")
     documented = _docstring(target) if target else ""
     comments = " ".join(line.lstrip("# ") for line in text.splitlines() if re.match(r"# (?!@)", line))
     if target and not documented and not comments:
@@ -87,15 +89,16 @@ def _entry(path: Path) -> Entry:
 def _docstring(target: str) -> str:
     """The docstring of a dotted name, from the source file: importing it would import torch."""
     module, _, name = target.rpartition(".")
-    package, *parts = module.split(".")
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
+    file = located(module)
+    if file is not None and file.is_dir():
+        file /= "__init__.py"
+    if file is None or file.suffix != ".py" or not file.is_file():
         return ""
-    file = Path(spec.submodule_search_locations[0]).joinpath(*parts)
-    file = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
-    if not file.is_file():
+    try:
+        body = ast.parse(file.read_text(encoding="utf-8")).body
+    except SyntaxError:
         return ""
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+    for node in body:
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name:
             return ast.get_docstring(node) or ""
     return ""
@@ -106,7 +109,7 @@ def _imported(target: str) -> str:
     module, _, name = target.rpartition(".")
     try:
         return inspect.cleandoc(getattr(importlib.import_module(module), name).__doc__ or "")
-    except (ImportError, AttributeError):
+    except Exception:  # of a package that does not work: whatever its import ends in
         return ""
 
 
