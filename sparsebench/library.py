@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from sparsebench.clock import Clock
-from sparsebench.config import accepted, as_word, build, composed
+from sparsebench.config import as_word, build, composed
 from sparsebench.errors import RunError, SettingError, one_of
+from sparsebench.lr_schedules import LRSchedule
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.prunable import Prunable
 from sparsebench.pruning.pruner import Probe, Pruner
@@ -94,8 +95,7 @@ def pruner(
     _check(chosen)
     clock = _Steps(steps) if steps_per_epoch is None else Clock(steps, steps_per_epoch)
     made = build_method(cfg, MaskedParameters(chosen, optimizer), optimizer, clock, model=plain)
-    takes = accepted(str(cfg.prune._target_)) or set()
-    if made.trainings > 1 or "lr_schedule" in takes or type(made).lr_factor is not Pruner.lr_factor:
+    if made.trainings > 1 or not _leaves_learning_rate(made, steps):
         allowed = "a method of one training that leaves the learning rate to the loop; use sparsebench train"
         raise SettingError("prune", method, f"{allowed} prune={method}")
     probe = Probe(
@@ -346,6 +346,22 @@ class LoopPruner:
                 raise RuntimeError(
                     "gradients have to stay until the end of training_step(): call optimizer.zero_grad() outside it"
                 )
+
+
+class _Counting(LRSchedule):
+    """A factor of its own for every step."""
+
+    def factor(self, step: int) -> float:
+        """The step itself."""
+        return float(step)
+
+
+def _leaves_learning_rate(method: Pruner, steps: int) -> bool:
+    """Whether the method follows the learning-rate schedule that it is given, at a hundred steps of the training."""
+    schedule = _Counting(Clock(steps))
+    return all(
+        method.lr_factor(step, schedule) == step for step in {*range(0, steps, -(-steps // 100)), steps - 1}
+    )
 
 
 class _Steps(Clock):
