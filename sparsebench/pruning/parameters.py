@@ -43,6 +43,7 @@ class MaskedParameters:
         }
         self.backward: dict[str, Tensor] | None = None  # what a gradient reaches, where it is not the masks
         self.version = 0  # counts the calls of set_masks
+        self.baked = False  # whether the parameters are the final sparse weights already
         self.hidden = False
         self._weights: list[Tensor] = list(self.parameters.values())
         self._masks = list(self.masks.values())
@@ -106,8 +107,9 @@ class MaskedParameters:
 
     @torch.no_grad()
     def project_optimizer_(self) -> None:
-        """Set the optimiser's state (momentum, moments) at pruned weights to zero."""
-        for parameter, mask in zip(self._weights, self._masks, strict=True):
+        """Set the optimiser's state (momentum, moments) to zero where no gradient reaches."""
+        masks = (self.backward or self.masks).values()
+        for parameter, mask in zip(self._weights, masks, strict=True):
             for buffer in self._state_of(parameter):
                 buffer.mul_(mask)
 
@@ -118,6 +120,21 @@ class MaskedParameters:
             for buffer in state.values():
                 if isinstance(buffer, Tensor) and buffer.dim() > 0:
                     buffer.zero_()
+
+    def take_decay_(self) -> float:
+        """Let the optimiser no longer decay the prunable weights: that is the method's to do; returns their decay.
+
+        They move into a group of their own without weight decay, so that with gradient and momentum zero they rest.
+        """
+        if self.optimizer is None:
+            return 0.0
+        ours = {id(p) for p in self._weights}
+        group = next(g for g in self.optimizer.param_groups if any(id(p) in ours for p in g["params"]))
+        decay = float(group.get("weight_decay", 0.0))
+        for other in self.optimizer.param_groups:
+            other["params"] = [p for p in other["params"] if id(p) not in ours]
+        self.optimizer.add_param_group({**group, "params": self._weights, "weight_decay": 0.0})
+        return decay
 
     @torch.no_grad()
     def mask_grads_(self) -> None:
@@ -154,8 +171,11 @@ class MaskedParameters:
 
     @contextmanager
     def applied(self, values: Mapping[str, Tensor] | None = None) -> Iterator[None]:
-        """Inside, the model has its pruned weights (or ``values``); after, the dense ones again. Nests."""
-        if self.hidden:
+        """Inside, the model has its pruned weights (or ``values``); after, the dense ones again. Nests.
+
+        Baked weights are what the forward is to see already.
+        """
+        if self.hidden or self.baked:
             yield
             return
         self.hide_(values)
@@ -176,6 +196,7 @@ class MaskedParameters:
             torch._foreach_copy_(self._weights, [values[name] for name in self.parameters])
         for parameter, mask in zip(self._weights, self._masks, strict=True):
             parameter.masked_fill_(~mask, 0.0)
+        self.baked = True
 
     @torch.no_grad()
     def pruning_error(self) -> Tensor:

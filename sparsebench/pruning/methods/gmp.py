@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from contextlib import AbstractContextManager, nullcontext
 
+from torch import Tensor
+
 from sparsebench.pruning.allocation import Allocation
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.pruner import Pruner
@@ -48,6 +50,10 @@ class GMP(Pruner):
         if self.allow_recovering:
             self.weights.hide_()
 
+    def values(self) -> dict[str, Tensor]:
+        """The weights of the network, which are what is ranked."""
+        return self.weights.weights()
+
     def after_backward(self, step: int) -> bool:
         """Pruned weights have momentum and now gradient zero (and weight zero): no step moves them."""
         if self.allow_recovering:
@@ -59,7 +65,7 @@ class GMP(Pruner):
         """If the schedule rises: prune the smallest of the remaining weights."""
         if not self.schedule.due(step) or self.schedule.sparsity(step) == self.schedule.sparsity(step - 1):
             return
-        scores = self.score(self.weights.weights())
+        scores = self.score(self.values())
         if not self.allow_recovering:
             for name, mask in self.weights.masks.items():
                 scores[name].masked_fill_(~mask, -math.inf)  # once pruned stays pruned

@@ -1,0 +1,83 @@
+"""Top-K always sparse training."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import torch
+
+from sparsebench.errors import SettingError
+from sparsebench.pruning.allocation import Allocation
+from sparsebench.pruning.parameters import MaskedParameters
+from sparsebench.pruning.pruner import Pruner
+from sparsebench.pruning.schedules import Schedule
+from sparsebench.pruning.scores import Score
+
+
+class TopKAST(Pruner):
+    """Top-KAST: the forward sees the largest weights, the gradient reaches some more, the rest waits unchanged.
+
+    Of every layer, A holds the largest D N_l of |θ| and B ⊇ A the largest (D + M) N_l, D -> 1 - ``sparsity`` and
+    M -> ``extra_density``, recomputed every N -> ``schedule.interval`` steps. With α = 1_A ⊙ θ in the forward,
+
+        θ_i <- θ_i - η (∂L/∂α_i + λ ρ_i θ_i) for i in B, ρ_i = 1 in A and 1/D in B outside A.
+
+    The second term is the exploration loss (λ -> the optimiser's weight decay): what is new in B must grow against a
+    stronger decay to stay. Outside B nothing moves, momentum neither.
+
+    Args:
+        weights: The prunable weights.
+        schedule: Constant sparsity; when the sets change.
+        allocation: Of both sets; uniform in the paper.
+        score: |θ|.
+        extra_density: M, the share of the weights that only the gradient reaches, at most what is pruned.
+
+    Differs from the paper:
+        The sets change every 16 steps by default, not at every step; up to 100 were found to do no harm there. The
+        exploration loss is in the gradient also with AdamW.
+
+    References:
+        Jayakumar, Pascanu, Rae, Osindero and Elsen, "Top-KAST: Top-K Always Sparse Training", NeurIPS 2020,
+        arXiv 2106.03517, section 2.
+    """
+
+    def __init__(
+        self,
+        weights: MaskedParameters,
+        schedule: Schedule,
+        allocation: Allocation,
+        score: Score,
+        extra_density: float = 0.1,
+    ) -> None:
+        super().__init__(weights, schedule, allocation, score)
+        if not 0 <= extra_density <= 1:
+            raise SettingError("extra_density", extra_density, "a share of the weights in [0, 1]")
+        self.extra_density = extra_density
+        self.decay = weights.take_decay_()
+
+    def before_forward(self, step: int) -> None:
+        """A and B if due; then the model sees 1_A ⊙ θ."""
+        if self.schedule.due(step):
+            sparsity = self.schedule.sparsity(step)
+            scores = self.score(self.weights.weights())
+            larger = self.allocation(scores, max(sparsity - self.extra_density, 0.0))
+            self.weights.set_masks(self.allocation(scores, sparsity), backward=larger)
+            self.weights.project_optimizer_()
+        self.weights.hide_()
+
+    @torch.no_grad()
+    def after_backward(self, step: int) -> bool:
+        """The gradient on B, and the exploration loss."""
+        self.weights.restore_()
+        self.weights.mask_grads_()
+        density = 1 - self.schedule.sparsity(step)
+        backward = self.weights.backward or self.weights.masks
+        for name, theta in self.weights.parameters.items():
+            if theta.grad is not None:
+                rho = torch.where(self.weights.masks[name], 1.0, 1 / density) * backward[name]
+                theta.grad.add_(theta * rho, alpha=self.decay)
+        return True
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """The weights of A."""
+        return self.weights.applied()
