@@ -34,7 +34,7 @@ from sparsebench.location import config_dir, groups, installed_configs
 IDENTITY_GROUPS = ("model", "dataset", "optimizer", "lr_schedule", "schedule", "allocation", "score", "prune")
 """Groups whose chosen option is part of what a run is; recipe and experiment are so through what they set."""
 
-VOLATILE = ("results_dir", "data_root", "overwrite", "save_every", "device", "hydra")
+VOLATILE = ("results_dir", "data_root", "overwrite", "save_every", "device", "hydra", "tune_to_target")
 """Settings that do not change what is trained: where it runs and is kept."""
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsebench.clock import Clock
-from sparsebench.config import as_word, build, composed
+from sparsebench.config import accepted, as_word, build, composed
 from sparsebench.errors import RunError, SettingError, one_of
 from sparsebench.lr_schedules import LRSchedule
 from sparsebench.pruning.parameters import MaskedParameters
@@ -120,7 +120,11 @@ def build_method(
         clock: Length of the training.
         runtime: Other finished objects that a method may take by name.
     """
-    rules = {group: build(cfg[group], group, clock=clock) for group in ("schedule", "allocation", "score")}
+    taken = accepted(
+        str(cfg.prune._target_)
+    )  # a method without a schedule does not mind what one would refuse
+    groups = [group for group in ("schedule", "allocation", "score") if taken is None or group in taken]
+    rules = {group: build(cfg[group], group, clock=clock) for group in groups}
     runtime |= {"weights": weights, "optimizer": optimizer, "clock": clock, "sanity": Sanity(**cfg.sanity)}
     method: Pruner = build(cfg.prune, "prune", **rules, **runtime)
     return method

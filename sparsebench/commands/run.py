@@ -25,7 +25,7 @@ from sparsebench.accounting import (
 )
 from sparsebench.checkpoint import Checkpoint
 from sparsebench.clock import Clock
-from sparsebench.config import build, config_hash, run_id, validate
+from sparsebench.config import accepted, build, config_hash, run_id, validate
 from sparsebench.data.arrays import ImageDataset
 from sparsebench.data.loader import TrainLoader, batches
 from sparsebench.device import Device, seed_everything
@@ -89,6 +89,11 @@ def assemble(cfg: DictConfig, dataset: ImageDataset | None = None) -> Assembly:
 
 
 def run(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]) -> float:
+    """As :func:`complete`; returns the validation accuracy, in per cent: what a search may optimise."""
+    return float((complete(cfg, choices, overrides).summary() or {})["val_top1"])
+
+
+def complete(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]) -> RunFolder:
     """Make, resume or find finished the run that ``cfg`` describes, or the runs of a method of several trainings.
 
     Args:
@@ -97,7 +102,7 @@ def run(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]
         overrides: Of the command line, to name the command that makes the run again.
 
     Returns:
-        The validation accuracy, in per cent: what a search may optimise.
+        The folder of the run; of several trainings, of the last.
 
     Raises:
         SettingError: A setting is wrong; nothing has been written.
@@ -110,7 +115,8 @@ def run(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]
     if (finished := last.folder.summary()) is not None and not cfg.overwrite:
         _tidy(trainings)
         print(f"{last.folder.path}: already finished; nothing done (overwrite=true to do it again)")
-        return _outcome(finished)
+        _check(finished)
+        return last.folder
     # Go on after the last training that is finished and has left what the next one needs.
     left = [training.handover.load() for training in trainings] if not cfg.overwrite else []
     start = max((n + 1 for n, state in enumerate(left) if state and trainings[n].folder.summary()), default=0)
@@ -119,9 +125,9 @@ def run(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]
         if training is not trainings[start]:
             made = assemble(cfg, made.dataset)
         row, before = training.run(made, before)
-        accuracy = _outcome({key: str(value) for key, value in row.items()})
+        _check({key: str(value) for key, value in row.items()})
     _tidy(trainings)
-    return accuracy
+    return last.folder
 
 
 class _Training:
@@ -184,7 +190,7 @@ class _Training:
                     "results_dir", cfg.results_dir, f"a folder to write to: {error.strerror}"
                 ) from error
             raise
-        _show(row, folder.path)
+        show(row, folder.path)
         return row, state
 
 
@@ -302,27 +308,27 @@ def _layer_rows(made: Assembly) -> list[dict[str, Any]]:
     return rows
 
 
-def _show(row: Mapping[str, Any], path: Path) -> None:
-    """The result as a small table, and the folder."""
+def show(row: Mapping[str, Any], path: Path) -> None:
+    """The result, of numbers or of their texts, as a small table, and the folder."""
     lines = [
         ("status", row["status"]),
-        ("sparsity", f"{row['sparsity']:.4f} of {row['prunable']:,} prunable weights"),
+        ("sparsity", f"{float(row['sparsity']):.4f} of {int(row['prunable']):,} prunable weights"),
     ]
     if row["status"] == "finished":
         lines += [
-            ("test top1", f"{row['top1']:.2f} %"),
-            ("val top1", f"{row['val_top1']:.2f} %"),
-            ("inference", f"{row['macs_sparse']:,} of {row['macs']:,} MACs"),
-            ("training", f"{row['train_flops_ratio']:.3f} of the dense FLOPs"),
-            ("time", f"{row['seconds']:.1f} s, {row['images_per_second']:,.0f} images/s"),
+            ("test top1", f"{float(row['top1']):.2f} %"),
+            ("val top1", f"{float(row['val_top1']):.2f} %"),
+            ("inference", f"{int(row['macs_sparse']):,} of {int(row['macs']):,} MACs"),
+            ("training", f"{float(row['train_flops_ratio']):.3f} of the dense FLOPs"),
+            ("time", f"{float(row['seconds']):.1f} s, {float(row['images_per_second']):,.0f} images/s"),
         ]
     if row["collapsed_layers"]:
         lines.append(("collapsed", row["collapsed_layers"]))
     print("\n".join(f"  {name:<10} {value}" for name, value in [*lines, ("results", path)]), flush=True)
 
 
-def _outcome(row: Mapping[str, str]) -> float:
-    """The validation accuracy of a finished row, or the error that it is."""
+def _check(row: Mapping[str, str]) -> None:
+    """Refuse a finished row that is an error."""
     if row["status"] != "finished":
         raise RunError(f"run {row['run_id']} {row['status']}: its loss is not a finite number")
     if row["sparsity_ok"] != "True":
@@ -330,4 +336,3 @@ def _outcome(row: Mapping[str, str]) -> float:
             f"run {row['run_id']} missed its sparsity: {row['nonzero']} of {row['prunable']} weights are not zero, "
             f"target_sparsity={row['target_sparsity']}"
         )
-    return float(row["val_top1"])

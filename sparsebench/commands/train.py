@@ -25,11 +25,13 @@ _failed: list[Exception] = []
 def _task(cfg: DictConfig) -> float | None:
     """One run; also what launchers send to other processes, so everything else is imported here."""
     from sparsebench.commands.run import run
+    from sparsebench.commands.tune import tune
 
     job = HydraConfig.get()
     try:
         extra = [f"--config-dir={s.path}" for s in job.runtime.config_sources if s.provider == "command-line"]
-        return run(cfg, dict(job.runtime.choices), [*extra, *job.overrides.task])
+        todo = tune if cfg.tune_to_target is True else run
+        return todo(cfg, dict(job.runtime.choices), [*extra, *job.overrides.task])
     except (SettingError, RunError, OSError) as error:
         if job.mode == hydra.types.RunMode.MULTIRUN:  # the others go on; the last word is the sweep's
             print(f"sparsebench: {' '.join(job.overrides.task)}: {error}", file=sys.stderr)

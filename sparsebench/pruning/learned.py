@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.pruner import Pruner
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The setting that a method's sparsity follows from, for a search of the value that gives a target.
+
+    Args:
+        setting: Its name as the user writes it.
+        densest: The end of the search with the lowest sparsity; it rises from there on.
+        sparsest: The other end.
+    """
+
+    setting: str
+    densest: float
+    sparsest: float
 
 
 class Learned(Pruner):
@@ -26,6 +42,7 @@ class Learned(Pruner):
     """
 
     reparametrizes = True
+    tuned: ClassVar[Tuned | None] = None
 
     def __init__(
         self,

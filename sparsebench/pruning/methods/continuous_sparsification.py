@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sparsebench.clock import Clock
 from sparsebench.errors import SettingError
+from sparsebench.pruning.learned import Tuned
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.tickets import LearnedTicket
 
@@ -39,6 +40,8 @@ class ContinuousSparsification(LearnedTicket):
         Savarese, Silva and Maire, "Winning the Lottery with Continuous Sparsification", NeurIPS 2020,
         arXiv 1912.04427, Algorithm 2.
     """
+
+    tuned = Tuned("prune.s_init", densest=0.3, sparsest=-0.3)
 
     def __init__(
         self, model: nn.Module, weights: MaskedParameters, optimizer: torch.optim.Optimizer, clock: Clock,
