@@ -25,7 +25,7 @@ from sparsebench.accounting import (
 )
 from sparsebench.checkpoint import Checkpoint
 from sparsebench.clock import Clock
-from sparsebench.config import accepted, build, config_hash, run_id, validate
+from sparsebench.config import build, config_hash, run_id, validate
 from sparsebench.data.arrays import ImageDataset
 from sparsebench.data.loader import TrainLoader, batches
 from sparsebench.device import Device, seed_everything
