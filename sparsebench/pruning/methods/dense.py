@@ -22,3 +22,7 @@ class Dense(Pruner):
     def target(self, step: int) -> float:
         """Always 0."""
         return 0.0
+
+    def zeros(self, step: int) -> int:
+        """Always 0."""
+        return 0
