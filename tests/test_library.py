@@ -234,17 +234,23 @@ def test_a_scaled_loss_gives_the_same_bits(method):
     assert scaled[2].fingerprint() == plain[2].fingerprint()
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 @pytest.mark.parametrize("method", ["dpf", "gmp", "rigl"])
-def test_autocast_around_the_forward_reaches_the_exact_sparsity(method):
+def test_mixed_precision_reaches_the_exact_sparsity_even_where_gradients_overflow(method, precision):
     model, optimizer, pruner = setup(method)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24) if precision == "float16" else None
 
     def call(inputs):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=getattr(torch, precision)):
             return model(inputs)
 
-    train(model, optimizer, pruner, call=call)
+    train(model, optimizer, pruner, call=call, scaler=scaler)
+    assert (
+        scaler is None or scaler.get_scale() < 2.0**24
+    )  # steps were skipped, the first mask update's among them
     pruner.finish()
     assert pruner.summary()["zeros"] == zeros_for(0.9, pruner.summary()["prunable"])
+    assert all(p.isfinite().all() for p in model.parameters())
 
 
 @pytest.mark.parametrize("method", ["dpf", "gmp", "rigl"])

@@ -17,6 +17,12 @@ WEIGHT = torch.tensor([0.5, -0.1, 0.3, -0.05, 0.0, 0.0])
 MASK = torch.tensor([True, True, True, True, False, False])
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_gradient_that_overflowed_leaves_the_number_of_weights_exact(bad):
+    for gradient in (torch.full((6,), bad), torch.tensor([1, 1, 1, 1, bad, bad])):
+        assert int(drop_and_grow(MASK, 3, WEIGHT.abs(), gradient).sum()) == int(MASK.sum())
+
+
 @pytest.mark.parametrize(
     ("gradient", "kept"),
     [

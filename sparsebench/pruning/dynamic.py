@@ -26,9 +26,11 @@ def drop_and_grow(mask: Tensor, swaps: int, drop_score: Tensor, grow_score: Tens
         Evci et al., "Rigging the Lottery", ICML 2020, arXiv 1911.11134, Algorithm 1.
     """
     kept = mask.reshape(-1)
-    dropped = lowest(drop_score.float().reshape(-1).masked_fill(~kept, math.inf), swaps)
+    # Finite scores: a gradient that overflowed stays behind the infinity that marks what is no candidate.
+    drop_score, grow_score = (s.float().reshape(-1).nan_to_num() for s in (drop_score, grow_score))
+    dropped = lowest(drop_score.masked_fill(~kept, math.inf), swaps)
     kept = kept & ~dropped
-    grown = lowest((-grow_score.float().reshape(-1)).masked_fill(kept, math.inf), swaps)
+    grown = lowest((-grow_score).masked_fill(kept, math.inf), swaps)
     return (kept | grown).view(mask.shape)
 
 
