@@ -90,7 +90,7 @@ def pruner(
         if key not in SETTINGS or word.partition("=")[0] == "prune":
             raise SettingError(word.partition("=")[0], None, f"a setting of pruning: {one_of(SETTINGS, key)}")
     cfg, _ = composed([as_word("prune", method), as_word("sparsity", sparsity), *words])
-    plain = _unwrapped(model)
+    plain = _layers_of_wrapping(model)[-1]
     chosen = Prunable(**cfg.prunable).select(plain) if prunable is None else _named(plain, prunable)
     _check(chosen)
     clock = _Steps(steps) if steps_per_epoch is None else Clock(steps, steps_per_epoch)
@@ -271,10 +271,8 @@ class LoopPruner:
 
         The names are those of the columns in results/README.md; ``layers`` has one entry for every prunable parameter.
         """
-        masks = self.method.weights.masks
-        zeros = {
-            name: mask.numel() - kept for (name, mask), kept in zip(masks.items(), self._kept(), strict=True)
-        }
+        masks, kept = self.method.weights.masks, self.method.weights.nonzero().tolist()
+        zeros = {name: mask.numel() - left for (name, mask), left in zip(masks.items(), kept, strict=True)}
         prunable, pruned = self.method.weights.numel, sum(zeros.values())
         return {
             "method": self.name, "step": self.step, "steps": self.clock.total_steps,
@@ -322,9 +320,11 @@ class LoopPruner:
         """The method's first masks. With several ranks, those of the first one, for each looks at its own data."""
         self.method.on_start(self._probe)
         self._started = True
-        if not isinstance(self._model, nn.parallel.DistributedDataParallel):
+        wrapping = _layers_of_wrapping(self._model)
+        ranks = [layer for layer in wrapping if isinstance(layer, nn.parallel.DistributedDataParallel)]
+        if not ranks:
             return
-        distributed, group = torch.distributed, self._model.process_group
+        distributed, group = torch.distributed, ranks[0].process_group
         first = distributed.get_global_rank(group, 0)
         buffer = io.BytesIO()
         torch.save(self.method.state_dict(), buffer)
@@ -333,9 +333,6 @@ class LoopPruner:
         self.method.load_state_dict(torch.load(io.BytesIO(message[0]), map_location="cpu", weights_only=True))
         for parameter in self._probe.model.parameters():
             distributed.broadcast(parameter.detach(), src=first, group=group)
-
-    def _kept(self) -> list[int]:
-        return self.method.weights.nonzero().tolist()
 
     def _refuse_autocast(self, what: str) -> None:
         device = next(iter(self.method.weights.parameters.values())).device.type
@@ -378,15 +375,16 @@ class _Steps(Clock):
         return super().steps(time, setting)
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """The model itself, out of the wrappers that put something in front of the names of its parameters."""
+def _layers_of_wrapping(model: nn.Module) -> list[nn.Module]:
+    """The model as it was given, and what it wraps down to the model itself, whose parameters have plain names."""
+    found = [model]
     while True:
-        if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-            model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):  # of torch.compile
-            model = inner
+        if isinstance(found[-1], (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            found.append(found[-1].module)
+        elif isinstance(inner := getattr(found[-1], "_orig_mod", None), nn.Module):  # of torch.compile
+            found.append(inner)
         else:
-            return model
+            return found
 
 
 def _named(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:
