@@ -196,3 +196,39 @@ def test_prunable_share_of_resnet50_is_what_dpf_counts():
     prunable = sum(p.numel() for p in Prunable().select(model).values())
     assert prunable == 23_454_912
     assert 0.9 * prunable / sum(p.numel() for p in model.parameters()) == pytest.approx(0.8260, abs=5e-5)
+
+
+def test_baked_weights_are_what_the_forward_sees_already():
+    weight = nn.Parameter(torch.tensor([3.0, -2.0, 1.0]))
+    weights = MaskedParameters({"w": weight})
+    weights.set_masks({"w": torch.tensor([True, True, False])})
+    with weights.applied({"w": weight.detach() / 2}):
+        assert weight.tolist() == [1.5, -1, 0.5]
+    weights.bake_({"w": weight.detach() / 2})
+    assert weight.tolist() == [1.5, -1, 0]
+    with weights.applied({"w": weight.detach() / 2}):  # not a second time
+        assert weight.tolist() == [1.5, -1, 0]
+
+
+def test_a_method_that_takes_the_decay_over_decides_alone_what_decays():
+    prunable, other = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([prunable, other], lr=0.5, momentum=0.9, weight_decay=0.1)
+    weights = MaskedParameters({"w": prunable}, optimizer)
+    assert weights.take_decay_() == 0.1
+    (0 * prunable.sum() + 0 * other.sum()).backward()
+    optimizer.step()
+    assert prunable.tolist() == [1, 1] and other.tolist() == pytest.approx([0.95, 0.95])
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5]
+    assert MaskedParameters({"w": prunable}).take_decay_() == 0  # there is no optimiser
+
+
+def test_where_no_gradient_reaches_momentum_comes_to_rest():
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+    weights = MaskedParameters({"w": weight}, optimizer)
+    weight.sum().backward()
+    optimizer.step()
+    forward, backward = torch.tensor([True, False, False]), torch.tensor([True, True, False])
+    weights.set_masks({"w": forward}, backward={"w": backward})
+    weights.rest_()
+    assert optimizer.state[weight]["momentum_buffer"].tolist() == [1, 1, 0]

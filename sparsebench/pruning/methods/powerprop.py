@@ -31,8 +31,7 @@ class Powerprop(GMP):
         alpha: α, at least 1.
 
     Differs from the paper:
-        It prunes trained networks at once, or with Top-KAST; here along the schedule (schedule=one_shot is the
-        former). The weight decay is L2 on w and goes through the chain rule like the loss.
+        The optimiser's weight decay is taken as L2 on w, and goes through the chain rule like the loss.
 
     References:
         Schwarz, Jayakumar, Pascanu, Latham and Teh, "Powerpropagation: A sparsity inducing weight
