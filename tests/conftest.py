@@ -7,8 +7,10 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from torch import nn
 
 from sparsebench.location import config_dir
+from sparsebench.pruning.pruner import Probe
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
@@ -28,6 +30,12 @@ def hydra_config():
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         yield make
     torch.use_deterministic_algorithms(False)
+
+
+def probe(seed: int = 0) -> Probe:
+    """For methods that at the start only draw."""
+    generator = torch.Generator().manual_seed(seed)
+    return Probe(nn.Identity(), iter, nn.CrossEntropyLoss(), generator, lambda: None)
 
 
 def options(group: str) -> list[str]:

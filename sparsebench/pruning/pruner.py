@@ -181,9 +181,10 @@ class Pruner:
         return zeros_for(target, self.weights.numel)
 
     def update_masks(self, step: int, generator: torch.Generator | None = None) -> None:
-        """Masks of the scheduled sparsity from the scores of the dense weights."""
-        scores = self.score(self.weights.weights(), generator)
-        self.weights.set_masks(self.allocation(scores, self.schedule.sparsity(step)))
+        """Masks of the sparsity that ``step`` is to have, from the scores of the dense weights."""
+        scores, target = self.score(self.weights.weights(), generator), self.target(step)
+        sparsity = self.schedule.sparsity(step) if target is None else target
+        self.weights.set_masks(self.allocation(scores, sparsity))
 
     def summary(self) -> dict[str, float | int | str]:
         """Columns of the method's own for the result row."""

@@ -6,16 +6,14 @@ import math
 
 from torch import Tensor
 
-from sparsebench.errors import SettingError
 from sparsebench.pruning.allocation import Allocation
-from sparsebench.pruning.dynamic import cosine, drop_and_grow
+from sparsebench.pruning.dynamic import Dynamic, drop_and_grow, gradient_sizes
 from sparsebench.pruning.parameters import MaskedParameters
-from sparsebench.pruning.pruner import Probe, Pruner
 from sparsebench.pruning.schedules import Schedule
 from sparsebench.pruning.scores import Score
 
 
-class RigL(Pruner):
+class RigL(Dynamic):
     """Rigged lottery: from random masks, the smallest weights make way for those with the largest gradient.
 
     Every ΔT -> ``schedule.interval`` steps up to T_end -> ``schedule.stop``, in every layer, the α_t nnz_l smallest |w|
@@ -46,18 +44,10 @@ class RigL(Pruner):
         score: Score,
         drop_fraction: float = 0.3,
     ) -> None:
-        super().__init__(weights, schedule, allocation, score)
-        if not 0 < drop_fraction <= 1:
-            raise SettingError("drop_fraction", drop_fraction, "a share of the kept weights in (0, 1]")
-        self.drop_fraction = drop_fraction
-
-    def on_start(self, probe: Probe) -> None:
-        """Random masks."""
-        self.update_masks(0, probe.generator)
-        self.weights.project_()
+        super().__init__(weights, schedule, allocation, score, drop_fraction)
 
     def updates(self, step: int) -> bool:
-        """Whether masks change at ``step``: never where nothing is pruned."""
+        """Whether masks change at ``step``: at the first one too, and never where nothing is pruned."""
         return self.schedule.due(step) and self.schedule.target > 0
 
     def dense_gradient(self, step: int) -> bool:
@@ -74,14 +64,12 @@ class RigL(Pruner):
     def after_step(self, step: int) -> None:
         """Drop and grow. What is pruned has value and momentum zero, so what grows starts at zero."""
         if self.updates(step):
-            fraction = cosine(self.drop_fraction, step, self.schedule.stop)
-            masks = self.weights.masks
-            self.weights.set_masks({name: self.swap(name, mask, fraction) for name, mask in masks.items()})
+            gradients, fraction, masks = gradient_sizes(self.weights), self.fraction(step), {}
+            for name, weight in self.weights.weights().items():
+                masks[name] = self.swap(self.weights.masks[name], weight.abs(), gradients[name], fraction)
+            self.weights.set_masks(masks)
             self.weights.project_()
 
-    def swap(self, name: str, mask: Tensor, fraction: float) -> Tensor:
-        """The next mask of one layer."""
-        weight = self.weights.parameters[name]
-        gradient = weight.grad if weight.grad is not None else weight.detach() * 0
-        swaps = math.floor(fraction * int(mask.sum()))
-        return drop_and_grow(mask, swaps, weight.detach().abs(), gradient.abs())
+    def swap(self, mask: Tensor, size: Tensor, gradient: Tensor, fraction: float) -> Tensor:
+        """The next mask of one layer from its |w| and |∂L/∂w|."""
+        return drop_and_grow(mask, math.floor(fraction * int(mask.sum())), size, gradient)

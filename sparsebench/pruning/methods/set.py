@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
-import torch
-
-from sparsebench.errors import SettingError
 from sparsebench.pruning.allocation import Allocation
-from sparsebench.pruning.dynamic import drop_and_grow
+from sparsebench.pruning.dynamic import Dynamic, drop_and_grow
 from sparsebench.pruning.parameters import MaskedParameters
-from sparsebench.pruning.pruner import Probe, Pruner
 from sparsebench.pruning.schedules import Schedule
 from sparsebench.pruning.scores import Score
 
 
-class SET(Pruner):
+class SET(Dynamic):
     """Sparse evolutionary training: the smallest weights make way for random ones after every epoch.
 
     Between epochs (``schedule.interval``), in every layer, the ζ nnz_l smallest |w| (ζ -> ``drop_fraction``) are
@@ -48,21 +42,11 @@ class SET(Pruner):
         score: Score,
         drop_fraction: float = 0.3,
     ) -> None:
-        super().__init__(weights, schedule, allocation, score)
-        if not 0 < drop_fraction <= 1:
-            raise SettingError("drop_fraction", drop_fraction, "a share of the kept weights in (0, 1]")
-        self.drop_fraction = drop_fraction
-        self.generator = torch.Generator()
-
-    def on_start(self, probe: Probe) -> None:
-        """Random masks."""
-        self.generator.set_state(probe.generator.get_state())
-        self.update_masks(0, self.generator)
-        self.weights.project_()
+        super().__init__(weights, schedule, allocation, score, drop_fraction)
 
     def before_forward(self, step: int) -> None:
         """Drop the smallest, grow at random. What grows has value and momentum zero already."""
-        if step == 0 or not self.schedule.due(step) or self.schedule.target == 0:
+        if not self.updates(step):
             return
         dense = self.weights.weights()
         random = self.score(dense, self.generator)
@@ -72,17 +56,3 @@ class SET(Pruner):
             masks[name] = drop_and_grow(mask, swaps, dense[name].abs(), random[name])
         self.weights.set_masks(masks)
         self.weights.project_()
-
-    def after_backward(self, step: int) -> bool:
-        """Pruned weights have weight, momentum and gradient zero: they stay zero."""
-        self.weights.mask_grads_()
-        return True
-
-    def state_dict(self) -> dict[str, Any]:
-        """Masks, and the generator that draws what grows."""
-        return {**super().state_dict(), "generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state_dict`."""
-        super().load_state_dict(state)
-        self.generator.set_state(state["generator"])
