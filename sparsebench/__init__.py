@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sparsebench.library import LoopPruner, pruner
+    from sparsebench.library import pruner
+    from sparsebench.pruning.loop import LoopPruner
 
 __version__ = "0.1.0"
 __all__ = ["LoopPruner", "__version__", "pruner"]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,8 +10,9 @@ from torch import Tensor, nn
 
 from sparsebench.clock import Clock
 from sparsebench.config import accepted, as_word, build, composed
-from sparsebench.errors import RunError, SettingError, one_of
+from sparsebench.errors import SettingError, one_of
 from sparsebench.lr_schedules import LRSchedule
+from sparsebench.pruning.loop import LoopPruner, layers_of_wrapping
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.prunable import Prunable
 from sparsebench.pruning.pruner import Probe, Pruner
@@ -90,7 +88,7 @@ def pruner(
         if key not in SETTINGS or word.partition("=")[0] == "prune":
             raise SettingError(word.partition("=")[0], None, f"a setting of pruning: {one_of(SETTINGS, key)}")
     cfg, _ = composed([as_word("prune", method), as_word("sparsity", sparsity), *words])
-    plain = _layers_of_wrapping(model)[-1]
+    plain = layers_of_wrapping(model)[-1]
     chosen = Prunable(**cfg.prunable).select(plain) if prunable is None else _named(plain, prunable)
     _check(chosen)
     clock = _Steps(steps) if steps_per_epoch is None else Clock(steps, steps_per_epoch)
@@ -130,225 +128,6 @@ def build_method(
     return method
 
 
-class LoopPruner:
-    """A method around the steps of somebody's training loop; made by :func:`pruner`.
-
-    The loop enters :meth:`training_step` for every optimiser step, outside autocast, and inside it runs one or several
-    forwards and backwards, asks :meth:`ready` once, and lets the optimiser step if so::
-
-        for inputs, targets in loader:
-            optimizer.zero_grad()
-            with pruner.training_step():
-                with torch.autocast("cuda"):
-                    loss = criterion(model(inputs), targets)
-                scaler.scale(loss).backward()
-                scaler.unscale_(optimizer)  # masks look at true gradients
-                if pruner.ready():
-                    scaler.step(optimizer)
-                scaler.update()
-        pruner.finish()
-
-    Learning rate, precision, clipping (after :meth:`ready`), accumulation and distribution stay the loop's. Where a
-    mask update takes the place of an optimiser step, as in RigL, :meth:`ready` says no.
-
-    Args:
-        name: Of the method.
-        model: As the loop calls it.
-        optimizer: The loop's.
-        method: The method itself.
-        clock: Length of the training.
-        probe: What the method may look at before the first step.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        method: Pruner,
-        clock: Clock,
-        probe: Probe,
-    ) -> None:
-        self.name, self.method, self.clock = name, method, clock
-        self.step = 0
-        self._model, self._optimizer, self._probe = model, optimizer, probe
-        self._started = self._finished = self._inside = False
-        self._ready: bool | None = None
-        self._gradients: list[tuple[Tensor, int] | None] = []
-
-    @contextmanager
-    def training_step(self) -> Iterator[None]:
-        """One optimiser step: forwards, backwards, :meth:`ready`, the optimiser. After an exception it does not count.
-
-        Gradients have to stay until the end of the block: some methods look at them after the optimiser. Those of a
-        step that was not :meth:`ready` are cleared there, so that they do not add to the next one's.
-        """
-        total = self.clock.total_steps
-        if self._inside:
-            raise RuntimeError("training_step() cannot be entered inside another one")
-        if self._finished or self.step >= total:
-            raise RuntimeError(f"all {total} steps are done: sparsebench.pruner was made with steps={total}")
-        self._refuse_autocast("training_step()")
-        if not self._started:
-            self._start()
-        self._inside = True
-        try:
-            self.method.before_forward(self.step)
-            yield
-            if self._ready is None:
-                raise RuntimeError("ready() has to be asked in every training step, after its last backward")
-            self._refuse_autocast("training_step()")
-            self._refuse_lost_gradients()
-            self.method.after_step(self.step)
-            if not self._ready:
-                self._optimizer.zero_grad(set_to_none=True)
-            self.step += 1
-        finally:
-            self._inside, self._ready, self._gradients = False, None, []
-            if self.method.weights.hidden:
-                self.method.weights.restore_()
-
-    def ready(self) -> bool:
-        """Whether the optimiser may step now: asked once a step, after its last backward, with unscaled gradients."""
-        if not self._inside or self._ready is not None:
-            raise RuntimeError("ready() is asked once, inside training_step(), after the last backward")
-        self._refuse_autocast("ready()")
-        self._ready = self.method.after_backward(self.step)
-        gradients = (p.grad for p in self.method.weights.parameters.values())
-        self._gradients = [None if grad is None else (grad, grad._version) for grad in gradients]
-        return self._ready
-
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Inside, the model has the sparse weights that the method would deploy; after, its own to the bit."""
-        if self._inside:
-            raise RuntimeError("evaluating() cannot be entered inside training_step()")
-        self._refuse_autocast("evaluating()")
-        with self.method.evaluating():
-            yield
-
-    def finish(self) -> None:
-        """After the last step: the model's plain ``state_dict`` is the sparse network from now on.
-
-        Raises:
-            RunError: The number of zeros is not the asked one.
-        """
-        total, weights = self.clock.total_steps, self.method.weights
-        if self._finished:
-            return
-        if self.step < total:
-            raise RuntimeError(
-                f"{self.step} of {total} steps are done; sparse_state_dict() has the sparse weights before the end"
-            )
-        self.method.on_end()
-        self._finished = True
-        asked, pruned = self.method.zeros(total - 1), int((~weights.packed()).sum())
-        leaked = sum(int(torch.count_nonzero(p[~weights.masks[n]])) for n, p in weights.parameters.items())
-        if asked not in (None, pruned) or leaked:
-            raise RunError(f"{self.name} missed its sparsity: {pruned - leaked} zeros, asked for {asked}")
-
-    @property
-    def masks(self) -> dict[str, Tensor]:
-        """Name of the parameter -> its mask, bool, True = kept; to be looked at, not changed."""
-        return dict(self.method.weights.masks)
-
-    @property
-    def explored(self) -> float:
-        """Fraction of the prunable weights that any mask so far has kept."""
-        return self.method.weights.explored()
-
-    @property
-    def pruning_error(self) -> float:
-        """||w - m⊙w||² / ||w||² over the prunable weights."""
-        return float(self.method.weights.pruning_error())
-
-    def fingerprint(self) -> str:
-        """SHA-256 of the masks; equal on every rank."""
-        return self.method.weights.fingerprint()
-
-    def summary(self) -> dict[str, Any]:
-        """Asked and reached sparsity, zeros, the method's own numbers, and the same for every layer.
-
-        The names are those of the columns in results/README.md; ``layers`` has one entry for every prunable parameter.
-        """
-        masks, kept = self.method.weights.masks, self.method.weights.nonzero().tolist()
-        zeros = {name: mask.numel() - left for (name, mask), left in zip(masks.items(), kept, strict=True)}
-        prunable, pruned = self.method.weights.numel, sum(zeros.values())
-        return {
-            "method": self.name, "step": self.step, "steps": self.clock.total_steps,
-            "target_sparsity": self.method.target(self.clock.total_steps - 1),
-            "scheduled_sparsity": self.method.target(self.step - 1),
-            "sparsity": pruned / prunable, "prunable": prunable, "zeros": pruned,
-            "explored": self.explored, "pruning_error": self.pruning_error, **self.method.summary(),
-            "layers": {
-                name: {"weights": mask.numel(), "zeros": zeros[name], "sparsity": zeros[name] / mask.numel()}
-                for name, mask in masks.items()
-            },
-        }  # fmt: skip
-
-    def sparse_state_dict(self) -> dict[str, Tensor]:
-        """A copy of the model's ``state_dict`` with the sparse weights; the training goes on undisturbed."""
-        with self.evaluating():
-            state = copy.deepcopy(self._probe.model.state_dict())
-        for name, mask in self.method.weights.masks.items():
-            state[name].masked_fill_(~mask, 0.0)
-        return state
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything to go on from, beside the model's and the optimiser's; between two steps."""
-        return {
-            "name": self.name, "steps": self.clock.total_steps, "step": self.step, "started": self._started,
-            "finished": self._finished, "method": self.method.state_dict(),
-        }  # fmt: skip
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state_dict`; model and optimiser are loaded with theirs.
-
-        Raises:
-            SettingError: The state is another method's, or of a training of another length.
-        """
-        for setting, saved, own in (
-            ("method", state["name"], self.name),
-            ("steps", state["steps"], self.clock.total_steps),
-        ):
-            if saved != own:
-                raise SettingError(setting, own, f"{saved}, as in the state that is loaded")
-        self.method.load_state_dict(state["method"])
-        self.step, self._started, self._finished = state["step"], state["started"], state["finished"]
-
-    def _start(self) -> None:
-        """The method's first masks. With several ranks, those of the first one, for each looks at its own data."""
-        self.method.on_start(self._probe)
-        self._started = True
-        wrapping = _layers_of_wrapping(self._model)
-        ranks = [layer for layer in wrapping if isinstance(layer, nn.parallel.DistributedDataParallel)]
-        if not ranks:
-            return
-        distributed, group = torch.distributed, ranks[0].process_group
-        first = distributed.get_global_rank(group, 0)
-        buffer = io.BytesIO()
-        torch.save(self.method.state_dict(), buffer)
-        message = [buffer.getvalue()]
-        distributed.broadcast_object_list(message, src=first, group=group)
-        self.method.load_state_dict(torch.load(io.BytesIO(message[0]), map_location="cpu", weights_only=True))
-        for parameter in self._probe.model.parameters():
-            distributed.broadcast(parameter.detach(), src=first, group=group)
-
-    def _refuse_autocast(self, what: str) -> None:
-        device = next(iter(self.method.weights.parameters.values())).device.type
-        if torch.is_autocast_enabled(device):  # it caches weights, and does not see them change in place
-            raise RuntimeError(f"{what} has to be outside autocast: put autocast around the forward alone")
-
-    def _refuse_lost_gradients(self) -> None:
-        parameters = self.method.weights.parameters.values()
-        for parameter, before in zip(parameters, self._gradients, strict=True):
-            changed = before and not self._ready and (before[0]._version != before[1])
-            if before and (parameter.grad is None or changed):
-                raise RuntimeError(
-                    "gradients have to stay until the end of training_step(): call optimizer.zero_grad() outside it"
-                )
-
-
 class _Counting(LRSchedule):
     """A factor of its own for every step."""
 
@@ -373,18 +152,6 @@ class _Steps(Clock):
         if str(time).strip().endswith("ep"):
             raise SettingError("steps_per_epoch", None, f"a number, for {setting}={time} is a time in epochs")
         return super().steps(time, setting)
-
-
-def _layers_of_wrapping(model: nn.Module) -> list[nn.Module]:
-    """The model as it was given, and what it wraps down to the model itself, whose parameters have plain names."""
-    found = [model]
-    while True:
-        if isinstance(found[-1], (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-            found.append(found[-1].module)
-        elif isinstance(inner := getattr(found[-1], "_orig_mod", None), nn.Module):  # of torch.compile
-            found.append(inner)
-        else:
-            return found
 
 
 def _named(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:
