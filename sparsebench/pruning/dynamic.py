@@ -97,6 +97,17 @@ def gradient_sizes(weights: MaskedParameters) -> dict[str, Tensor]:
     }
 
 
+def momentum_sizes(weights: MaskedParameters) -> dict[str, Tensor]:
+    """|m| of every prunable weight: SGD's momentum buffer, or Adam's m / (√v + 1e-8); 0 before the first step."""
+    sizes = {}
+    for name, parameter in weights.parameters.items():
+        state = weights.optimizer.state.get(parameter, {}) if weights.optimizer is not None else {}
+        momentum = state.get("momentum_buffer", state.get("exp_avg"))
+        root = state["exp_avg_sq"].sqrt() + 1e-8 if "exp_avg_sq" in state else 1.0
+        sizes[name] = torch.zeros_like(parameter) if momentum is None else momentum.abs() / root
+    return sizes
+
+
 class Dynamic(Pruner):
     """Dynamic sparse training: random masks at first; at mask updates, some weights make way for others.
 

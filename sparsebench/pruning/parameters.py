@@ -99,11 +99,12 @@ class MaskedParameters:
         return float(sum(ever.sum() for ever in self._ever)) / self.numel if self.version else 1.0
 
     @torch.no_grad()
-    def project_(self) -> None:
-        """Set pruned weights, and the optimiser's state at them, to zero."""
+    def project_(self, optimizer_state: bool = True) -> None:
+        """Set pruned weights, and with ``optimizer_state`` the optimiser's state at them, to zero."""
         self._refuse_hidden("be projected")
         torch._foreach_mul_(self._weights, self._masks)
-        self.project_optimizer_()
+        if optimizer_state:
+            self.project_optimizer_()
 
     @torch.no_grad()
     def project_optimizer_(self) -> None:
