@@ -55,6 +55,20 @@ def drop_and_grow(mask: Tensor, swaps: int, drop_score: Tensor, grow_score: Tens
     return grow(drop(mask, swaps, drop_score), swaps, grow_score)
 
 
+def best_inputs(score: Tensor, active: Tensor, count: int) -> Tensor:
+    """A mask of constant fan-in: the ``count`` inputs of the highest score of every active neuron; ties by index.
+
+    Args:
+        score: Of every weight, [out, ...].
+        active: bool, [out]; the others get nothing.
+        count: Inputs of a neuron.
+    """
+    rows = score.float().flatten(1)
+    best = rows.sort(dim=1, descending=True, stable=True).indices[:, :count]
+    mask = torch.zeros_like(rows, dtype=torch.bool).scatter_(1, best, True)
+    return (mask & active[:, None]).view(score.shape)
+
+
 def cosine(fraction: float, step: int, last: int, least: float = 0.0) -> float:
     """Share of weights to swap at ``step``: from ``fraction`` along half a cosine to ``least`` at ``last`` and after.
 
@@ -88,13 +102,9 @@ def shared_out(total: int, shares: Sequence[float], caps: Sequence[int]) -> list
 
 
 def gradient_sizes(weights: MaskedParameters) -> dict[str, Tensor]:
-    """|∂L/∂w| of every prunable weight, as it stands; 0 where there is none, or where it is not a number."""
-    return {
-        name: torch.zeros_like(p, requires_grad=False)
-        if p.grad is None
-        else p.grad.abs().nan_to_num(0.0, math.inf)
-        for name, p in weights.parameters.items()
-    }
+    """|∂L/∂w| of every prunable weight, as it stands, finite; 0 where there is none, or where it is not a number."""
+    gradients = {name: p.detach() * 0 if p.grad is None else p.grad for name, p in weights.parameters.items()}
+    return {name: gradient.abs().nan_to_num(0.0) for name, gradient in gradients.items()}
 
 
 def momentum_sizes(weights: MaskedParameters) -> dict[str, Tensor]:
@@ -131,7 +141,7 @@ class Dynamic(Pruner):
         schedule: Schedule,
         allocation: Allocation,
         score: Score,
-        drop_fraction: float,
+        drop_fraction: float = 1.0,
         final_drop_fraction: float = 0.0,
     ) -> None:
         super().__init__(weights, schedule, allocation, score)

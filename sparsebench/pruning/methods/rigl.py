@@ -66,10 +66,11 @@ class RigL(Dynamic):
         if self.updates(step):
             gradients, fraction, masks = gradient_sizes(self.weights), self.fraction(step), {}
             for name, weight in self.weights.weights().items():
-                masks[name] = self.swap(self.weights.masks[name], weight.abs(), gradients[name], fraction)
+                masks[name] = self.swap(name, weight.abs(), gradients[name], fraction)
             self.weights.set_masks(masks)
             self.weights.project_()
 
-    def swap(self, mask: Tensor, size: Tensor, gradient: Tensor, fraction: float) -> Tensor:
+    def swap(self, name: str, size: Tensor, gradient: Tensor, fraction: float) -> Tensor:
         """The next mask of one layer from its |w| and |∂L/∂w|."""
+        mask = self.weights.masks[name]
         return drop_and_grow(mask, math.floor(fraction * int(mask.sum())), size, gradient)

@@ -1,0 +1,89 @@
+"""Structured RigL."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from sparsebench.errors import SettingError
+from sparsebench.pruning.allocation import Allocation, lowest
+from sparsebench.pruning.dynamic import best_inputs, drop, grow
+from sparsebench.pruning.methods.rigl import RigL
+from sparsebench.pruning.parameters import MaskedParameters
+from sparsebench.pruning.pruner import Probe
+from sparsebench.pruning.schedules import Schedule
+from sparsebench.pruning.scores import Score
+
+
+class SRigL(RigL):
+    """Structured RigL: every neuron of a layer has the same number of inputs, and neurons that matter little go.
+
+    Where RigL swaps, in a layer that is given n_l weights: (1) salient are the kept weights less the ⌊α_t nnz_l⌋
+    smallest |w|, and as many of the largest |∂L/∂w|; (2) neurons with fewer than max(1, ⌊γ ⌊n_l / neurons⌋⌋) salient
+    weights are ablated, and may come back; (3) each of the n others has k = ⌊n_l / n⌋ inputs: the largest |w| of those
+    that (1) keeps, then the largest |∂L/∂w|. So layer l has at most n_l weights, and more than n_l - n.
+
+    Args:
+        weights: The prunable weights; neurons are the rows (filters) of a weight.
+        schedule: Constant sparsity; when masks change.
+        allocation: Gives n_l; ERK in the paper.
+        score: Of the initial inputs of each neuron: random.
+        drop_fraction: α, in (0, 1].
+        min_salient: γ, in [0, 1]; 0.3 for convolutional networks in the paper.
+
+    Differs from the paper:
+        The last prunable layer is never ablated, be it the classifier or not. For the deviation of the sparse fan-in,
+        weights are scaled instead of drawn anew. With n_l < neurons, only n_l neurons start.
+
+    References:
+        Lasby, Golubeva, Evci, Nica and Ioannou, "Dynamic Sparse Training with Structured Sparsity", ICLR 2024,
+        arXiv 2305.02299, section 3.
+    """
+
+    def __init__(
+        self,
+        weights: MaskedParameters,
+        schedule: Schedule,
+        allocation: Allocation,
+        score: Score,
+        drop_fraction: float = 0.3,
+        min_salient: float = 0.3,
+    ) -> None:
+        super().__init__(weights, schedule, allocation, score, drop_fraction)
+        if not 0 <= min_salient <= 1:
+            raise SettingError("min_salient", min_salient, "a share of a neuron's inputs in [0, 1]")
+        self.min_salient = min_salient
+        drawn = allocation(score(weights.weights(), torch.Generator()), schedule.target)
+        self.budgets = {name: int(mask.sum()) for name, mask in drawn.items()}  # n_l
+
+    def zeros(self, step: int) -> None:
+        """Equal fan-ins rarely add up to the target."""
+
+    @torch.no_grad()
+    def on_start(self, probe: Probe) -> None:
+        """Random inputs for every neuron; weights scaled to the smaller fan-in."""
+        self.generator.set_state(probe.generator.get_state())
+        random, masks = self.score(self.weights.weights(), self.generator), {}
+        for name, weight in self.weights.parameters.items():
+            n = min(self.budgets[name], len(weight))
+            active, k = lowest(-random[name].flatten(1).amax(1), n), self.budgets[name] // max(n, 1)
+            masks[name] = best_inputs(random[name], active, k)
+            weight.mul_(math.sqrt(weight[0].numel() / max(k, 1)))
+        self.weights.set_masks(masks)
+        self.weights.project_()
+
+    def swap(self, name: str, size: Tensor, gradient: Tensor, fraction: float) -> Tensor:
+        """The next mask of one layer from its |w| and |∂L/∂w|."""
+        mask, budget = self.weights.masks[name], self.budgets[name]
+        swaps = math.floor(fraction * int(mask.sum()))
+        kept = drop(mask, swaps, size)
+        salient = (kept | grow(torch.zeros_like(mask), swaps, gradient)).flatten(1).sum(1).float()
+        active = mask.flatten(1).any(1)
+        if name != list(self.weights.masks)[-1]:  # so many are left that k is at most the dense fan-in
+            least = max(1, math.floor(self.min_salient * (budget // len(mask))))
+            active = (salient >= least) | lowest(-salient, math.ceil(budget / mask[0].numel()))
+        k = budget // max(int(active.sum()), 1)
+        stays = kept & best_inputs(size.masked_fill(~kept, -math.inf), active, k)
+        return best_inputs(gradient.masked_fill(stays, math.inf), active, k)
