@@ -11,6 +11,5 @@ here=$(dirname -- "${BASH_SOURCE[0]}")
 results=results/cifar10_quick
 "$here/sparsebench" sweep dataset=cifar10 model=resnet recipe=quick channels_last=true \
     prune=dense,dpf,gmp sparsity=0.9,0.95 "results_dir=$results" "$@"
-awk 'NR == 1 || !/^schema,/' "$results"/*/summary.csv >"$output.part"
-mv "$output.part" "$output"
+"$here/sparsebench" collect "$results" -o "$output"
 "$here/sparsebench" compare "$results"

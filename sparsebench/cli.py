@@ -12,6 +12,7 @@ from sparsebench.errors import RunError, SettingError, one_of
 COMMANDS = {
     "train": "train and prune one model, or go on with an interrupted run",
     "sweep": "one run for every combination of comma-separated values",
+    "collect": "the rows of many runs as one CSV",
     "compare": "tables over runs: means, deviations, differences",
     "list": "models, data sets, methods, schedules, ... with their papers",
     "completion": "print the completion script for bash, zsh or fish",
@@ -27,6 +28,7 @@ examples:
   sparsebench train model=resnet prune=dpf sparsity=0.9
   sparsebench sweep prune=dense,gmp,dpf sparsity=0.9,0.95 seed=0,1,2
   sparsebench compare results/runs
+  sparsebench collect results/runs -o table.csv
   sparsebench list methods
   sparsebench train --cfg job          every setting with its value
   eval "$(sparsebench completion bash)"
@@ -80,6 +82,10 @@ def _dispatch(words: list[str]) -> int:
         from sparsebench.commands import train
 
         return train.main(rest, sweep=command == "sweep")
+    if command == "collect":
+        from sparsebench.commands import collect
+
+        return _parsed(collect.main, rest)
     if command == "compare":
         from sparsebench.commands import compare
 

@@ -31,13 +31,17 @@ _sparsebench() {
 }
 compdef _sparsebench sparsebench
 """
-FISH = r"""complete -c sparsebench -f -n 'not __fish_seen_subcommand_from compare' \
+FISH = r"""complete -c sparsebench -f -n 'not __fish_seen_subcommand_from collect compare' \
     -a '(sparsebench _complete (commandline -cp) 2>/dev/null)'
-complete -c sparsebench -F -n '__fish_seen_subcommand_from compare' \
+complete -c sparsebench -F -n '__fish_seen_subcommand_from collect compare' \
     -a '(sparsebench _complete (commandline -cp) 2>/dev/null)'
 """
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
-OPTIONS = {"compare": ("--format", "--help", "--metric", "--on", "--output"), "list": ("--format", "--help")}
+OPTIONS = {
+    "collect": ("--help", "--output"),
+    "compare": ("--format", "--help", "--metric", "--on", "--output"),
+    "list": ("--format", "--help"),
+}
 """Of the commands that have options of their own; asking their parsers would import pandas."""
 
 

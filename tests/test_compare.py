@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
@@ -31,7 +32,7 @@ def put(folder, rows):
     for values in rows:
         path = folder / f"run-{values['run_id']}"
         path.mkdir(parents=True)
-        write_csv(path / "summary.csv", SUMMARY_COLUMNS, [values])
+        write_csv(path / "summary.csv", [*values], [values])
     return folder
 
 
@@ -196,3 +197,21 @@ def test_a_csv_that_is_not_ours_is_refused(tmp_path, content, why):
     path.write_bytes(content)
     with pytest.raises(SettingError, match=f"path={path}: expected .*{why}"):
         read(path)
+
+
+def test_collect_writes_the_rows_as_they_are_without_their_places(tmp_path, capsys):
+    rows = [row("dense", 0.0, 0, 92.0), row("lottery", 0.9, 0, 0.1 + 0.2, round="3")]
+    for each in rows:
+        each["command"] = "sparsebench train prune=x 'results_dir=/a b' data_root=/c seed=0"
+        put(tmp_path / "runs", [each])
+    output = tmp_path / "all.csv"
+    assert main(["collect", str(tmp_path / "runs"), "-o", str(output)]) == 0
+    found = list(csv.DictReader(output.open()))
+    assert [r["method"] for r in found] == ["dense", "lottery"] and [r["round"] for r in found] == ["", "3"]
+    assert found[1]["top1"] == str(0.1 + 0.2)
+    assert {r["command"] for r in found} == {"sparsebench train prune=x seed=0"}
+    assert len(read(output)) == 2
+    capsys.readouterr()
+    (tmp_path / "empty").mkdir()
+    assert main(["collect", str(tmp_path / "empty")]) == 2
+    assert "expected a folder with finished runs" in capsys.readouterr().err

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
 from sparsebench.errors import SettingError
+from sparsebench.files import read_csv
 from sparsebench.records import schema
 
 
@@ -40,6 +42,27 @@ def read(path: Path) -> pd.DataFrame:
     ]
     frame = frame.sort_values("started", kind="stable").drop_duplicates("run_id", keep="last")
     return frame.sort_values(order, kind="stable").reset_index(drop=True)
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    """The summary rows of the finished runs under ``folder`` as they were written, in the order of the run folders.
+
+    Raises:
+        SettingError: There are none, or they are of another schema.
+    """
+    found = []
+    for run in runs(folder) if folder.is_dir() else ():
+        for row in read_csv(run / schema.SUMMARY) if _finished(run) else ():
+            if row.get("schema") != str(schema.SCHEMA):
+                raise SettingError(
+                    "path", run, f"results of schema {schema.SCHEMA}; it holds {row.get('schema')}"
+                )
+            words = shlex.split(row["command"])
+            places = ("results_dir=", "data_root=")
+            found.append({**row, "command": shlex.join(w for w in words if not w.startswith(places))})
+    if not found:
+        raise SettingError("path", folder, "a folder with finished runs")
+    return found
 
 
 def runs(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
