@@ -21,10 +21,10 @@ TRIES = 10
 
 
 def tune(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]) -> float:
-    """Bisect the setting that the method's class names in ``tuned``; every try is a whole run with its own folder.
+    """Search the setting that the method's class names in ``tuned``; every try is a whole run with its own folder.
 
-    The first try has the setting's configured value. Runs that are finished already are found, so that a search goes
-    on where it was interrupted.
+    The first try has the setting's configured value; then interpolation and bisection take turns. Runs that are finished
+    already are found, so that a search goes on where it was interrupted.
 
     Args:
         cfg: The composed config; its ``sparsity`` is the target.
@@ -46,10 +46,10 @@ def tune(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str
     words = [
         word for word in overrides if word.lstrip("+").split("=")[0] not in ("tune_to_target", tuned.setting)
     ]
-    dense, sparse = tuned.densest, tuned.sparsest
+    dense, sparse = (tuned.densest, 0.0), (tuned.sparsest, 1.0)  # with their sparsities
     value = float(OmegaConf.select(cfg, tuned.setting))
-    if not min(dense, sparse) < value < max(dense, sparse):
-        value = (dense + sparse) / 2
+    if not min(dense[0], sparse[0]) < value < max(dense[0], sparse[0]):
+        value = (dense[0] + sparse[0]) / 2
     best = None
     for number in range(1, TRIES + 1):
         value = float(f"{value:.6g}")  # as the command says it
@@ -66,8 +66,9 @@ def tune(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str
             best = abs(sparsity - cfg.sparsity), value, folder.path, row
         if best[0] <= TOLERANCE:
             break
-        dense, sparse = (value, sparse) if sparsity < cfg.sparsity else (dense, value)
-        value = (dense + sparse) / 2
+        dense, sparse = ((value, sparsity), sparse) if sparsity < cfg.sparsity else (dense, (value, sparsity))
+        share = (cfg.sparsity - dense[1]) / (sparse[1] - dense[1]) if number % 2 else 0.5
+        value = dense[0] + share * (sparse[0] - dense[0])
     assert best is not None
     distance, value, path, row = best
     how = "within" if distance <= TOLERANCE else "not within"
