@@ -23,7 +23,7 @@ TRIES = 10
 def tune(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]) -> float:
     """Search the setting that the method's class names in ``tuned``; every try is a whole run with its own folder.
 
-    The first try has the setting's configured value; then interpolation and bisection take turns. Runs that are finished
+    The first try has the configured value; then interpolation and bisection take turns. Runs that are finished
     already are found, so that a search goes on where it was interrupted.
 
     Args:
