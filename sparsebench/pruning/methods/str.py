@@ -34,7 +34,7 @@ class STR(Learned):
     tuned = Tuned("prune.s_init", densest=-20.0, sparsest=0.0)
 
     def __init__(
-        self, weights: MaskedParameters, optimizer: torch.optim.Optimizer, s_init: float = -2.2
+        self, weights: MaskedParameters, optimizer: torch.optim.Optimizer, s_init: float = -2.3
     ) -> None:
         super().__init__(
             weights, optimizer, {name: torch.tensor(float(s_init)) for name in weights.parameters}
