@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import io
 import json
 import os
@@ -10,7 +9,7 @@ import pytest
 
 from sparsebench.cli import main
 from sparsebench.errors import SettingError
-from sparsebench.files import write_csv
+from sparsebench.files import read_csv, write_csv
 from sparsebench.records.collect import read
 from sparsebench.records.comparison import compare
 from sparsebench.records.schema import SCHEMA, SUMMARY_COLUMNS
@@ -206,7 +205,7 @@ def test_collect_writes_the_rows_as_they_are_without_their_places(tmp_path, caps
         put(tmp_path / "runs", [each])
     output = tmp_path / "all.csv"
     assert main(["collect", str(tmp_path / "runs"), "-o", str(output)]) == 0
-    found = list(csv.DictReader(output.open()))
+    found = read_csv(output)
     assert [r["method"] for r in found] == ["dense", "lottery"] and [r["round"] for r in found] == ["", "3"]
     assert found[1]["top1"] == str(0.1 + 0.2)
     assert {r["command"] for r in found} == {"sparsebench train prune=x seed=0"}
