@@ -194,7 +194,7 @@ def identity(cfg: DictConfig, choices: Mapping[str, str | None]) -> dict[str, An
         unused |= {"sparsity", "ramp_end"}
     defaults = _leaves(_baseline(choices))
     changed = {
-        key: value
+        key: float(value) if isinstance(defaults.get(key), float) and isinstance(value, int) else value
         for key, value in _leaves(cfg).items()
         if key.split(".")[0] not in {*VOLATILE, *unused}
         and key.split(".")[-1] not in {"data_root", "_target_"}

@@ -42,6 +42,7 @@ def test_a_run_is_named_by_what_it_is_not_by_how_it_was_written(hydra_config):
         "optimizer.weight_decay=5e-4",
     )  # fmt: skip
     assert quick == by_hand != base
+    assert identify(hydra_config, "extend=2") == identify(hydra_config, "extend=2.0") != base
 
 
 @pytest.mark.parametrize(
