@@ -51,8 +51,16 @@ class Clock:
         return self._steps(time, setting, self.extend)
 
     def duration(self, time: str | float, setting: str = "time") -> int:
-        """As :meth:`steps`, for a length of time, which does not grow when the training is extended."""
-        return self._steps(time, setting, 1)
+        """As :meth:`steps`, for a length of time, which does not grow when the training is extended.
+
+        At least one step in a short training too, unless it is zero.
+
+        Example:
+            >>> clock = Clock(total_steps=25, steps_per_epoch=5)
+            >>> clock.duration("0.016"), clock.duration("0it")
+            (1, 0)
+        """
+        return max(self._steps(time, setting, 1), int(re.search("[1-9]", str(time)) is not None))
 
     def _steps(self, time: str | float, setting: str, factor: float) -> int:
         text = str(time).strip()

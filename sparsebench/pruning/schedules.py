@@ -17,6 +17,27 @@ def check_sparsity(sparsity: object, setting: str = "sparsity") -> float:
     return float(sparsity)
 
 
+class Stages:
+    """A value that changes from stage to stage of the training.
+
+    Args:
+        clock: Length of the training.
+        values: Of every stage.
+        starts: Times at which the second stage and those after it start.
+    """
+
+    def __init__(self, clock: Clock, values: Sequence[float], starts: Sequence[str | float]) -> None:
+        self.values, self.starts = list(values), [clock.steps(time, "stages") for time in starts]
+        bounds = [0, *self.starts, clock.total_steps]
+        if len(bounds) != len(self.values) + 1 or any(a >= b for a, b in pairwise(bounds)):
+            allowed = f"rising times before step {clock.total_steps}, one for each of {self.values[1:]}"
+            raise SettingError("stages", list(starts), allowed)
+
+    def at(self, step: int) -> float:
+        """The value at ``step``."""
+        return self.values[bisect_right(self.starts, step)]
+
+
 class Schedule:
     """The clockwork of a method: pure functions of the step, so there is nothing to checkpoint.
 
@@ -118,6 +139,44 @@ class Constant(Schedule):
         stop: str | float | None = None,
     ) -> None:
         super().__init__(clock, sparsity, start=start, end=start, interval=interval, stop=stop)
+
+
+class Slowing(Constant):
+    """Constant sparsity, with an interval between mask updates that doubles at given times.
+
+    Args:
+        clock: Length of the training.
+        sparsity: Target sparsity, a fraction of zeros in [0, 1).
+        doublings: Rising times from which the interval is twice what it was; each is an update.
+        start: Time of the first mask update.
+        interval: Time between two mask updates at first.
+        stop: Time of the last mask update at the latest; ``None`` for the end of training.
+
+    References:
+        Mostafa and Wang, "Parameter Efficient Training of Deep Convolutional Neural Networks by Dynamic Sparse
+        Reparameterization", ICML 2019, arXiv 1902.05967.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        sparsity: float,
+        doublings: Sequence[str | float],
+        start: str | float = "0it",
+        interval: str | float = "16it",
+        stop: str | float | None = None,
+    ) -> None:
+        super().__init__(clock, sparsity, start=start, interval=interval, stop=stop)
+        self.phases = [self.start, *(clock.steps(time, "doublings") for time in doublings)]
+        if any(a >= b for a, b in pairwise(self.phases)):
+            raise SettingError("doublings", list(doublings), f"rising times after start={start}")
+
+    def due(self, step: int) -> bool:
+        """Whether masks are recomputed at ``step``."""
+        phase = bisect_right(self.phases, step) - 1
+        return (
+            phase >= 0 and step <= self.stop and (step - self.phases[phase]) % (self.interval * 2**phase) == 0
+        )
 
 
 class OneShot(Schedule):

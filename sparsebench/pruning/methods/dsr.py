@@ -1,0 +1,85 @@
+"""Dynamic sparse reparameterisation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from sparsebench.errors import SettingError
+from sparsebench.pruning.allocation import Allocation, exact_counts
+from sparsebench.pruning.dynamic import Dynamic, drop, grow, shared_out
+from sparsebench.pruning.parameters import MaskedParameters
+from sparsebench.pruning.schedules import Schedule
+from sparsebench.pruning.scores import Score
+
+
+class DSR(Dynamic):
+    """Dynamic sparse reparameterisation: one threshold for all layers prunes, and layers with much left grow at random.
+
+    At updates, all kept |w| < H are pruned, K_l in layer l and K in all. If K > 1.1 N_p, H is halved for the next time;
+    if K < 0.9 N_p, doubled. Then R_l / ΣR · K random weights grow in layer l, R_l being what it has left, from zero and
+    not where it was pruned just now; what a layer has no room for is spread evenly over the others.
+
+    Args:
+        weights: The prunable weights.
+        schedule: Constant sparsity; masks change before the steps that are due, but not before the first.
+        allocation: Of the initial masks; uniform in the paper.
+        score: Of the initial masks and of growth: random.
+        drop_fraction: N_p as a share of all kept weights; 20,000 is 0.14 of a WRN-28-2 of sparsity 0.9.
+        threshold: H at first.
+
+    Differs from the paper:
+        Parts of a weight are rounded so that the total is exact, and not given to a random layer. All prunable layers
+        are pruned; on CIFAR, the paper leaves the first convolution, the shortcuts and the classifier dense. If more
+        would be pruned than there is room to grow, it is the smallest of each layer in proportion.
+
+    References:
+        Mostafa and Wang, "Parameter Efficient Training of Deep Convolutional Neural Networks by Dynamic Sparse
+        Reparameterization", ICML 2019, arXiv 1902.05967, Algorithm 1.
+    """
+
+    def __init__(
+        self,
+        weights: MaskedParameters,
+        schedule: Schedule,
+        allocation: Allocation,
+        score: Score,
+        drop_fraction: float = 0.14,
+        threshold: float = 1e-3,
+    ) -> None:
+        super().__init__(weights, schedule, allocation, score, drop_fraction)
+        if not 0 < threshold < math.inf:
+            raise SettingError("threshold", threshold, "a number above 0")
+        self.threshold = threshold
+
+    def before_forward(self, step: int) -> None:
+        """Prune below H; adapt H; share out and grow at random."""
+        if not self.updates(step):
+            return
+        sizes, masks = {n: w.abs() for n, w in self.weights.weights().items()}, self.weights.masks
+        kept, room = self.weights.nonzero().tolist(), [int((~mask).sum()) for mask in masks.values()]
+        small = [int((sizes[name][mask] < self.threshold).sum()) for name, mask in masks.items()]
+        small = [max(min(below, nnz - 1), 0) for below, nnz in zip(small, kept, strict=True)]
+        wanted = self.drop_fraction * sum(kept)
+        total = min(sum(small), sum(room))
+        if not 0.9 * wanted <= sum(small) <= 1.1 * wanted:
+            self.threshold *= 0.5 if sum(small) > wanted else 2.0
+        pruned = exact_counts(lambda share: [share * below for below in small], small, total)
+        left = [nnz - count for nnz, count in zip(kept, pruned, strict=True)]
+        grown = shared_out(total, [rest / sum(left) for rest in left], room)
+        random, new = self.score(self.weights.weights(), self.generator), {}
+        for (name, mask), fewer, more in zip(masks.items(), pruned, grown, strict=True):
+            stays = drop(mask, fewer, sizes[name])
+            new[name] = grow(stays, more, random[name].masked_fill(mask, -math.inf))
+        self.weights.set_masks(new)
+        self.weights.project_()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Masks, generator and H."""
+        return {**super().state_dict(), "threshold": self.threshold}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        super().load_state_dict(state)
+        self.threshold = state["threshold"]

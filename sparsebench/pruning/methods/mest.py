@@ -1,0 +1,90 @@
+"""Memory-economic sparse training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from sparsebench.clock import Clock
+from sparsebench.errors import SettingError
+from sparsebench.pruning.allocation import Allocation
+from sparsebench.pruning.dynamic import Dynamic, gradient_sizes
+from sparsebench.pruning.parameters import MaskedParameters
+from sparsebench.pruning.schedules import Schedule, Stages
+from sparsebench.pruning.scores import Score
+
+
+class MEST(Dynamic):
+    """Memory-economic sparse training: pruned a little further than the target, then grown at random.
+
+    At updates (``schedule.interval``, and where a stage starts), the lowest |w| + λ |∂L/∂w| are pruned and random
+    others grown, from zero. Elastic mutation (EM) prunes to s + p and grows to s; with a soft bound (EM&S) it prunes
+    to s and grows to s - p, so that new weights train beside those they may replace. p falls from stage to stage.
+
+    Args:
+        weights: The prunable weights.
+        schedule: Constant sparsity; when masks change, the first step excepted.
+        allocation: Gives every layer its number of weights, at each of the sparsities; uniform in the paper.
+        score: Of the initial masks and of growth: random.
+        clock: Length of the training.
+        soft_bound: EM&S instead of EM.
+        margins: p of every stage.
+        stages: Times at which the second stage and those after it start.
+        gradient_weight: λ; 0 in the authors' code.
+
+    Differs from the paper:
+        Interval and stages of its CIFAR recipe (5, 90 and 120 of 160 epochs) are shares of training by default. All
+        prunable layers are pruned; there, the first convolution and the classifier are not.
+
+    References:
+        Yuan, Ma, Niu, Li, Kong, Liu, Gong, Zhan, He, Jin, Wang, Qin and Wang, "MEST: Accurate and Fast Memory-Economic
+        Sparse Training Framework on the Edge", NeurIPS 2021, arXiv 2110.14032, section 3.
+    """
+
+    def __init__(
+        self,
+        weights: MaskedParameters,
+        schedule: Schedule,
+        allocation: Allocation,
+        score: Score,
+        clock: Clock,
+        soft_bound: bool = False,
+        margins: Sequence[float] = (0.02, 0.01, 0.0),
+        stages: Sequence[str | float] = ("0.5625", "0.75"),
+        gradient_weight: float = 0.0,
+    ) -> None:
+        super().__init__(weights, schedule, allocation, score)
+        self.soft_bound, self.gradient_weight = soft_bound, gradient_weight
+        most = 1.0 if soft_bound else 1 - schedule.target
+        if not all(0 <= p < most for p in margins) or (soft_bound and any(margins[-1:])):
+            raise SettingError("margins", margins, f"numbers in [0, {most:g}), the last 0 with a soft bound")
+        self.margin = Stages(clock, margins, stages)
+        shapes = {name: tuple(p.shape) for name, p in weights.parameters.items()}
+        allocation.check(shapes, schedule.target + (0 if soft_bound else max(margins)))
+
+    def target(self, step: int) -> float:
+        """s, or s - p with a soft bound."""
+        return (
+            max(self.schedule.target - self.margin.at(step), 0.0) if self.soft_bound else self.schedule.target
+        )
+
+    def updates(self, step: int) -> bool:
+        """Whether masks change at ``step``."""
+        return super().updates(step) or (step in self.margin.starts and self.schedule.target > 0)
+
+    def after_step(self, step: int) -> None:
+        """Prune the least important; grow at random."""
+        if not self.updates(step):
+            return
+        weights, gradients, final = self.weights.weights(), gradient_sizes(self.weights), self.schedule.target
+        scores = {name: w.abs() + self.gradient_weight * gradients[name] for name, w in weights.items()}
+        for name, mask in self.weights.masks.items():
+            scores[name].masked_fill_(~mask, -math.inf)
+        self.weights.set_masks(
+            self.allocation(scores, final + (0 if self.soft_bound else self.margin.at(step)))
+        )
+        self.weights.project_()  # before growing: what has just been pruned starts at zero as well
+        random = self.score(weights, self.generator)
+        for name, mask in self.weights.masks.items():
+            random[name].masked_fill_(mask, math.inf)
+        self.weights.set_masks(self.allocation(random, self.target(step)))
