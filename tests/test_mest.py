@@ -56,7 +56,7 @@ def by_hand(soft_bound, **more):
     optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
     weights = MaskedParameters({"w": weight}, optimizer)
     schedule = Constant(Clock(STEPS), 0.6, interval="3it")
-    settings = {"margins": [0.2, 0.0], "stages": ["10it"], **more}
+    settings = {"margins": [0.5, 0.0], "stages": ["10it"], **more}
     pruner = MEST(weights, schedule, Uniform(), Random(), Clock(STEPS), soft_bound=soft_bound, **settings)
     pruner.generator.manual_seed(0)
     optimizer.state[weight]["momentum_buffer"] = torch.ones(10)
@@ -97,8 +97,8 @@ def test_the_gradient_counts_as_much_as_asked_by_hand():
 @pytest.mark.parametrize(
     ("soft_bound", "margins", "sparsities"),
     [
-        (False, [0.04, 0.02, 0.0], [0.8, 0.8, 0.8]),
-        (True, [0.04, 0.02, 0.0], [0.76, 0.78, 0.8]),
+        (False, [0.2, 0.1, 0.0], [0.8, 0.8, 0.8]),
+        (True, [0.2, 0.1, 0.0], [0.76, 0.78, 0.8]),
     ],
 )
 def test_updates_stages_and_sparsities(soft_bound, margins, sparsities):
@@ -126,6 +126,11 @@ def test_updates_stages_and_sparsities(soft_bound, margins, sparsities):
     assert flops.totals()[1] == pytest.approx(sum(kept[:-1]) / (250 * STEPS))  # 3 f_S: no dense gradient
 
 
+def test_the_paper_s_sparsities_are_those_of_the_default():
+    *_, pruner = make(sparsity=0.9, soft_bound=True)
+    assert [pruner.target(t) for t in (0, 8, 16)] == pytest.approx([0.88, 0.89, 0.9])
+
+
 def test_a_target_below_the_margin_is_dense_at_first():
     *_, pruner = make(sparsity=0.01, soft_bound=True)
     assert pruner.target(0) == 0 and pruner.target(19) == 0.01
@@ -134,14 +139,14 @@ def test_a_target_below_the_margin_is_dense_at_first():
 @pytest.mark.parametrize(
     ("setting", "more"),
     [
-        ("margins", {"margins": [0.3, 0.1, 0.0]}),  # 0.8 + 0.3
+        ("margins", {"margins": [1.0, 0.1, 0.0]}),
         ("margins", {"margins": [-0.1, 0.1, 0.0]}),
         ("margins", {"margins": [0.1, 0.1, 0.1], "soft_bound": True}),
         ("stages", {"margins": [0.1, 0.0]}),
         ("stages", {"stages": ["8it", "8it"]}),
         ("stages", {"stages": ["0it", "8it"]}),
         ("stages", {"stages": ["8it", "1.0"]}),
-        ("stages", {"margins": [], "stages": []}),
+        ("margins", {"margins": [], "stages": []}),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(setting, more):

@@ -28,17 +28,17 @@ class MEST(Dynamic):
         score: Of the initial masks and of growth: random.
         clock: Length of the training.
         soft_bound: EM&S instead of EM.
-        margins: p of every stage.
+        margins: p of every stage, as a share of the density 1 - s.
         stages: Times at which the second stage and those after it start.
         gradient_weight: λ; 0 in the authors' code.
 
     Differs from the paper:
-        Interval and stages of its CIFAR recipe (5, 90 and 120 of 160 epochs) are shares of training by default. All
-        prunable layers are pruned; there, the first convolution and the classifier are not.
+        Interval and stages of its CIFAR recipe (5, 90 and 120 of 160 epochs) are shares of training here, and p (0.02
+        and 0.01 at s = 0.9) shares of the density. There, the first convolution and the classifier are not pruned.
 
     References:
-        Yuan, Ma, Niu, Li, Kong, Liu, Gong, Zhan, He, Jin, Wang, Qin and Wang, "MEST: Accurate and Fast Memory-Economic
-        Sparse Training Framework on the Edge", NeurIPS 2021, arXiv 2110.14032, section 3.
+        Yuan et al., "MEST: Accurate and Fast Memory-Economic Sparse Training Framework on the Edge", NeurIPS 2021,
+        arXiv 2110.14032, section 3.
     """
 
     def __init__(
@@ -49,24 +49,23 @@ class MEST(Dynamic):
         score: Score,
         clock: Clock,
         soft_bound: bool = False,
-        margins: Sequence[float] = (0.02, 0.01, 0.0),
+        margins: Sequence[float] = (0.2, 0.1, 0.0),
         stages: Sequence[str | float] = ("0.5625", "0.75"),
         gradient_weight: float = 0.0,
     ) -> None:
         super().__init__(weights, schedule, allocation, score)
         self.soft_bound, self.gradient_weight = soft_bound, gradient_weight
-        most = 1.0 if soft_bound else 1 - schedule.target
-        if not all(0 <= p < most for p in margins) or (soft_bound and any(margins[-1:])):
-            raise SettingError("margins", margins, f"numbers in [0, {most:g}), the last 0 with a soft bound")
-        self.margin = Stages(clock, margins, stages)
+        if min(margins, default=-1) < 0 or (margins[-1] > 0 if soft_bound else max(margins) >= 1):
+            raise SettingError(
+                "margins", margins, "shares in [0, 1), or from 0 up to a last of 0 with a soft bound"
+            )
+        self.margin = Stages(clock, [p * (1 - schedule.target) for p in margins], stages)
         shapes = {name: tuple(p.shape) for name, p in weights.parameters.items()}
-        allocation.check(shapes, schedule.target + (0 if soft_bound else max(margins)))
+        allocation.check(shapes, schedule.target + (0 if soft_bound else max(self.margin.values)))
 
     def target(self, step: int) -> float:
-        """s, or s - p with a soft bound."""
-        return (
-            max(self.schedule.target - self.margin.at(step), 0.0) if self.soft_bound else self.schedule.target
-        )
+        """The s of the masks: s - p with a soft bound."""
+        return max(self.schedule.target - (self.margin.at(step) if self.soft_bound else 0), 0.0)
 
     def updates(self, step: int) -> bool:
         """Whether masks change at ``step``."""
