@@ -46,7 +46,8 @@ def pruner(
     Args:
         method: As in ``prune=...``; also one of another package.
         model: On its device; also compiled, or wrapped by ``DistributedDataParallel``.
-        optimizer: Holds the model's parameters.
+        optimizer: Holds the model's parameters. Make a learning-rate scheduler after the pruner: some methods add a
+            parameter group.
         steps: Optimiser steps of the whole training.
         sparsity: Target, fraction of zeros among the prunable weights, in [0, 1).
         settings: As on the command line, ``{"schedule.interval": "32it", "allocation": "erk"}`` or
@@ -92,7 +93,11 @@ def pruner(
     chosen = Prunable(**cfg.prunable).select(plain) if prunable is None else _named(plain, prunable)
     _check(chosen)
     clock = _Steps(steps) if steps_per_epoch is None else Clock(steps, steps_per_epoch)
+    groups = len(optimizer.param_groups)
     made = build_method(cfg, MaskedParameters(chosen, optimizer), optimizer, clock, model=plain)
+    if len(optimizer.param_groups) > groups and hasattr(optimizer.step, "_wrapped_by_lr_sched"):
+        allowed = "one without a learning-rate scheduler yet: the method adds a group that it would not see"
+        raise SettingError("optimizer", type(optimizer).__name__, allowed)
     if made.trainings > 1 or not _leaves_learning_rate(made, steps):
         allowed = "a method of one training that leaves the learning rate to the loop; use sparsebench train"
         raise SettingError("prune", method, f"{allowed} prune={method}")

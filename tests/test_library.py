@@ -489,6 +489,20 @@ def test_misuse_is_one_clear_line():
         pass
 
 
+@pytest.mark.parametrize("method", ["topkast", "dpf"])
+def test_a_method_that_adds_a_parameter_group_wants_to_be_made_before_the_scheduler(method):
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=1e-2)
+    torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    if method == "topkast":
+        with pytest.raises(
+            SettingError, match=r"^optimizer=SGD: expected one without a learning-rate scheduler yet"
+        ):
+            sparsebench.pruner(method, model, optimizer, steps=40)
+    else:
+        sparsebench.pruner(method, model, optimizer, steps=40)
+
+
 @pytest.mark.parametrize("set_to_none", [True, False])
 def test_gradients_that_a_mask_update_needs_cannot_get_lost_unseen(set_to_none):
     model, optimizer, pruner = setup("rigl")
