@@ -94,3 +94,15 @@ def test_a_schedule_that_cannot_reach_its_target_is_refused_by_name(make, settin
     with pytest.raises(SettingError) as refused:
         make()
     assert refused.value.setting == setting
+
+
+def test_an_extended_training_moves_every_time_and_keeps_the_interval(hydra_config):
+    from sparsebench.commands.run import assemble
+
+    small = ("device=cpu", "model.depth=8", "epochs=10", "lr_schedule.milestones=[5ep,0.8]", "ramp_end=6ep")
+    one, five = (assemble(hydra_config(*small, f"extend={factor}")[0]) for factor in (1, 5))
+    assert five.clock.total_steps == 5 * one.clock.total_steps
+    assert five.lr_schedule.milestones == [5 * step for step in one.lr_schedule.milestones]
+    assert five.pruner.schedule.interval == one.pruner.schedule.interval == 16
+    ramps = [made.pruner.schedule.updates * 16 for made in (one, five)]
+    assert ramps[1] == pytest.approx(5 * ramps[0], abs=5 * 16)
