@@ -11,12 +11,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import matplotlib
 import pandas as pd
 
 from sparsebench.records.collect import read
 from sparsebench.records.comparison import counted
 
+try:
+    import matplotlib
+except ImportError:
+    raise SystemExit("plot_accuracy.py: matplotlib is not installed; pip install '.[plots]'") from None
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
