@@ -149,7 +149,10 @@ class _Training:
             "version": sparsebench.__version__, "torch": torch.__version__,
             "config_hash": config_hash(cfg, choices, number), "command": provenance.command(overrides),
         }  # fmt: skip
-        asked = "" if made.target is None else f"-s{made.target:g}"
+        target = (
+            made.target if made.pruner.trainings == 1 or made.target is None else cfg.sparsity
+        )  # of the last
+        asked = "" if target is None else f"-s{target:g}"
         part = f"-training{number}" if made.pruner.trainings > 1 else ""
         self.label = f"{made.dataset.name}-{made.model.name}-{choices['prune']}{asked}-seed{cfg.seed}{part}"
         self.folder = RunFolder(Path(cfg.results_dir).expanduser(), f"{self.label}-{self.row['run_id']}")
