@@ -150,13 +150,12 @@ def _leaves_learning_rate(method: Pruner, steps: int) -> bool:
 
 
 class _Steps(Clock):
-    """A clock that was told nothing of epochs."""
+    """A clock that was told nothing of epochs: a time in epochs is refused."""
 
-    def steps(self, time: str | float, setting: str = "time") -> int:
-        """As :meth:`Clock.steps`, but a time in epochs is refused."""
+    def _steps(self, time: str | float, setting: str, factor: float) -> int:
         if str(time).strip().endswith("ep"):
             raise SettingError("steps_per_epoch", None, f"a number, for {setting}={time} is a time in epochs")
-        return super().steps(time, setting)
+        return super()._steps(time, setting, factor)
 
 
 def _named(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:

@@ -35,7 +35,7 @@ def test_a_training_has_at_least_one_step(lengths):
         Clock(*lengths)
 
 
-def test_an_interval_is_at_least_one_step_of_a_short_training():
+def test_a_duration_is_at_least_one_step_of_a_short_training():
     clock = Clock(25, 5)
-    assert [clock.interval(t) for t in ("0.016", "0.05ep", "0.2", "7it", 3)] == [1, 1, 5, 7, 3]
-    assert [clock.interval(t) for t in (0, "0.0", "0ep")] == [0, 0, 0]
+    assert [clock.duration(t) for t in ("0.016", "0.05ep", "0.2", "7it", 3)] == [1, 1, 5, 7, 3]
+    assert [clock.duration(t) for t in (0, "0.0", "0ep")] == [0, 0, 0]

@@ -230,5 +230,5 @@ def test_where_no_gradient_reaches_momentum_comes_to_rest():
     optimizer.step()
     forward, backward = torch.tensor([True, False, False]), torch.tensor([True, True, False])
     weights.set_masks({"w": forward}, backward={"w": backward})
-    weights.rest_()
+    weights.project_optimizer_()
     assert optimizer.state[weight]["momentum_buffer"].tolist() == [1, 1, 0]
