@@ -141,6 +141,7 @@ def test_rounds_go_on_and_the_ticket_starts_at_the_early_point():
 
     model, optimizer, pruner = make(rounds=2)
     assert pruner.begin(2, before) == 0
+    assert pruner.summary() == {"round": 2, "rounds": 2}
     kept = {name: s > 0 for name, s in before["s"].items()}
     assert 0 < sum(int(mask.sum()) for mask in kept.values()) < 252
     for name, value in model.state_dict().items():

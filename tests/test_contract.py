@@ -271,6 +271,14 @@ def test_evaluation_changes_nothing(make, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_a_row_of_several_trainings_says_which_it_is(make, method):
+    made, _ = make(method)
+    last = made.pruner.trainings - 1
+    summary = made.pruner.summary()
+    assert (summary.get("round"), summary.get("rounds")) == ((last, last) if last else (None, None))
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_the_plain_state_dict_evaluates_to_the_reported_accuracy(make, hydra_config, method):
     made, runner = make(method)
     history = runner.run()

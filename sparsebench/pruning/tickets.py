@@ -100,6 +100,10 @@ class LearnedTicket(Learned):
             return {}
         return {"early": self.early, "last": self._last, "s": self.state_dict()["s"]}
 
+    def summary(self) -> dict[str, float | int | str]:
+        """Which round, of how many; the last is the training of the ticket."""
+        return {"round": self.training, "rounds": self.trainings - 1}
+
     def state_dict(self) -> dict[str, Any]:
         """Masks, s and the early point."""
         return {**super().state_dict(), "early": self.early}
