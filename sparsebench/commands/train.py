@@ -51,7 +51,13 @@ def main(arguments: Sequence[str], sweep: bool = False) -> int:
         RunError: The run diverged, or missed its sparsity.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed with a traceback
-    words = [*arguments, *(["--multirun"] if sweep else [])]
+    words = list(arguments)
+    if sweep:
+        from sparsebench.commands.sweep import register
+
+        register()
+        words = ["hydra.sweeper.dry_run=true" if word == "--dry-run" else word for word in words]
+        words.append("--multirun")
     program, sys.argv = sys.argv, ["sparsebench", *words]
     try:
         _failed.clear()

@@ -1,0 +1,132 @@
+"""What a sweep would cost: runs, training FLOPs, and hours by a step that is measured here."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from tqdm import tqdm
+
+from sparsebench.commands.run import Assembly, assemble
+from sparsebench.config import config_hash, run_id, validate
+from sparsebench.records.schema import SUMMARY
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from sparsebench.data.arrays import ImageDataset
+
+SAMPLES = 32
+"""Images of a measured step, at most."""
+
+
+def estimate(jobs: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictConfig]) -> str:
+    """A few lines of text: runs, FLOPs and hours of what is not finished yet.
+
+    FLOPs are those of dense training with as many samples, which is the most that a method needs by its own count.
+    Hours are of the dense step, forward, backward and optimiser on this machine's device, one run after another,
+    evaluations included.
+
+    Args:
+        jobs: The overrides of each.
+        compose: From overrides to the config, Hydra's part included.
+
+    Raises:
+        SettingError: A job has a setting that is wrong.
+    """
+    costs, datasets, speeds = _Costs(), dict[str, "ImageDataset"](), dict[str, tuple[float, float]]()
+    seen: set[str] = set()
+    lengths: dict[str, tuple[int, float, float]] = {}
+    for overrides in tqdm(jobs, desc="estimating", unit="run", disable=None, leave=False):
+        cfg = compose(overrides)
+        choices: dict[str, str | None] = dict(cfg.hydra.runtime.choices)
+        del cfg.hydra
+        validate(cfg, choices)
+        if (name := run_id(cfg, choices)) in seen:
+            continue
+        seen.add(name)
+        same = config_hash(cfg, choices)
+        if same not in lengths:
+            kind = json.dumps([choices["dataset"], dict(cfg.dataset)], default=str, sort_keys=True)
+            made = assemble(cfg, datasets.get(kind))
+            datasets[kind] = made.dataset
+            lengths[same] = _length(cfg, made, speeds)
+        costs.add(_finished(cfg, name), *lengths[same])
+    return str(costs)
+
+
+class _Costs:
+    """Sums over runs."""
+
+    def __init__(self) -> None:
+        self.runs, self.finished, self.trainings, self.flops, self.seconds = 0, 0, 0, 0.0, 0.0
+
+    def add(self, finished: bool, trainings: int, flops: float, seconds: float) -> None:
+        self.runs += 1
+        self.finished += finished
+        if not finished:
+            self.trainings += trainings
+            self.flops += flops
+            self.seconds += seconds
+
+    def __str__(self) -> str:
+        threads = f" with {torch.get_num_threads()} threads" if not torch.cuda.is_available() else ""
+        trainings = f", {self.trainings} trainings" if self.trainings != self.runs - self.finished else ""
+        hours = (
+            f"{self.seconds / 3600:.1f} hours" if self.seconds > 5400 else f"{self.seconds / 60:.0f} minutes"
+        )
+        return (
+            f"{self.runs} runs, {self.finished} of them finished; to do: {self.runs - self.finished}{trainings}\n"
+            f"training FLOPs, at most (as if dense): {self.flops:.3g}\n"
+            f"time, one after another, by a dense step measured here{threads}: {hours}"
+        )
+
+
+def _finished(cfg: DictConfig, name: str) -> bool:
+    return any(Path(cfg.results_dir).expanduser().glob(f"*-{name}/{SUMMARY}"))
+
+
+def _length(
+    cfg: DictConfig, made: Assembly, speeds: dict[str, tuple[float, float]]
+) -> tuple[int, float, float]:
+    """(trainings, FLOPs, seconds) of one run."""
+    trainings, images = made.pruner.trainings, made.clock.total_steps * int(cfg.batch_size)
+    macs = sum(layer.macs for layer in made.layers)
+    kind = f"{made.model.name} {made.dataset.input_shape} {macs} {cfg.precision} {cfg.channels_last} {cfg.device}"
+    if kind not in speeds:
+        speeds[kind] = _measured(made, min(SAMPLES, int(cfg.batch_size)))
+    training, evaluation = speeds[kind]
+    evaluations = made.clock.total_steps // max(made.clock.duration(cfg.eval_every, "eval_every"), 1)
+    sizes = [len(made.dataset.val), len(made.dataset.test)]
+    evaluated = evaluations * sizes[0] + sizes[1]
+    seconds = trainings * (images * training + evaluated * evaluation)
+    return trainings, 6.0 * macs * images * trainings, seconds
+
+
+def _measured(made: Assembly, samples: int) -> tuple[float, float]:
+    """Seconds an image of a training step and of an evaluation: the fastest of three."""
+    inputs, targets = (part[:samples] for part in made.data.batch(0))
+    training, evaluation = [], []
+    for _ in range(3):
+        start = _now()
+        made.optimizer.zero_grad()
+        with made.device.autocast():
+            loss = torch.nn.functional.cross_entropy(made.model(inputs), targets)
+        loss.backward()
+        made.optimizer.step()
+        between = _now()
+        with torch.no_grad(), made.device.autocast():
+            made.model(inputs)
+        training.append((between - start) / len(targets))
+        evaluation.append((_now() - between) / len(targets))
+    return min(training), min(evaluation)
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()

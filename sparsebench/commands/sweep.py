@@ -1,0 +1,137 @@
+"""Sweeps: every combination of an experiment's grids, what they would cost, and the comparison they end in."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+import sparsebench
+from sparsebench.config import as_word
+from sparsebench.errors import SettingError
+
+
+def register() -> None:
+    """Make the sweeper known to Hydra."""
+    from hydra.core.plugins import Plugins
+
+    place = str(Path(sparsebench.__file__).parent / "plugins")
+    if place not in sys.path:
+        sys.path.append(place)
+    plugin = importlib.import_module("hydra_plugins.sparsebench_grids")
+    Plugins.instance().register(plugin.GridSweeper)
+
+
+class GridSweeper(BasicSweeper):  # type: ignore[misc]
+    """Hydra's own sweeper, which makes every combination of comma-separated values, over several grids.
+
+    What the command line (or ``params``) says of a setting takes the place of a grid's list of values; a grid that
+    fixes the setting to one value is left out if that is another one. So ``model.depth=20`` restricts the depths,
+    and ``model=resnet`` leaves the grids of other models out. Equal runs of several grids are one.
+
+    Args:
+        max_batch_size: Jobs that the launcher is given at once; all by default.
+        params: Setting -> values as on the command line, for all grids.
+        grids: Setting -> one value or a list, for each grid.
+        reference: Name of the table of ``results/reference`` that the results are compared to at the end.
+        dry_run: Print what the runs would cost, and run none.
+    """
+
+    def __init__(
+        self,
+        max_batch_size: int | None = None,
+        params: Mapping[str, Any] | None = None,
+        grids: Sequence[Mapping[str, Any]] = (),
+        reference: str | None = None,
+        dry_run: bool = False,
+    ) -> None:
+        super().__init__(max_batch_size, dict(params or {}))
+        self.grids, self.reference, self.dry_run = [dict(grid) for grid in grids], reference, dry_run
+
+    def split_arguments(self, overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
+        """The overrides of every job, in batches."""
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        if not self.grids:
+            return super().split_arguments(overrides, max_batch_size)
+        parser, jobs = OverridesParser.create(), {}
+        for grid in _restricted(self.grids, overrides):
+            own = parser.parse_overrides([_word(setting, values) for setting, values in grid.items()])
+            for job in super().split_arguments([*own, *overrides], None)[0]:
+                jobs[tuple(sorted(job))] = job
+        if not jobs:
+            fixed = sorted({f"{k}={v}" for grid in self.grids for k, v in grid.items() if not _many(v)})
+            raise SettingError("grids", None, f"settings of at least one of the experiment's grids: {fixed}")
+        return list(self.split_overrides_to_chunks(list(jobs.values()), max_batch_size))
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run every job; of an experiment, print before what they cost, and after how they compare."""
+        assert self.config is not None
+        if self.grids or self.dry_run:
+            from sparsebench.commands.estimate import estimate
+
+            (jobs,) = self.split_arguments(self._parsed(arguments), None)
+            print(estimate(jobs, self._composed), flush=True)
+        if self.dry_run:
+            return []
+        returns = super().sweep(arguments)
+        if self.grids:
+            self._compare()
+        return returns
+
+    def _parsed(self, arguments: Sequence[str]) -> list[Override]:
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        parser = OverridesParser.create()
+        return list(parser.parse_overrides([*self._parse_config(), *arguments]))
+
+    def _composed(self, overrides: Sequence[str]) -> DictConfig:
+        assert self.hydra_context is not None and self.config is not None
+        cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        OmegaConf.set_readonly(cfg, False)
+        OmegaConf.set_readonly(cfg.hydra, False)
+        return cfg
+
+    def _compare(self) -> None:
+        from sparsebench.commands import compare
+
+        assert self.config is not None
+        tables = [*([f"reference:{self.reference}"] if self.reference else []), str(self.config.results_dir)]
+        print(f"\nsparsebench compare {' '.join(tables)}", flush=True)
+        try:
+            compare.main(tables)
+        except SettingError as error:
+            print(f"sparsebench: {error}", file=sys.stderr)
+
+
+def _restricted(grids: Sequence[Mapping[str, Any]], overrides: Sequence[Override]) -> list[Mapping[str, Any]]:
+    """The grids that no override contradicts."""
+    chosen: dict[str, set[str]] = {}
+    for override in overrides:
+        values = (
+            {str(value) for value in override.sweep_string_iterator()}
+            if override.is_sweep_override()
+            else {override.get_value_element_as_str()}
+        )
+        chosen[override.get_key_element()] = {value.strip("'\"") for value in values}
+    return [
+        grid
+        for grid in grids
+        if all(_many(v) or k not in chosen or {str(v)} & chosen[k] for k, v in grid.items())
+    ]
+
+
+def _word(setting: str, values: Any) -> str:
+    if not _many(values):
+        return as_word(setting, values)
+    return f"{setting}={','.join(as_word('', value)[1:] for value in values)}"
+
+
+def _many(values: Any) -> bool:
+    return isinstance(values, Sequence) and not isinstance(values, str)
