@@ -82,7 +82,7 @@ class _Costs:
         return (
             f"{self.runs} runs, {self.finished} of them finished; to do: {self.runs - self.finished}{trainings}\n"
             f"training FLOPs, at most (as if dense): {self.flops:.3g}\n"
-            f"time, one after another, by a dense step measured here{threads}: {hours}"
+            f"time, one after another, by a dense step measured here{threads}: {length}"
         )
 
 

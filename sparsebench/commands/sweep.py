@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
@@ -28,7 +29,7 @@ def register() -> None:
     Plugins.instance().register(plugin.GridSweeper)
 
 
-class GridSweeper(BasicSweeper):  # type: ignore[misc]
+class GridSweeper(BasicSweeper):
     """Hydra's own sweeper, which makes every combination of comma-separated values, over several grids.
 
     What the command line (or ``params``) says of a setting takes the place of a grid's list of values; a grid that
@@ -54,15 +55,15 @@ class GridSweeper(BasicSweeper):  # type: ignore[misc]
         super().__init__(max_batch_size, dict(params or {}))
         self.grids, self.reference, self.dry_run = [dict(grid) for grid in grids], reference, dry_run
 
-    def split_arguments(self, overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
+    def split_arguments(  # type: ignore[override] # a static method of Hydra's, called through self
+        self, overrides: list[Override], max_batch_size: int | None
+    ) -> list[list[list[str]]]:
         """The overrides of every job, in batches."""
-        from hydra.core.override_parser.overrides_parser import OverridesParser
-
         if not self.grids:
             return super().split_arguments(overrides, max_batch_size)
-        parser, jobs = OverridesParser.create(), {}
+        jobs: dict[tuple[str, ...], list[str]] = {}
         for grid in _restricted(self.grids, overrides):
-            own = parser.parse_overrides([_word(setting, values) for setting, values in grid.items()])
+            own = self._parsed([_word(setting, values) for setting, values in grid.items()])
             for job in super().split_arguments([*own, *overrides], None)[0]:
                 jobs[tuple(sorted(job))] = job
         if not jobs:
@@ -76,7 +77,7 @@ class GridSweeper(BasicSweeper):  # type: ignore[misc]
         if self.grids or self.dry_run:
             from sparsebench.commands.estimate import estimate
 
-            (jobs,) = self.split_arguments(self._parsed(arguments), None)
+            (jobs,) = self.split_arguments(self._parsed([*self._parse_config(), *arguments]), None)
             print(estimate(jobs, self._composed), flush=True)
         if self.dry_run:
             return []
@@ -85,11 +86,10 @@ class GridSweeper(BasicSweeper):  # type: ignore[misc]
             self._compare()
         return returns
 
-    def _parsed(self, arguments: Sequence[str]) -> list[Override]:
-        from hydra.core.override_parser.overrides_parser import OverridesParser
-
-        parser = OverridesParser.create()
-        return list(parser.parse_overrides([*self._parse_config(), *arguments]))
+    def _parsed(self, words: Sequence[str]) -> list[Override]:
+        assert self.hydra_context is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        return list(parser.parse_overrides(list(words)))
 
     def _composed(self, overrides: Sequence[str]) -> DictConfig:
         assert self.hydra_context is not None and self.config is not None
