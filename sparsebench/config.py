@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from hydra import compose, initialize_config_dir, version
@@ -152,7 +153,7 @@ def validate(cfg: DictConfig, choices: Mapping[str, str | None]) -> None:
     """
     for key in sorted(OmegaConf.missing_keys(cfg)):
         raise SettingError(key, None, "a value: there is no default")
-    defaults = _leaves(_baseline(choices))
+    defaults = _baseline(choices)
     for key, value in _leaves(cfg).items():
         if key not in defaults and "." not in key:
             raise SettingError(key, value, "an existing setting; see sparsebench train --cfg job")
@@ -192,7 +193,7 @@ def identity(cfg: DictConfig, choices: Mapping[str, str | None]) -> dict[str, An
     unused = {"schedule", "allocation", "score", "sanity"} - (accepted(str(cfg.prune._target_)) or set())
     if "schedule" in unused:
         unused |= {"sparsity", "ramp_end"}
-    defaults = _leaves(_baseline(choices))
+    defaults = _baseline(choices)
     changed = {
         key: float(value) if isinstance(defaults.get(key), float) and isinstance(value, int) else value
         for key, value in _leaves(cfg).items()
@@ -237,9 +238,18 @@ def explain(error: Exception, overrides: list[str]) -> SettingError | None:
     return None
 
 
-def _baseline(choices: Mapping[str, str | None]) -> DictConfig:
-    """The config with the same choices and nothing else set."""
-    return compose("train", overrides=[f"{group}={choices[group]}" for group in IDENTITY_GROUPS])
+def _baseline(choices: Mapping[str, str | None]) -> dict[str, Any]:
+    """The settings with the same choices and nothing else set."""
+    places = tuple(
+        place.path for place in GlobalHydra.instance().config_loader().get_search_path().get_path()
+    )
+    return _composed_baseline(tuple(f"{group}={choices[group]}" for group in IDENTITY_GROUPS), places)
+
+
+@cache
+def _composed_baseline(overrides: tuple[str, ...], places: tuple[str, ...]) -> dict[str, Any]:
+    """Composed once for equal ``overrides`` and places of configs: a sweep asks for it several times a run."""
+    return _leaves(compose("train", overrides=list(overrides)))
 
 
 def _leaves(cfg: DictConfig) -> dict[str, Any]:

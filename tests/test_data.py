@@ -137,6 +137,12 @@ def test_unusable_setting_is_refused_by_name(setting, value):
         tiny(**{setting: value})
 
 
+def test_digits_can_repeat_their_grey_channel():
+    grey, three = Digits(**settings("digits")), Digits(**settings("digits", channels=3))
+    assert three.input_shape == (3, 8, 8) and three.mean == grey.mean * 3
+    assert all(torch.equal(three.test.images[:, i], grey.test.images[:, 0]) for i in range(3))
+
+
 def test_digits_statistics_are_those_of_the_images_outside_test():
     digits = Digits(**settings("digits"))
     pixels = torch.cat([digits.train.images, digits.val.images]).double() / 255

@@ -100,16 +100,27 @@ def test_torchvision_resnet50():
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64)])
 def test_every_model_takes_every_image_or_says_why_not(hydra_config, option, shape):
     cfg, _ = hydra_config(f"model={option}")
-    too_small, wrong_channels = shape[1] < 32, shape[0] != 3
-    if (option in ("vgg", "lenet") and shape[1] < {"vgg": 32, "lenet": 12}[option]) or (
-        option == "torchvision" and (too_small or wrong_channels)
-    ):
+    if (option == "lenet" and shape[1] < 12) or (option == "torchvision" and shape[0] != 3):
         with pytest.raises(SettingError, match=r"^model=\S+: expected images of"):
             build(cfg.model, "model", input_shape=shape, num_classes=7)
         return
     model = build(cfg.model, "model", input_shape=shape, num_classes=7)
     assert model.eval()(torch.zeros(2, *shape)).shape == (2, 7)
     assert model.name
+
+
+def test_vgg_leaves_out_the_poolings_that_small_images_have_no_pixels_for():
+    def pools(pixels):
+        return sum(isinstance(m, nn.MaxPool2d) for m in VGG((3, pixels, pixels), 10).modules())
+
+    assert [pools(pixels) for pixels in (8, 16, 32, 64)] == [3, 4, 5, 5]
+    assert parameters(VGG((3, 8, 8), 10)) == parameters(VGG(CIFAR, 10))
+
+
+def test_only_resnets_of_torchvision_take_images_of_fewer_than_32_pixels():
+    with pytest.raises(SettingError, match=r"^model=densenet121: expected images of at least 32 pixels"):
+        classifier((3, 8, 8), 10, name="densenet121")
+    assert classifier((3, 8, 8), 10, name="resnext50_32x4d").eval()(torch.zeros(2, 3, 8, 8)).shape == (2, 10)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_the_commands_of_the_readme_run_in_their_order(tmp_path, monkeypatch):
 def test_what_the_readme_lists_is_what_there_is():
     from conftest import options
 
-    for group in ("prune", "model", "dataset", "recipe", "schedule", "allocation", "experiment"):
+    for group in ("prune", "model", "dataset", "recipe", "schedule", "allocation", "experiment", "scale"):
         (line,) = re.findall(rf"^\| `{group}` \| (.*)\|$", README, re.MULTILINE)
         named = set(re.findall(r"`(\w+)`", line))
         assert set(options(group)) <= named, group

@@ -76,9 +76,10 @@ class _Costs:
     def __str__(self) -> str:
         threads = f" with {torch.get_num_threads()} threads" if not torch.cuda.is_available() else ""
         trainings = f", {self.trainings} trainings" if self.trainings != self.runs - self.finished else ""
-        hours = (
-            f"{self.seconds / 3600:.1f} hours" if self.seconds > 5400 else f"{self.seconds / 60:.0f} minutes"
+        unit, name = next(
+            (u, n) for u, n in ((3600, "hours"), (60, "minutes"), (0, "seconds")) if self.seconds >= u
         )
+        length = f"{self.seconds / max(unit, 1):.3g} {name}"
         return (
             f"{self.runs} runs, {self.finished} of them finished; to do: {self.runs - self.finished}{trainings}\n"
             f"training FLOPs, at most (as if dense): {self.flops:.3g}\n"

@@ -87,8 +87,8 @@ class GridSweeper(BasicSweeper):
         return returns
 
     def _parsed(self, words: Sequence[str]) -> list[Override]:
-        assert self.hydra_context is not None
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        loader = self.hydra_context.config_loader if self.hydra_context else None
+        parser = OverridesParser.create(config_loader=loader)
         return list(parser.parse_overrides(list(words)))
 
     def _composed(self, overrides: Sequence[str]) -> DictConfig:

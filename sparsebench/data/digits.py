@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from sparsebench.data.arrays import ImageDataset, Split, stratified
+from sparsebench.errors import SettingError
 
 TEST_FRACTION = 0.2
 TEST_SEED = 0  # not an argument: the test images are part of what the data set is
@@ -28,6 +29,7 @@ class Digits(ImageDataset):
         std: Standard deviation of the one channel.
         pad: Padding of the random crop.
         flip: Whether to mirror: digits are no longer themselves then.
+        channels: The grey image so many times: 3 for networks for colour images.
         device: Where all images live.
 
     References:
@@ -47,13 +49,18 @@ class Digits(ImageDataset):
         std: Sequence[float],
         pad: int,
         flip: bool,
+        channels: int = 1,
         device: torch.device | str = "cpu",
     ) -> None:
         from sklearn.datasets import load_digits  # here: a second to import, and only this data set needs it
 
+        if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
+            raise SettingError("channels", channels, "a whole number of at least 1")
         digits = load_digits()
         pixels = torch.from_numpy(digits.images).mul(255 / 16).round().to(torch.uint8)
-        everything = Split(pixels.unsqueeze(1), torch.from_numpy(digits.target).long())
+        everything = Split(
+            pixels.unsqueeze(1).repeat(1, channels, 1, 1), torch.from_numpy(digits.target).long()
+        )
         size = round(TEST_FRACTION * len(everything))
         in_test = torch.zeros(len(everything), dtype=torch.bool)
         in_test[stratified(everything.labels, size, TEST_SEED)] = True
@@ -65,8 +72,8 @@ class Digits(ImageDataset):
             val_fraction=val_fraction,
             split_seed=split_seed,
             train_samples=train_samples,
-            mean=mean,
-            std=std,
+            mean=[*mean] * channels,
+            std=[*std] * channels,
             pad=pad,
             flip=flip,
             device=device,

@@ -9,13 +9,14 @@ from sparsebench.models.initialization import check_size
 
 LEAST = 32  # pixels: five halvings
 LEAST_OF = {"inception_v3": 75, "alexnet": 63}
+ANY_SIZE = ("resnet", "resnext", "wide_resnet")  # the last maps of small images are one pixel
 
 
 def classifier(input_shape: tuple[int, int, int], num_classes: int, name: str = "resnet50") -> nn.Module:
     """Any image classifier of torchvision by its name there, with random weights.
 
     Args:
-        input_shape: Channels, height, width of the images: 3 channels, at least 32 pixels.
+        input_shape: Channels, height, width of the images: 3 channels; at least 32 pixels but for ResNets, ResNeXts.
         num_classes: Number of classes.
         name: Name in torchvision.models, for example ``resnet50``.
 
@@ -30,7 +31,7 @@ def classifier(input_shape: tuple[int, int, int], num_classes: int, name: str = 
     channels, height, width = input_shape
     if channels != 3:
         raise SettingError("model", "torchvision", f"images of 3 channels for it; these have {channels}")
-    check_size(name, input_shape, LEAST_OF.get(name, LEAST))
+    check_size(name, input_shape, 1 if name.startswith(ANY_SIZE) else LEAST_OF.get(name, LEAST))
     options: dict[str, object] = {}
     if name.startswith("vit_"):
         if height != width:

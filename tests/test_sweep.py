@@ -1,0 +1,138 @@
+"""Sweeps over grids: which runs they are, what they cost, and what they end in."""
+
+from __future__ import annotations
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from sparsebench.cli import main
+from sparsebench.commands.run import assemble
+from sparsebench.commands.sweep import GridSweeper
+from sparsebench.config import composed
+from sparsebench.errors import SettingError
+from sparsebench.files import read_csv
+from sparsebench.location import options
+
+TINY = ["model.depth=8", "model.width=4", "scale=smoke", "device=cpu"]
+GRIDS = [
+    {"model": "resnet", "model.depth": [20, 32], "prune": ["gmp", "dpf"], "sparsity": [0.9, 0.95]},
+    {"model": "vgg", "prune": ["gmp", "dpf"], "sparsity": 0.99},
+    {"model": "resnet", "model.depth": [20, 32], "prune": "dense"},
+]
+
+
+def jobs(*words, grids=GRIDS, **settings):
+    overrides = OverridesParser.create().parse_overrides(list(words))
+    return GridSweeper(grids=grids, **settings).split_arguments(overrides, None)[0]
+
+
+def test_runs_are_the_combinations_within_each_grid():
+    found = jobs()
+    assert len(found) == 8 + 2 + 2
+    assert found[1] == ["model='resnet'", "model.depth=20", "prune='gmp'", "sparsity=0.95"]
+    assert found[-1] == ["model='resnet'", "model.depth=32", "prune='dense'"]
+
+
+def test_the_command_line_takes_the_place_of_lists_and_leaves_out_grids_that_fix_another_value():
+    assert len(jobs("model=vgg")) == 2
+    assert len(jobs("model=resnet", "model.depth=20")) == 4 + 1
+    assert (
+        len(jobs("model=resnet", "prune=dense")) == 4 + 2
+    )  # the first grid would prune dense at two sparsities
+    assert {job[-1] for job in jobs("model=vgg", "seed=0,1,2")} == {"seed=0", "seed=1", "seed=2"}
+    assert {job[0] for job in jobs("model=vgg,resnet")} == {"model=vgg", "model=resnet"}
+
+
+def test_parameters_of_the_sweeper_hold_for_all_grids(tmp_path, capsys):
+    words = ["experiment=sanity_checks", "scale=smoke", f"results_dir={tmp_path}", "--dry-run"]
+    assert main(["sweep", *words, "prune=dense", "sparsity=0.9"]) == 0
+    assert "1 runs" in capsys.readouterr().out  # one seed; the switches are not of dense training
+    assert main(["sweep", *words, "prune=dense", "sparsity=0.9", "seed=3,4"]) == 0
+    assert "2 runs" in capsys.readouterr().out
+
+
+def test_equal_runs_of_several_grids_are_one():
+    assert len(jobs("model=resnet", "model.depth=20", "sparsity=0.9", "prune=gmp", grids=[GRIDS[0]] * 2)) == 1
+
+
+def test_settings_that_no_grid_has_are_refused():
+    with pytest.raises(SettingError, match=r"at least one of the experiment's grids.*model=vgg"):
+        jobs("model=lenet")
+
+
+def test_values_with_units_and_switches_reach_the_parser_whole():
+    (job,) = jobs(grids=[{"schedule.interval": "1ep", "prune.fine_tune": True, "schedule.stop": None}])
+    assert job == ["schedule.interval='1ep'", "prune.fine_tune=True", "schedule.stop=null"]
+    assert jobs(grids=[{"schedule.interval": ["1it", "0.01"]}]) == [
+        ["schedule.interval='1it'"], ["schedule.interval='0.01'"]
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_every_experiment_assembles_at_the_ends_of_its_grids(experiment):
+    sweeper = composed_sweeper(experiment)
+    for grid in sweeper.grids:
+        for job in {tuple(found[end]) for found in [jobs(grids=[grid])] for end in (0, -1)}:
+            made, chosen = composed([*job, f"experiment={experiment}", "scale=smoke"])
+            assert chosen["dataset"] == "digits"
+            assert assemble(made).clock.total_steps == 24 * made.extend
+    assert sweeper.grids or sweeper.params
+
+
+def test_a_width_experiment_keeps_the_number_of_non_zero_weights():
+    expected = {"double_descent_width": {16812}, "small_vs_large_sparse": {67032, 267696}}
+    for experiment, counts in expected.items():
+        found = set()
+        for job in jobs("seed=0", grids=composed_sweeper(experiment).grids):
+            made = assemble(composed([*job, f"experiment={experiment}", "scale=smoke"])[0])
+            zeros = made.pruner.zeros(made.clock.total_steps - 1)
+            found.add(made.pruner.weights.numel - zeros)
+        assert found == counts
+
+
+def test_an_experiment_says_what_it_costs_runs_and_compares(tmp_path, capsys):
+    words = ["experiment=dpf_cifar10", *TINY, "model=resnet", "prune=dense,dpf", "sparsity=0.9"]
+    assert main(["sweep", *words, f"results_dir={tmp_path}", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "2 runs, 0 of them finished" in said
+    assert not list(tmp_path.iterdir())
+
+    assert main(["sweep", *words, f"results_dir={tmp_path}"]) == 0
+    said = capsys.readouterr().out
+    assert f"sparsebench compare reference:dpf {tmp_path}" in said
+    rows = [row for path in tmp_path.glob("*/summary.csv") for row in read_csv(path)]
+    assert sorted(row["method"] for row in rows) == ["dense", "dpf"]
+    assert all(row["sparsity_ok"] == "True" for row in rows)
+
+    assert main(["sweep", *words, f"results_dir={tmp_path}", "--dry-run"]) == 0
+    assert "2 runs, 2 of them finished; to do: 0" in capsys.readouterr().out
+
+
+def test_the_flops_of_an_estimate_are_those_that_a_dense_run_reports(tmp_path, capsys):
+    words = ["prune=dense", *TINY, f"results_dir={tmp_path}"]
+    assert main(["sweep", *words, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert main(["train", *words]) == 0
+    (row,) = [row for path in tmp_path.glob("*/summary.csv") for row in read_csv(path)]
+    assert f"(as if dense): {float(row['train_flops']):.3g}\n" in said
+
+
+def test_a_sweep_without_an_experiment_estimates_only_when_asked(tmp_path, capsys):
+    assert (
+        main(["sweep", "prune=imp,dense", "prune.rounds=2", *TINY, f"results_dir={tmp_path}", "--dry-run"])
+        == 2
+    )
+    assert "prune.rounds" in capsys.readouterr().err  # dense has none
+    assert main(["sweep", "prune=imp", "prune.rounds=2", *TINY, f"results_dir={tmp_path}", "--dry-run"]) == 0
+    assert "to do: 1, 3 trainings" in capsys.readouterr().out
+
+
+def composed_sweeper(experiment):
+    from hydra import compose, initialize_config_dir
+
+    from sparsebench.location import config_dir
+
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return compose(
+            "train", [f"experiment={experiment}", "scale=smoke"], return_hydra_config=True
+        ).hydra.sweeper
