@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
-from sparsebench.commands.run import complete, show
+from sparsebench.commands.result import show
+from sparsebench.commands.run import complete
 from sparsebench.config import validate
 from sparsebench.errors import SettingError
 from sparsebench.pruning.learned import Tuned
