@@ -14,6 +14,7 @@ COMMANDS = {
     "sweep": "one run for every combination of comma-separated values",
     "collect": "the rows of many runs as one CSV",
     "compare": "tables over runs: means, deviations, differences",
+    "audit": "check what finished runs say of themselves against their weights, config and data",
     "list": "models, data sets, methods, schedules, ... with their papers",
     "completion": "print the completion script for bash, zsh or fish",
 }
@@ -90,6 +91,10 @@ def _dispatch(words: list[str]) -> int:
         from sparsebench.commands import compare
 
         return _parsed(compare.main, rest)
+    if command == "audit":
+        from sparsebench.commands import audit
+
+        return _parsed(audit.main, rest)
     if command == "list":
         from sparsebench.commands import list as listing
 

@@ -31,13 +31,14 @@ _sparsebench() {
 }
 compdef _sparsebench sparsebench
 """
-FISH = r"""complete -c sparsebench -f -n 'not __fish_seen_subcommand_from collect compare' \
+FISH = r"""complete -c sparsebench -f -n 'not __fish_seen_subcommand_from audit collect compare' \
     -a '(sparsebench _complete (commandline -cp) 2>/dev/null)'
-complete -c sparsebench -F -n '__fish_seen_subcommand_from collect compare' \
+complete -c sparsebench -F -n '__fish_seen_subcommand_from audit collect compare' \
     -a '(sparsebench _complete (commandline -cp) 2>/dev/null)'
 """
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 OPTIONS = {
+    "audit": ("--data-root", "--format", "--help", "--no-accuracy", "--output", "--tolerance"),
     "collect": ("--help", "--output"),
     "compare": ("--format", "--help", "--metric", "--on", "--output"),
     "list": ("--format", "--help"),

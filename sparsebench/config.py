@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -28,6 +29,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from sparsebench.errors import SettingError, one_of
 from sparsebench.location import config_dir, groups, installed_configs
@@ -151,9 +153,12 @@ def validate(cfg: DictConfig, choices: Mapping[str, str | None]) -> None:
     Raises:
         SettingError: The first value that is wrong.
     """
-    for key in sorted(OmegaConf.missing_keys(cfg)):
+    for key in sorted(OmegaConf.missing_keys(cfg)):  # before anything is resolved
         raise SettingError(key, None, "a value: there is no default")
-    defaults = _baseline(choices)
+    _validate(cfg, _leaves(_baseline(choices)))
+
+
+def _validate(cfg: DictConfig, defaults: Mapping[str, Any]) -> None:
     for key, value in _leaves(cfg).items():
         if key not in defaults and "." not in key:
             raise SettingError(key, value, "an existing setting; see sparsebench train --cfg job")
@@ -190,10 +195,15 @@ def identity(cfg: DictConfig, choices: Mapping[str, str | None]) -> dict[str, An
     Groups that the chosen method does not take (a dense run has no schedule) are left out, and with the
     schedule the sparsity.
     """
+    return _identity(cfg, choices, _leaves(_baseline(choices)))
+
+
+def _identity(
+    cfg: DictConfig, choices: Mapping[str, str | None], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
     unused = {"schedule", "allocation", "score", "sanity"} - (accepted(str(cfg.prune._target_)) or set())
     if "schedule" in unused:
         unused |= {"sparsity", "ramp_end"}
-    defaults = _baseline(choices)
     changed = {
         key: float(value) if isinstance(defaults.get(key), float) and isinstance(value, int) else value
         for key, value in _leaves(cfg).items()
@@ -206,14 +216,73 @@ def identity(cfg: DictConfig, choices: Mapping[str, str | None]) -> dict[str, An
 
 def run_id(cfg: DictConfig, choices: Mapping[str, str | None], training: int = 0) -> str:
     """Ten hexadecimal digits that name the run: equal for equal :func:`identity` and number of the training."""
-    return _digest({**identity(cfg, choices), **({"training": training} if training else {})})
+    return _run_id(identity(cfg, choices), training)
 
 
 def config_hash(cfg: DictConfig, choices: Mapping[str, str | None], training: int = 0) -> str:
     """As :func:`run_id`, the same for all seeds."""
-    same = identity(cfg, choices)
-    same["changed"].pop("seed", None)
-    return _digest({**same, **({"training": training} if training else {})})
+    return _config_hash(identity(cfg, choices), training)
+
+
+def _run_id(found: Mapping[str, Any], training: int) -> str:
+    return _digest({**found, **({"training": training} if training else {})})
+
+
+def _config_hash(found: Mapping[str, Any], training: int) -> str:
+    changed = {key: value for key, value in found["changed"].items() if key != "seed"}
+    return _run_id({**found, "changed": changed}, training)
+
+
+@dataclass(frozen=True)
+class Reopened:
+    """A run's config read again.
+
+    Args:
+        cfg: The config; settings made up since the run have their defaults.
+        changed: Settings that differ from the present defaults, as :func:`identity` has them.
+        run_id: What :func:`run_id` gives now.
+        config_hash: What :func:`config_hash` gives now.
+    """
+
+    cfg: DictConfig
+    changed: dict[str, Any]
+    run_id: str
+    config_hash: str
+
+
+def reopened(text: str, choices: Mapping[str, str | None], training: int = 0) -> Reopened:
+    """The config of a finished run, checked.
+
+    Args:
+        text: Content of its config.yaml.
+        choices: Config group -> chosen option, from its run.json.
+        training: Its number, of a method of several trainings.
+
+    Raises:
+        SettingError: It is not a config, or a value in it is wrong.
+    """
+    if missing := [group for group in IDENTITY_GROUPS if group not in choices]:
+        raise SettingError("choices", None, f"an option of {', '.join(missing)}")
+    try:
+        cfg = OmegaConf.create(text)
+        if not isinstance(cfg, DictConfig):
+            raise SettingError("config", None, "settings with values")
+        with _own_hydra():
+            baseline = _baseline(choices)
+        for key, default in baseline.items():
+            if key not in cfg:
+                cfg[key] = default
+        defaults = _leaves(baseline)
+        _validate(cfg, defaults)
+    except YAMLError as error:
+        raise SettingError("config", None, f"YAML: {' '.join(str(error).split())}") from error
+    except Exception as error:
+        explained = explain(error, [])
+        if explained is None:
+            raise
+        raise explained from error
+    found = _identity(cfg, choices, defaults)
+    return Reopened(cfg, dict(found["changed"]), _run_id(found, training), _config_hash(found, training))
 
 
 def explain(error: Exception, overrides: list[str]) -> SettingError | None:
@@ -238,18 +307,18 @@ def explain(error: Exception, overrides: list[str]) -> SettingError | None:
     return None
 
 
-def _baseline(choices: Mapping[str, str | None]) -> dict[str, Any]:
-    """The settings with the same choices and nothing else set."""
+def _baseline(choices: Mapping[str, str | None]) -> DictConfig:
+    """The config with the same choices and nothing else set; not to be changed."""
     places = tuple(
         place.path for place in GlobalHydra.instance().config_loader().get_search_path().get_path()
     )
-    return _composed_baseline(tuple(f"{group}={choices[group]}" for group in IDENTITY_GROUPS), places)
+    return _composed_once(tuple(f"{group}={choices[group]}" for group in IDENTITY_GROUPS), places)
 
 
 @cache
-def _composed_baseline(overrides: tuple[str, ...], places: tuple[str, ...]) -> dict[str, Any]:
-    """Composed once for equal ``overrides`` and places of configs: a sweep asks for it several times a run."""
-    return _leaves(compose("train", overrides=list(overrides)))
+def _composed_once(overrides: tuple[str, ...], places: tuple[str, ...]) -> DictConfig:
+    """The config of ``overrides``, searched in ``places``: a sweep asks for the same several times a run."""
+    return compose("train", overrides=list(overrides))
 
 
 def _leaves(cfg: DictConfig) -> dict[str, Any]:
