@@ -51,7 +51,7 @@ def test_completion_offers_every_group_and_every_setting():
 @pytest.mark.parametrize("command", OPTIONS)
 def test_completion_offers_exactly_the_options_that_the_help_names(command, capsys):
     assert main([command, "--help"]) == 0
-    assert tuple(sorted(set(re.findall(r"--\w+", capsys.readouterr().out)))) == OPTIONS[command]
+    assert tuple(sorted(set(re.findall(r"--[\w-]+", capsys.readouterr().out)))) == OPTIONS[command]
 
 
 @pytest.fixture
