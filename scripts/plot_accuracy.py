@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from sparsebench.records.collect import read
-from sparsebench.records.comparison import counted
+from sparsebench.records.configurations import counted
 
 try:
     import matplotlib

@@ -33,12 +33,10 @@ from yaml import YAMLError
 
 from sparsebench.errors import SettingError, one_of
 from sparsebench.location import config_dir, groups, installed_configs
+from sparsebench.records.settings import VOLATILE
 
 IDENTITY_GROUPS = ("model", "dataset", "optimizer", "lr_schedule", "schedule", "allocation", "score", "prune")
 """Groups whose chosen option is part of what a run is; recipe and experiment are so through what they set."""
-
-VOLATILE = ("results_dir", "data_root", "overwrite", "save_every", "device", "hydra", "tune_to_target")
-"""Settings that do not change what is trained: where it runs and is kept."""
 
 
 class InstalledConfigs(SearchPathPlugin):

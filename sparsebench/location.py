@@ -23,6 +23,19 @@ def config_dirs() -> list[Path]:
     return [config_dir(), *(folder for _, folder in installed_configs())]
 
 
+def reference_dir() -> Path:
+    """The folder of the reference tables: inside the package if installed, else the checkout's."""
+    package = Path(__file__).resolve().parent
+    packaged = package / "reference"
+    return packaged if packaged.is_dir() else package.parent / "results" / "reference"
+
+
+def references() -> dict[str, Path]:
+    """The tables that ``reference:NAME`` means, by name: this code's measurements, and papers' numbers."""
+    folder = reference_dir()
+    return {path.stem: path for path in sorted([*folder.glob("*.csv"), *folder.glob("papers/*.csv")])}
+
+
 def groups() -> list[str]:
     """The config groups that have options."""
     return sorted({path.parent.name for folder in config_dirs() for path in folder.glob("*/*.yaml")})

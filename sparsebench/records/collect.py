@@ -4,44 +4,64 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype, union_categoricals
 
-from sparsebench.errors import SettingError
+from sparsebench.errors import SettingError, one_of
 from sparsebench.files import read_csv
 from sparsebench.records import schema
+from sparsebench.records.migrations import migrate
+
+TEXTS = {"run_id": str, "config_hash": str, "git_commit": str}
+"""Columns whose texts may look like numbers."""
+
+CHUNK = 100_000
+"""Rows of a long table read at a time."""
+
+SEED = r"\s'?seed=\d+'?(?=\s|$)"
+"""A seed in a command line, with the space before it."""
 
 
-def read(path: Path) -> pd.DataFrame:
+def read(
+    path: Path, columns: Collection[str] | None = None, names: Mapping[str, str] | None = None
+) -> pd.DataFrame:
     """The summary rows under ``path``, one a run, sorted by what was run.
 
     Args:
         path: A run folder, a folder with run folders at any depth, or a CSV of summary rows.
+        columns: Those to read of a CSV, for large ones: texts become categories, ``command`` loses its seed, and the
+            rows keep the file's order. All by default.
+        names: Column of a CSV that is not ours -> what we call it; what it does not have is taken as unknown, and
+            its runs as finished.
 
     Returns:
-        The columns of the summaries; of rows with the same ``run_id`` the one started last.
+        The columns of the summaries in the present schema; of rows with the same ``run_id`` the one started last.
 
     Raises:
-        SettingError: Nothing is there, a file cannot be read, or its rows are of another schema.
+        SettingError: Nothing is there, a file cannot be read, or its rows cannot be brought to this schema.
     """
     if path.is_file():
-        frames = [_read_csv(path)]
+        frame = _table(path, columns, names)
     elif path.is_dir():
-        frames = [_read_csv(run / schema.SUMMARY) for run in runs(path) if _finished(run)]
+        frames = [_whole(run / schema.SUMMARY) for run in runs(path) if _finished(run)]
+        if not frames:
+            raise SettingError(
+                "path", path, f"finished runs (folders with {schema.SUMMARY}) in it; there is none"
+            )
+        frame = pd.concat(frames, ignore_index=True)
     else:
         raise SettingError("path", path, "a run folder, a folder of runs, or a CSV of results")
-    if not frames:
-        raise SettingError(
-            "path", path, f"finished runs (folders with {schema.SUMMARY}) in it; there is none"
-        )
-    frame = pd.concat(frames, ignore_index=True)
-    order = [
-        c for c in ("dataset", "model", "method", "target_sparsity", "config_hash", "seed") if c in frame
-    ]
-    frame = frame.sort_values("started", kind="stable").drop_duplicates("run_id", keep="last")
-    return frame.sort_values(order, kind="stable").reset_index(drop=True)
+    if frame["run_id"].duplicated().any():
+        by_time = frame.sort_values("started", kind="stable") if "started" in frame else frame
+        frame = by_time.drop_duplicates("run_id", keep="last")
+    if columns is None:
+        order = ("dataset", "model", "method", "target_sparsity", "config_hash", "seed")
+        frame = frame.sort_values([c for c in order if c in frame], kind="stable")
+    return frame.reset_index(drop=True)
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -91,20 +111,81 @@ def _finished(folder: Path) -> bool:
     return (folder / schema.SUMMARY).is_file()
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
-    try:
-        frame = pd.read_csv(path, dtype={"run_id": str, "config_hash": str, "git_commit": str})
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise SettingError("path", path, f"a CSV of results: {' '.join(str(error).split())}") from error
-    found = list(frame["schema"].unique()) if "schema" in frame else None
-    if found != [schema.SCHEMA]:
-        holds = f"schema {', '.join(map(str, found))}" if found else "no schema column"
-        if found == []:
-            holds = "no rows"
-        raise SettingError("path", path, f"results of schema {schema.SCHEMA}; it holds {holds}")
+def _whole(path: Path) -> pd.DataFrame:
+    """Every column of a CSV of ours, in the present schema."""
+    with _explained(path):
+        frame = pd.read_csv(path, dtype=TEXTS)
+    frame = migrate(frame, path)
     missing = [column for column in schema.SUMMARY_COLUMNS if column not in frame]
     if missing:
         raise SettingError(
             "path", path, f"the columns of schema {schema.SCHEMA}; it lacks {', '.join(missing)}"
         )
     return frame
+
+
+def _table(path: Path, columns: Collection[str] | None, names: Mapping[str, str] | None) -> pd.DataFrame:
+    with _explained(path):
+        header = list(pd.read_csv(path, nrows=0, index_col=False).columns)
+    if names and "schema" not in header:
+        return _foreign(path, header, names)
+    if "schema" not in header:
+        here = f"results of schema {schema.SCHEMA}; it holds no schema column"
+        raise SettingError("path", path, f"{here} (--map theirs=ours names the columns of other tables)")
+    if columns is None or not set(schema.SUMMARY_COLUMNS) <= set(header):
+        return _whole(path)
+    wanted, parts = [c for c in header if c in {*columns, "schema", "run_id"}], []
+    with _explained(path), pd.read_csv(path, dtype=TEXTS, usecols=wanted, chunksize=CHUNK) as reader:
+        for chunk in reader:
+            if not (chunk["schema"] == schema.SCHEMA).all():
+                return _whole(path)  # a migration may need any column
+            parts.append(_compact(chunk))
+    if not parts or not any(len(part) for part in parts):
+        return _whole(path)
+    return _stacked(parts)
+
+
+def _compact(chunk: pd.DataFrame) -> pd.DataFrame:
+    """A piece of a long table in little memory."""
+    if "command" in chunk:
+        chunk["command"] = chunk["command"].str.replace(SEED, "", regex=True)
+    for column in chunk:
+        if not is_numeric_dtype(chunk[column]) and column not in ("run_id", "started"):
+            chunk[column] = chunk[column].astype("category")
+    return chunk
+
+
+def _stacked(parts: list[pd.DataFrame]) -> pd.DataFrame:
+    """The pieces as one; a column that is of categories in some is so in all."""
+    for column in parts[0].columns:
+        if any(isinstance(part[column].dtype, pd.CategoricalDtype) for part in parts):
+            united = union_categoricals([pd.Categorical(part[column]) for part in parts])
+            for part in parts:
+                part[column] = pd.Categorical(part[column], categories=united.categories)
+    return pd.concat(parts, ignore_index=True)
+
+
+def _foreign(path: Path, header: list[str], names: Mapping[str, str]) -> pd.DataFrame:
+    """Another program's table under our names."""
+    for theirs, ours in names.items():
+        if theirs not in header:
+            raise SettingError("map", f"{theirs}={ours}", f"a column of {path}: {one_of(header, theirs)}")
+    with _explained(path):
+        frame = pd.read_csv(path)
+    if frame.empty:
+        raise SettingError("path", path, "a table with rows in it")
+    frame = frame.rename(columns=dict(names))
+    if repeated := sorted(set(frame.columns[frame.columns.duplicated()])):
+        raise SettingError("map", None, f"one column for each name; {', '.join(repeated)} would be several")
+    frame["run_id"] = frame["run_id"] if "run_id" in frame else [f"row {i + 1}" for i in range(len(frame))]
+    frame["status"] = frame.get("status", "finished")
+    frame["sparsity_ok"] = frame.get("sparsity_ok", True)
+    return frame
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise SettingError("path", path, f"a CSV of results: {' '.join(str(error).split())}") from error

@@ -1,36 +1,43 @@
-"""A frame as text: for people, CSV, Markdown, JSON."""
+"""A frame as text: for people, CSV, Markdown, LaTeX, JSON."""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 
 import pandas as pd
-from pandas.api.types import is_numeric_dtype
 
-FORMATS = ("table", "csv", "markdown", "json")
+FORMATS = ("table", "csv", "markdown", "latex", "json")
+
+WITH_NOTES = ("table", "markdown", "latex")
+"""Formats for reading: cells are shortened, and notes stand under the table."""
+
+SPECIAL = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
+    "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+}  # fmt: skip
 
 
-def render(frame: pd.DataFrame, form: str, decimals: int | None = 2) -> str:
-    """``frame`` in one of :data:`FORMATS`; CSV and JSON keep every digit, the others are for reading.
-
-    Args:
-        frame: What :func:`sparsebench.records.comparison.compare` returns.
-        form: One of :data:`FORMATS`.
-        decimals: Of means, deviations and differences in the formats for reading: 2 for per cent; ``None`` for
-            four significant digits, whatever the metric's size.
-    """
+def exact(frame: pd.DataFrame, form: str) -> str:
+    """``frame`` as ``csv`` or ``json`` with every digit."""
     if form == "csv":
         return frame.to_csv(index=False, lineterminator="\n")
-    if form == "json":
-        return json.dumps(json.loads(frame.to_json(orient="records", double_precision=15)), indent=2) + "\n"
-    rows = frame.to_dict("records")
-    cells = [[_cell(str(column), value, decimals) for column, value in row.items()] for row in rows]
-    header = [str(column) for column in frame.columns]
+    return json.dumps(json.loads(frame.to_json(orient="records", double_precision=15)), indent=2) + "\n"
+
+
+def render(cells: pd.DataFrame, form: str, notes: Sequence[str] = ()) -> str:
+    """Texts as a ``table`` for the screen, ``markdown`` or ``latex`` (booktabs), with ``notes`` under it."""
+    rows = [[str(cell) for cell in row] for row in cells.to_numpy()]
+    header = [str(column) for column in cells.columns]
+    if form == "latex":
+        return _latex(header, rows, notes)
     if form == "markdown":
-        header, *cells = ([cell.replace("|", "\\|") for cell in row] for row in [header, *cells])
-    right = [is_numeric_dtype(frame[column]) for column in frame.columns]
+        header, *rows = ([cell.replace("|", "\\|") for cell in row] for row in [header, *rows])
+    right = _right(len(header), rows)
     least = 3 if form == "markdown" else 0  # a rule is at least "--:"
-    widths = [max(least, *(len(row[i]) for row in [header, *cells])) for i in range(len(header))]
+    widths = [max(least, *(len(row[i]) for row in [header, *rows])) for i in range(len(header))]
 
     def line(row: list[str], separator: str) -> str:
         padded = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)]
@@ -38,17 +45,33 @@ def render(frame: pd.DataFrame, form: str, decimals: int | None = 2) -> str:
 
     if form == "markdown":
         rule = ["-" * (w - 1) + (":" if r else "-") for w, r in zip(widths, right, strict=True)]
-        return "".join(f"| {line(row, ' | ')} |\n" for row in [header, rule, *cells])
-    return "".join(line(row, "  ").rstrip() + "\n" for row in [header, *cells])
+        table = "".join(f"| {line(row, ' | ')} |\n" for row in [header, rule, *rows])
+        return table + "".join(f"\n{note.strip()}\n" for note in notes)
+    table = "".join(line(row, "  ").rstrip() + "\n" for row in [header, *rows])
+    return table + "".join(f"{note}\n" for note in notes)
 
 
-def _cell(column: str, value: object, decimals: int | None) -> str:
-    if value is None or value is pd.NA or value != value:
-        return ""
-    if not isinstance(value, float):
-        return str(value)
-    kind = column.split(" [")[0]
-    form = ".4g" if decimals is None else f".{decimals}f"
-    if kind.startswith("difference"):
-        return f"{value:+{form}}"
-    return f"{value:{form if kind in ('mean', 'std') else '.4g'}}"
+def _right(columns: int, rows: list[list[str]]) -> list[bool]:
+    """Which columns hold numbers, and stand to the right."""
+    filled = [[row[i] for row in rows if row[i]] for i in range(columns)]
+    return [bool(f) and all(re.match(r"[+-]?(\d|no )", cell) for cell in f) for f in filled]
+
+
+def _latex(header: list[str], rows: list[list[str]], notes: Sequence[str]) -> str:
+    align = "".join("r" if right else "l" for right in _right(len(header), rows))
+    body = [" & ".join(_math(_escaped(cell)) for cell in row) + r" \\" for row in rows]
+    head = " & ".join(_escaped(cell) for cell in header) + r" \\"
+    lines = [rf"\begin{{tabular}}{{{align}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule"]
+    said = [rf"\par\smallskip\footnotesize {_escaped(note.strip())}" for note in notes]
+    return "\n".join(["% needs \\usepackage{booktabs}", *lines, r"\end{tabular}", *said]) + "\n"
+
+
+def _escaped(text: str) -> str:
+    return "".join(SPECIAL.get(character, character) for character in text)
+
+
+def _math(cell: str) -> str:
+    """Signed numbers, and a mean with its deviation, in math mode."""
+    digits = r"\d[\d.]*(?:e[+-]?\d+)?"
+    cell = re.sub(rf"(?<![\w.-])([+-]?{digits}) ± ({digits})", r"$\1 \\pm \2$", cell)
+    return re.sub(rf"(?<![\w$.-])([+-]{digits})", r"$\1$", cell)

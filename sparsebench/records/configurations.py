@@ -1,0 +1,228 @@
+"""Which runs of several tables belong together: what varies is found in the tables and in the runs' commands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from pandas.api.types import is_numeric_dtype
+
+from sparsebench.errors import SettingError, one_of
+from sparsebench.records.settings import settings
+
+DESCRIBING = ("dataset", "model", "method", "target_sparsity", "epochs", "batch_size", "precision")
+"""Columns of the summary that name a configuration, beside the settings in its command."""
+
+ROUND = "round"
+"""Column that tells the trainings of one command apart, in the summaries of methods that have several."""
+
+NEEDED = (
+    *("schema", "run_id", "status", "sparsity_ok", "seed", "sparsity", "train_flops", "prunable", "started"),
+    *DESCRIBING,
+    *(ROUND, "config_hash", "command"),
+)
+"""Columns that a comparison reads beside the metric."""
+
+
+def counted(frame: pd.DataFrame) -> pd.Series:
+    """Which rows count: runs that finished with exactly the asked number of zeros."""
+    return (frame["status"] == "finished") & frame["sparsity_ok"].astype(str).isin(["True", "true"])
+
+
+@dataclass
+class Joined:
+    """Runs of several tables under common configurations.
+
+    Attributes:
+        keys: Columns that tell configurations apart.
+        table: One row a configuration: ``keys``; its index is the configuration's number.
+        commands: Number of the configuration -> a command of it without seed, possibly empty.
+        runs: For each table one row a run: ``key``, ``seed``, ``value``, ``good``, ``sparsity``, ``train_flops``,
+            ``prunable``.
+        differing: What is one value throughout every table but not the same in all -> the tables' values.
+        notes: What a reader should know about the joining.
+    """
+
+    keys: list[str]
+    table: pd.DataFrame
+    commands: dict[int, str]
+    runs: list[pd.DataFrame]
+    differing: dict[str, list[object]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def join(tables: Sequence[tuple[str, pd.DataFrame]], metric: str, on: Sequence[str] | None = None) -> Joined:
+    """Find the configurations of ``tables`` and assign every run to one.
+
+    A configuration is all that a run was told but its seed: the describing columns and the settings of its command.
+    What is constant throughout every table but differs between them does not keep rows apart (``differing``); what
+    varies within a table does. Runs with one ``config_hash`` are one configuration however their commands are
+    worded; where all of this does not tell apart two hashes in one table, the hash becomes a key.
+
+    Args:
+        tables: (label, summary rows) of each.
+        metric: Column of the values.
+        on: Columns or settings to join by, instead of those found.
+
+    Raises:
+        SettingError: ``on`` names something that is in no table.
+    """
+    parts = [_unique(frame, on or ()) for _, frame in tables]
+    every = pd.concat({i: unique for i, (_, unique) in enumerate(parts)}, names=["table"]).reset_index(
+        "table"
+    )
+    every = every.reset_index(drop=True)
+    told = _settings(every)
+    values = pd.concat([every.drop(columns=["command"]), told], axis=1)
+    values["hash"] = values["config_hash"]
+    differing: dict[str, list[object]] = {}
+    if on:
+        for column in on:
+            if column not in values or (column in every and every[column].isna().all()):
+                known = [*(c for c in tables[0][1].columns if c != "command"), *told.columns]
+                raise SettingError("on", column, f"a column of {tables[0][0]}: {one_of(known, column)}")
+        keys = list(on)
+    else:
+        keys, differing = _keys(values, [*DESCRIBING, ROUND, *told.columns])
+        same = values.groupby(["table", *keys], dropna=False)["hash"].transform("nunique") > 1
+        if same.any():
+            same = values.assign(same=same).groupby(keys, dropna=False)["same"].transform("any")
+            values["config_hash"] = values["hash"].where(same, "")  # only where it is what tells them apart
+            keys.append("config_hash")
+    values["key"] = _sortable(values[keys]).groupby(keys, dropna=False).ngroup()
+    joined = Joined(
+        keys,
+        values.drop_duplicates("key").set_index("key")[keys].sort_index(),
+        {int(key): command for key, command in zip(values["key"], every["command"], strict=True)},
+        [],
+        differing,
+        _mixed(values, keys, [label for label, _ in tables], list(told.columns)),
+    )
+    if not on:
+        joined.notes += _renamed(values)
+    for (_, frame), (number, _), (_, part) in zip(tables, parts, values.groupby("table"), strict=True):
+        joined.runs.append(_runs(frame, part["key"].to_numpy()[number], metric))
+    return joined
+
+
+def _unique(frame: pd.DataFrame, on: Sequence[str]) -> tuple[np.ndarray, pd.DataFrame]:
+    """For every row the number of its distinct identifying values, and these values once each."""
+    columns = [*dict.fromkeys([*DESCRIBING, ROUND, "config_hash", "command", *(c for c in on if c in frame)])]
+    identity = frame.reindex(columns=columns)
+    codes = pd.DataFrame({column: pd.factorize(identity[column])[0] for column in columns})
+    number = codes.groupby(columns, sort=False).ngroup().to_numpy()
+    first = pd.Series(number).drop_duplicates().index
+    unique = identity.iloc[first].reset_index(drop=True)
+    for column in unique.columns:
+        if not is_numeric_dtype(unique[column]):
+            unique[column] = unique[column].astype(object).where(unique[column].notna(), None)
+    commands = unique["command"].astype(object)
+    unique["command"] = commands.where(commands.notna(), "").astype(str)
+    return number, unique
+
+
+def _settings(every: pd.DataFrame) -> pd.DataFrame:
+    """The settings of every configuration, one column each, empty where not given; one wording for a hash."""
+    parsed = {command: settings(command) for command in every["command"].unique()}
+    best: dict[object, dict[str, str]] = {}
+    for digest, command in zip(every["config_hash"], every["command"], strict=True):
+        told = parsed[command]
+        known = best.setdefault(digest, told)
+        if (len(told), sorted(told.items())) < (len(known), sorted(known.items())):
+            best[digest] = told
+    rows = [
+        best[digest] if pd.notna(digest) and digest != "" else parsed[command]
+        for digest, command in zip(every["config_hash"], every["command"], strict=True)
+    ]
+    return pd.DataFrame(
+        rows, index=every.index, columns=sorted({name for row in rows for name in row})
+    ).fillna("")
+
+
+def _keys(values: pd.DataFrame, candidates: Sequence[str]) -> tuple[list[str], dict[str, list[object]]]:
+    keys, differing = [], {}
+    for column in candidates:
+        found = [list(part.unique()) for _, part in values.groupby("table")[column]]
+        if any(len(one) > 1 for one in found):
+            keys.append(column)
+        elif len({_text(one[0]) for one in found}) > 1:
+            differing[column] = [one[0] for one in found]
+        elif column in DESCRIBING:
+            keys.append(column)
+    return keys, differing
+
+
+def _sortable(values: pd.DataFrame) -> pd.DataFrame:
+    """Columns of mixed types as texts."""
+    values = values.copy()
+    for column in values:
+        if not is_numeric_dtype(values[column]):
+            values[column] = values[column].map(_text, na_action="ignore")
+    return values
+
+
+def _mixed(values: pd.DataFrame, keys: list[str], labels: Sequence[str], told: Sequence[str]) -> list[str]:
+    """Where a row stands for several configurations of a table, and what they differ in."""
+    notes = []
+    for number, part in values.groupby("table"):
+        groups = part.groupby("key")
+        hashes = groups["hash"].nunique()
+        others = [c for c in [*DESCRIBING, *told] if c not in keys]
+        varying = {c: groups[c].nunique(dropna=False) for c in others}
+        several = hashes > 1
+        for counts in varying.values():
+            several |= counts > 1
+        if several.any():
+            named = [c for c, counts in varying.items() if (counts > 1).any()] or ["config_hash"]
+            notes.append(
+                f"warning: rows of {labels[int(str(number))]} are means over several configurations "
+                f"({several.sum()} of {len(several)}), which differ in {', '.join(named)}"
+            )
+    return notes
+
+
+def _renamed(values: pd.DataFrame) -> list[str]:
+    """Whether configurations with the same words have other hashes in another table."""
+    known = values[values["hash"].notna() & (values["hash"] != "")]
+    if not known.empty:
+        per_table = known.groupby(["key", "table"])["hash"].first().groupby("key").nunique()
+        if (per_table > 1).any() and not _explained(values):
+            return [
+                "note: the commands are the same but config_hash is not: defaults differ between the versions that "
+                "made the tables, or something that no command says"
+            ]
+    return []
+
+
+def _explained(values: pd.DataFrame) -> bool:
+    """Whether the tables differ in anything that names a configuration."""
+    columns = [str(c) for c in values if c not in ("table", "key", "config_hash", "hash", "seed")]
+    return any(len({_text(v) for v in part.unique()}) > 1 for part in _constants(values, columns))
+
+
+def _constants(values: pd.DataFrame, columns: Sequence[str]) -> list[pd.Series]:
+    one = values.groupby("table")[list(columns)].nunique(dropna=False).eq(1).all()
+    return [values[c] for c in columns if one[c]]
+
+
+def _runs(frame: pd.DataFrame, key: np.ndarray, metric: str) -> pd.DataFrame:
+    runs = pd.DataFrame({"key": key, "value": frame[metric].to_numpy(), "good": counted(frame).to_numpy()})
+    for column in ("seed", "sparsity", "train_flops", "prunable"):
+        runs[column] = frame[column].to_numpy() if column in frame else np.nan
+    return runs
+
+
+def _text(value: object) -> str:
+    if value is None or value != value:
+        return ""
+    return f"{value:.12g}" if isinstance(value, (float, np.floating)) else str(value)
+
+
+def told(differing: Mapping[str, Sequence[object]]) -> list[str]:
+    """``setting: first -> second`` of each."""
+    return [
+        f"{name}: {' -> '.join(_text(value) or 'default' for value in values)}"
+        for name, values in differing.items()
+    ]

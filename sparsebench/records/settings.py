@@ -1,0 +1,105 @@
+"""What a run was told: the settings in the command that makes it again."""
+
+from __future__ import annotations
+
+import shlex
+
+import yaml
+
+from sparsebench.location import options
+
+VOLATILE = ("results_dir", "data_root", "overwrite", "save_every", "device", "hydra", "tune_to_target")
+"""Settings that do not change what is trained: where it runs and is kept."""
+
+COLUMN_OF = {
+    "dataset": "dataset", "model": "model", "prune": "method", "sparsity": "target_sparsity", "seed": "seed",
+    "epochs": "epochs", "batch_size": "batch_size", "precision": "precision",
+}  # fmt: skip
+"""Setting -> the column of the summary that says the same, for the groups whose options have settings too."""
+
+OF_PRUNING = ("prune", "schedule", "allocation", "score", "sanity", "prunable", "sparsity", "ramp_end")
+"""Settings, and groups of settings, that mean nothing to a dense run."""
+
+
+def words(command: str) -> list[str]:
+    """The overrides of a command line ``sparsebench train ...``, without the volatile ones.
+
+    A text that is no such command has none.
+
+    Example:
+        >>> words("sparsebench train prune=dpf results_dir=/tmp/x 'schedule.interval=8it' seed=1")
+        ['prune=dpf', 'schedule.interval=8it', 'seed=1']
+    """
+    try:
+        split = shlex.split(command)
+    except ValueError:
+        return []
+    return [w for w in split[2:] if "=" in w and w[0] != "-" and _key(w).split(".")[0] not in VOLATILE]
+
+
+def settings(command: str) -> dict[str, str]:
+    """Setting -> value of a command's overrides; those that a column of the summary tells are left out.
+
+    Numbers are written in one way, so that ``0.10`` equals ``1e-1``; values of the group ``model`` other than
+    its settings are in the model's name.
+    """
+    found = {}
+    for word in words(command):
+        key, value = _key(word), word.partition("=")[2].strip("'\"")
+        if key not in COLUMN_OF:
+            found[key] = _canonical(value)
+    return found
+
+
+def of_pruning(setting: str) -> bool:
+    """Whether a dense run does not know this setting."""
+    return setting.split(".")[0] in OF_PRUNING
+
+
+def dense_command(command: str, seed: object = None) -> str:
+    """The command of the dense run with everything of ``command`` but its pruning; with another seed if given.
+
+    What the method's own config sets outside pruning (a variant of the model, say) is set by name.
+
+    Example:
+        >>> dense_command("sparsebench train recipe=quick prune=dpf sparsity=0.9 optimizer.lr=0.1", 2)
+        'sparsebench train recipe=quick prune=dense optimizer.lr=0.1 seed=2'
+    """
+    kept, before = [], words(command)
+    for word in before:
+        key = _key(word)
+        if key == "prune":
+            kept += ["prune=dense", *_set_by(word.partition("=")[2])]
+        elif not of_pruning(key) and (key != "seed" or seed is None):
+            kept.append(word)
+    if not any(_key(word) == "prune" for word in before):
+        kept.append("prune=dense")
+    return shlex.join(["sparsebench", "train", *kept, *([] if seed is None else [f"seed={seed}"])])
+
+
+def _set_by(method: str) -> list[str]:
+    path = options("prune").get(method)
+    if path is None or not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8")
+    content = yaml.safe_load(text)
+    if "@package _global_" not in text or not isinstance(content, dict):
+        return []
+    return [
+        f"{group}.{name}={str(value).lower() if isinstance(value, bool) else value}"
+        for group, values in content.items()
+        if isinstance(values, dict) and not of_pruning(group)
+        for name, value in values.items()
+        if not isinstance(value, (dict, list))
+    ]
+
+
+def _key(word: str) -> str:
+    return word.lstrip("+~").partition("=")[0]
+
+
+def _canonical(value: str) -> str:
+    try:
+        return f"{float(value):.12g}"
+    except ValueError:
+        return value
