@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sparsebench.errors import SettingError, one_of
-from sparsebench.location import config_dir, groups, options
+from sparsebench.location import config_dir, groups, options, references
 
 # "=" and ":" break words in bash: the words are taken from the line, and the part before the break is cut off.
 BASH = r"""_sparsebench() {
@@ -40,7 +40,9 @@ SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 OPTIONS = {
     "audit": ("--data-root", "--format", "--help", "--no-accuracy", "--output", "--tolerance"),
     "collect": ("--help", "--output"),
-    "compare": ("--format", "--help", "--metric", "--on", "--output"),
+    "compare": (
+        *("--fail-below", "--fail-on-missing", "--format", "--help", "--map", "--metric", "--on", "--output"),
+    ),
     "list": ("--format", "--help"),
 }
 """Of the commands that have options of their own; asking their parsers would import pandas."""
@@ -77,6 +79,11 @@ def candidates(before: Sequence[str], last: str) -> list[str]:
         from sparsebench.commands.list import GROUPS
 
         return [name for name in GROUPS if name.startswith(last)]
+    if before[0] == "compare":
+        start = "reference:"
+        if not last or not (start.startswith(last) or last.startswith(start)):
+            return []  # file names are the shell's
+        return [name for name in (f"{start}{table}" for table in references()) if name.startswith(last)]
     if before[0] == "completion":
         return [name for name in SCRIPTS if name.startswith(last)]
     if before[0] not in ("train", "sweep"):

@@ -25,7 +25,9 @@ from sparsebench.location import config_dir
         (["train"], "prune=dp", ["prune=dpf"]),
         (["sweep"], "prune=dpf,g", [f"prune=dpf,{name}" for name in options("prune") if name[0] == "g"]),
         (["compare"], "REA", []),  # file names are the shell's
-        (["compare"], "--m", ["--metric"]),
+        (["compare"], "--me", ["--metric"]),
+        (["compare"], "--m", ["--map", "--metric"]),
+        (["compare"], "reference:dpf_", ["reference:dpf_unofficial"]),
         (["train"], "--cf", []),
         (["train"], "model.de", ["model.depth="]),
         (["train", "model=mlp"], "model.h", ["model.hidden="]),
@@ -51,7 +53,7 @@ def test_completion_offers_every_group_and_every_setting():
 @pytest.mark.parametrize("command", OPTIONS)
 def test_completion_offers_exactly_the_options_that_the_help_names(command, capsys):
     assert main([command, "--help"]) == 0
-    assert tuple(sorted(set(re.findall(r"--[\w-]+", capsys.readouterr().out)))) == OPTIONS[command]
+    assert tuple(sorted(set(re.findall(r"--\w[\w-]*", capsys.readouterr().out)))) == OPTIONS[command]
 
 
 @pytest.fixture
@@ -72,7 +74,7 @@ def test_completion_in_a_real_bash(launched):
         complete_line 'sparsebench train prune=dp'
         complete_line 'sparsebench sweep prune=dpf,gm'
         complete_line 'sparsebench train'
-        complete_line 'sparsebench compare --m'
+        complete_line 'sparsebench compare --me'
         COMP_WORDBREAKS=${COMP_WORDBREAKS//=}
         complete_line 'sparsebench train prune=dp'
     """
@@ -85,7 +87,7 @@ def test_completion_in_a_real_fish(launched):
     if shutil.which("fish") is None:
         pytest.skip("there is no fish")
     script = "sparsebench completion fish | source; for line in $argv; complete -C $line; end"
-    lines = ["sparsebench train prune=dp", "sparsebench sweep prune=dpf,gm", "sparsebench compare --m"]
+    lines = ["sparsebench train prune=dp", "sparsebench sweep prune=dpf,gm", "sparsebench compare --me"]
     done = subprocess.run(
         ["fish", "--no-config", "-c", script, *lines], capture_output=True, text=True, env=launched
     )

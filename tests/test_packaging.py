@@ -77,7 +77,8 @@ def test_sdist_holds_what_the_wheel_and_the_tests_need(archives: tuple[Path, Pat
         "scripts/sparsebench",
         "scripts/test",
     }
-    for folder, suffix in [("sparsebench", ".py"), ("conf", ".yaml"), ("tests", ".py")]:
+    folders = [("sparsebench", ".py"), ("conf", ".yaml"), ("tests", ".py"), ("results/reference", ".csv")]
+    for folder, suffix in folders:
         expected |= {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob(f"*{suffix}")}
     assert expected <= names
     assert not [name for name in names if name.startswith((".venv", "outputs", "multirun"))]
@@ -91,6 +92,11 @@ def test_wheel_holds_every_config_and_no_tests(archives: tuple[Path, Path]) -> N
     }
     assert "sparsebench/conf/train.yaml" in names
     assert configs <= names
+    reference = ROOT / "results" / "reference"
+    tables = {
+        f"sparsebench/reference/{p.relative_to(reference).as_posix()}" for p in reference.rglob("*.csv")
+    }
+    assert "sparsebench/reference/papers/dpf.csv" in tables and tables <= names
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"sparsebench"}
 
 
@@ -113,3 +119,5 @@ def test_installed_command_trains_from_its_own_configs(installed: Path, elsewher
     command = ["train", "dataset=digits", "model=mlp", "epochs=1", f"results_dir={results}"]
     run(installed / "bin" / "sparsebench", *command, cwd=elsewhere)
     assert list(results.rglob("*.csv"))
+    told = run(installed / "bin" / "sparsebench", "compare", "reference:dpf", results, cwd=elsewhere)
+    assert "90.88 ± 0.07 (3)" in told and "memory-high" in told

@@ -16,7 +16,7 @@ from sparsebench.location import references
 from sparsebench.records.collect import read, unfinished
 from sparsebench.records.comparison import Comparison, compare, configurations, lower_is_better
 from sparsebench.records.configurations import NEEDED, counted
-from sparsebench.records.layout import for_people, number
+from sparsebench.records.layout import for_people, number, said_once
 from sparsebench.records.published import beside, cells, is_published, listed, read_published
 from sparsebench.records.table import FORMATS, WITH_NOTES, exact, render
 
@@ -26,8 +26,8 @@ EPILOG = """\
 One PATH is compared to its dense runs, several to the first. Rows are joined by what the runs were told: what varies
 within a table tells rows apart, what only differs between tables is named and not joined by. Intervals are 95 %,
 paired by seed where both have at least two seeds in common. With a paper's table (reference:dpf RESULTS), ours stands
-beside theirs, and is called a reproduction only where the protocol is the same. Exit status 1 if a --fail option
-strikes, 2 at bad input.
+beside theirs, and is called a reproduction only where the protocol is known to be the same. Exit status: 1 if a check
+that was asked for fails, 2 at bad input.
 """
 
 
@@ -205,9 +205,8 @@ def _below(result: Comparison, least: float, decimals: int | None) -> str:
         for row in result.frame.index[(sign * difference < least) | none_counts.fillna(False)]:
             how = number(difference[row], decimals, "+") or "no run counts"
             found.append(f"{_named(result, row)} ({how})")
-    return _line(
-        f"{result.metric} differs by less than {least:g}" if sign > 0 else f"{result.metric} grew", found
-    )
+    how = "lower" if sign > 0 else "higher"
+    return _line(f"{result.metric} {how} by more than allowed ({least:g})", found)
 
 
 def _missing(result: Comparison) -> str:
@@ -218,7 +217,7 @@ def _missing(result: Comparison) -> str:
 
 
 def _named(result: Comparison, row: int) -> str:
-    values = (result.frame[key][row] for key in result.keys)
+    values = (result.frame[key][row] for key in result.keys if key not in said_once(result))
     return " ".join(str(value) for value in values if value == value and value not in (None, ""))
 
 

@@ -50,7 +50,7 @@ def for_people(result: Comparison, decimals: int | None) -> tuple[pd.DataFrame, 
         decimals: Of means, deviations and differences; ``None`` for four significant digits.
     """
     frame, suffixes = result.frame, [f" [{label}]" for label in result.labels]
-    once = [k for k in SAID_ONCE if k in result.keys and frame[k].nunique(dropna=False) == 1]
+    once = said_once(result)
     cells = {k: frame[k].map(_plain) for k in result.keys if k not in once}
     for suffix in suffixes if len(suffixes) > 1 else [""]:
         parts = [f"{name}{suffix}" for name in ("mean", "std", "n")]
@@ -67,6 +67,11 @@ def for_people(result: Comparison, decimals: int | None) -> tuple[pd.DataFrame, 
     if once:
         lines.insert(0, "all: " + ", ".join(f"{k} {_plain(frame[k].iloc[0])}" for k in once))
     return pd.DataFrame(cells), lines
+
+
+def said_once(result: Comparison) -> list[str]:
+    """Keys that name no row, since all rows agree in them."""
+    return [k for k in SAID_ONCE if k in result.keys and result.frame[k].nunique(dropna=False) == 1]
 
 
 def _rank(frame: pd.DataFrame, suffix: str) -> pd.Series:

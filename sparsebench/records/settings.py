@@ -11,11 +11,8 @@ from sparsebench.location import options
 VOLATILE = ("results_dir", "data_root", "overwrite", "save_every", "device", "hydra", "tune_to_target")
 """Settings that do not change what is trained: where it runs and is kept."""
 
-COLUMN_OF = {
-    "dataset": "dataset", "model": "model", "prune": "method", "sparsity": "target_sparsity", "seed": "seed",
-    "epochs": "epochs", "batch_size": "batch_size", "precision": "precision",
-}  # fmt: skip
-"""Setting -> the column of the summary that says the same, for the groups whose options have settings too."""
+TOLD = ("dataset", "model", "prune", "sparsity", "seed", "epochs", "batch_size", "precision")
+"""Settings that a column of the summary tells."""
 
 OF_PRUNING = ("prune", "schedule", "allocation", "score", "sanity", "prunable", "sparsity", "ramp_end")
 """Settings, and groups of settings, that mean nothing to a dense run."""
@@ -40,13 +37,12 @@ def words(command: str) -> list[str]:
 def settings(command: str) -> dict[str, str]:
     """Setting -> value of a command's overrides; those that a column of the summary tells are left out.
 
-    Numbers are written in one way, so that ``0.10`` equals ``1e-1``; values of the group ``model`` other than
-    its settings are in the model's name.
+    Numbers are written in one way, so that ``0.10`` equals ``1e-1``. The settings of a model are in its name.
     """
     found = {}
     for word in words(command):
         key, value = _key(word), word.partition("=")[2].strip("'\"")
-        if key not in COLUMN_OF:
+        if key not in TOLD and not key.startswith("model."):
             found[key] = _canonical(value)
     return found
 
