@@ -29,8 +29,8 @@ def jobs(*words, grids=GRIDS, **settings):
 def test_runs_are_the_combinations_within_each_grid():
     found = jobs()
     assert len(found) == 8 + 2 + 2
-    assert found[1] == ["model='resnet'", "model.depth=20", "prune='gmp'", "sparsity=0.95"]
-    assert found[-1] == ["model='resnet'", "model.depth=32", "prune='dense'"]
+    assert found[1] == ["model=resnet", "model.depth=20", "prune=gmp", "sparsity=0.95"]
+    assert found[-1] == ["model=resnet", "model.depth=32", "prune=dense"]
 
 
 def test_the_command_line_takes_the_place_of_lists_and_leaves_out_grids_that_fix_another_value():
@@ -62,9 +62,9 @@ def test_settings_that_no_grid_has_are_refused():
 
 def test_values_with_units_and_switches_reach_the_parser_whole():
     (job,) = jobs(grids=[{"schedule.interval": "1ep", "prune.fine_tune": True, "schedule.stop": None}])
-    assert job == ["schedule.interval='1ep'", "prune.fine_tune=True", "schedule.stop=null"]
+    assert job == ["schedule.interval=1ep", "prune.fine_tune=True", "schedule.stop=null"]
     assert jobs(grids=[{"schedule.interval": ["1it", "0.01"]}]) == [
-        ["schedule.interval='1it'"], ["schedule.interval='0.01'"]
+        ["schedule.interval=1it"], ["schedule.interval='0.01'"]
     ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 import sparsebench
 from sparsebench.config import as_word
 from sparsebench.errors import SettingError
+
+
+_PLAIN = re.compile(r"[A-Za-z_]\w*$|\d+(ep|it)$")
 
 
 def register() -> None:
@@ -128,9 +132,12 @@ def _restricted(grids: Sequence[Mapping[str, Any]], overrides: Sequence[Override
 
 
 def _word(setting: str, values: Any) -> str:
-    if not _many(values):
-        return as_word(setting, values)
-    return f"{setting}={','.join(as_word('', value)[1:] for value in values)}"
+    """``setting=value,value`` as it is written on the command line, without quotes around names and times."""
+
+    def text(value: Any) -> str:
+        return value if isinstance(value, str) and _PLAIN.match(value) else as_word("", value)[1:]
+
+    return f"{setting}={','.join(text(value) for value in (values if _many(values) else [values]))}"
 
 
 def _many(values: Any) -> bool:
