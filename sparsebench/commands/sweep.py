@@ -18,7 +18,6 @@ import sparsebench
 from sparsebench.config import as_word
 from sparsebench.errors import SettingError
 
-
 _PLAIN = re.compile(r"[A-Za-z_]\w*$|\d+(ep|it)$")
 
 
