@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 
 import pandas as pd
 import pytest
@@ -107,6 +108,22 @@ def test_dense_runs_of_the_same_training_are_the_baseline(tmp_path):
     command = "sparsebench sweep prune=dense optimizer.lr=0.2 seed=0,1"
     assert frame.loc[("dpf", "0.2"), "dense_command"] == command
     assert f"  {command}" in result.notes and frame.loc[("dpf", "0.1"), "dense_command"] == ""
+
+
+def test_the_named_command_makes_the_dense_run(tmp_path, capsys):
+    results = str(tmp_path)
+    words = ["model=mlp", "epochs=1", "optimizer.lr=0.05", "schedule.interval=4it", f"results_dir={results}"]
+    assert main(["train", "prune=dpf", *words]) == 0
+    capsys.readouterr()
+    assert main(["compare", results]) == 0
+    text = capsys.readouterr().out
+    assert "no dense run" in text
+    program, *command = shlex.split(text.splitlines()[-1])
+    assert program == "sparsebench" and main(command) == 0
+    capsys.readouterr()
+    assert main(["compare", results]) == 0
+    text = capsys.readouterr().out
+    assert "no dense run" not in text and "sparsebench train" not in text and text.count("mlp") == 2
 
 
 def test_a_seed_without_its_dense_run_is_named(tmp_path):

@@ -29,6 +29,8 @@ def test_the_dense_command_keeps_the_training_and_drops_the_pruning():
         "sparsebench train recipe=quick prune=gmp sparsity=0.9 schedule.interval=8it prunable.fc=false seed=4"
     )
     assert dense_command(command, 2) == "sparsebench train recipe=quick prune=dense seed=2"
+    there = "sparsebench train prune=gmp results_dir=/there overwrite=true"
+    assert dense_command(there, 0) == "sparsebench train prune=dense results_dir=/there seed=0"
     assert (
         dense_command("sparsebench train epochs=1 seed=4") == "sparsebench train epochs=1 seed=4 prune=dense"
     )

@@ -41,7 +41,7 @@ class Source:
     @property
     def published(self) -> bool:
         """Whether it holds numbers of papers."""
-        return self.path.is_file() and self.given.startswith(REFERENCE) and is_published(self.path)
+        return self.path.is_file() and is_published(self.path)
 
 
 def main(arguments: Sequence[str]) -> int:

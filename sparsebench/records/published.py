@@ -36,8 +36,8 @@ FROM_MEMORY = (
 
 def is_published(path: Path) -> bool:
     """Whether a CSV holds numbers of papers rather than runs."""
-    with open(path, encoding="utf-8") as file:
-        return file.readline().rstrip("\n").split(",") == list(COLUMNS)
+    with open(path, "rb") as file:
+        return file.readline().rstrip() == ",".join(COLUMNS).encode()
 
 
 def read_published(path: Path) -> pd.DataFrame:

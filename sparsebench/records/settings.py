@@ -18,8 +18,12 @@ OF_PRUNING = ("prune", "schedule", "allocation", "score", "sanity", "prunable", 
 """Settings, and groups of settings, that mean nothing to a dense run."""
 
 
-def words(command: str) -> list[str]:
-    """The overrides of a command line ``sparsebench train ...``, without the volatile ones.
+PLACES = ("results_dir", "data_root")
+"""Settings that say where runs and data are."""
+
+
+def words(command: str, places: bool = False) -> list[str]:
+    """The overrides of a command line ``sparsebench train ...``, without the volatile ones, or with the ``places``.
 
     A text that is no such command has none.
 
@@ -31,7 +35,8 @@ def words(command: str) -> list[str]:
         split = shlex.split(command)
     except ValueError:
         return []
-    return [w for w in split[2:] if "=" in w and w[0] != "-" and _key(w).split(".")[0] not in VOLATILE]
+    left_out = set(VOLATILE) - set(PLACES if places else ())
+    return [w for w in split[2:] if "=" in w and w[0] != "-" and _key(w).split(".")[0] not in left_out]
 
 
 def settings(command: str) -> dict[str, str]:
@@ -55,13 +60,14 @@ def of_pruning(setting: str) -> bool:
 def dense_command(command: str, seed: object = None) -> str:
     """The command of the dense run with everything of ``command`` but its pruning; with another seed if given.
 
-    What the method's own config sets outside pruning (a variant of the model, say) is set by name.
+    What the method's own config sets outside pruning (a variant of the model, say) is set by name. The run goes where
+    those of ``command`` are, as far as it says.
 
     Example:
         >>> dense_command("sparsebench train recipe=quick prune=dpf sparsity=0.9 optimizer.lr=0.1", 2)
         'sparsebench train recipe=quick prune=dense optimizer.lr=0.1 seed=2'
     """
-    kept, before = [], words(command)
+    kept, before = [], words(command, places=True)
     for word in before:
         key = _key(word)
         if key == "prune":
