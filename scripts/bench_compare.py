@@ -45,15 +45,15 @@ def write_table(path: Path, rows: int, seeds: int, shift: float) -> None:
     pd.DataFrame(columns).to_csv(path, index=False)
 
 
-def measured(words: list[str | Path]) -> tuple[float, float]:
-    """Seconds and peak resident MiB of a command in its own process."""
+def measured(words: list[str | Path]) -> tuple[float, float, float]:
+    """Seconds, seconds of the processor, and peak resident MiB of a command in its own process."""
     start = time.perf_counter()
     with open(os.devnull, "w") as nowhere:
         process = subprocess.Popen([sys.executable, "-m", "sparsebench", *map(str, words)], stdout=nowhere)
         _, status, usage = os.wait4(process.pid, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-    return time.perf_counter() - start, usage.ru_maxrss * unit / 2**20
+    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit / 2**20
 
 
 def main() -> None:
@@ -78,8 +78,8 @@ def main() -> None:
             f"{arguments.rows:,} rows, {arguments.rows // arguments.seeds:,} configurations, {size:.0f} MiB a table"
         )
         for name, paths in (("one table, to dense", [old]), ("two tables", [old, new])):
-            seconds, memory = measured(["compare", *paths, "--format", "csv"])
-            print(f"{name:<20} {seconds:6.1f} s  {memory:7.0f} MiB at most")
+            seconds, processor, memory = measured(["compare", *paths, "--format", "csv"])
+            print(f"{name:<20} {seconds:6.1f} s ({processor:.1f} s of processor)  {memory:7.0f} MiB at most")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ COMMANDS = {
     "collect": "the rows of many runs as one CSV",
     "compare": "tables over runs: means, deviations, differences",
     "audit": "check what finished runs say of themselves against their weights, config and data",
+    "compare": "tables over runs, and beside papers' numbers: means, intervals, differences",
     "list": "models, data sets, methods, schedules, ... with their papers",
     "completion": "print the completion script for bash, zsh or fish",
 }
@@ -29,6 +30,7 @@ examples:
   sparsebench train model=resnet prune=dpf sparsity=0.9
   sparsebench sweep prune=dense,gmp,dpf sparsity=0.9,0.95 seed=0,1,2
   sparsebench compare results/runs
+  sparsebench compare reference:dpf results/runs
   sparsebench collect results/runs -o table.csv
   sparsebench list methods
   sparsebench train --cfg job          every setting with its value

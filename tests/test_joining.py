@@ -275,6 +275,7 @@ def test_another_programs_table_is_read_under_our_names(tmp_path, capsys):
         (["--map", "algo=method"], "metric=top1: expected a numeric column"),
         ([], "--map theirs=ours"),
         (["--fail-below", "-1"], "fail-below=-1.0: expected two tables"),
+        (["--fail-on-missing"], "fail-on-missing: expected two tables"),
     ],
 )
 def test_bad_names_are_one_line(tmp_path, capsys, words, said):
@@ -295,3 +296,16 @@ def test_latex_is_booktabs_with_deviations_in_math(tmp_path, capsys):
     assert text.count(r"\toprule") == text.count(r"\midrule") == text.count(r"\bottomrule") == 1
     assert r"one\_shot & 0.9 & $91.00 \pm 1.41$ (2) & 1 & $-2.50$ [$-8.85$, $+3.85$] \\" in text
     assert "_" not in text.replace(r"\_", "") and "%" not in text.replace(r"\%", "").partition("\n")[2]
+
+
+def test_long_names_of_tables_become_letters_for_people_alone(tmp_path, capsys):
+    names = ("cifar10-resnet20-one-run-of-it", "cifar10-resnet20-one-run")
+    rows = ([told("dpf", 0.9, 0, 90)], [told("dpf", 0.9, 0, 91), told("gmp", 0.9, 0, 90)])
+    paths = [str(table(tmp_path, name, row)) for name, row in zip(names, rows, strict=True)]
+    assert main(["compare", *paths]) == 0
+    text = capsys.readouterr().out
+    header, *_ = text.splitlines()
+    assert "top1 (n) [A]" in header and "difference [B]" in header and "[cifar" not in text
+    assert f"A: {names[0]}\nB: {names[1]}\n" in text and "note: 1 configuration only in B\n" in text
+    assert main(["compare", *paths, "--format", "csv"]) == 0
+    assert f"difference [{names[1]}]" in capsys.readouterr().out

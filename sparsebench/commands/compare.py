@@ -57,6 +57,8 @@ def main(arguments: Sequence[str]) -> int:
     sources = [_source(word) for word in options.paths]
     if options.fail_below is not None and len(sources) < 2:
         raise SettingError("fail-below", options.fail_below, "two tables or more to compare")
+    if options.fail_on_missing and len(sources) < 2:
+        raise SettingError("fail-on-missing", None, "two tables or more to compare")
     names = _names(options.map)
     papers = [source for source in sources if source.published]
     failed = _published(sources, papers, names, options) if papers else _compared(sources, names, options)
@@ -116,6 +118,8 @@ def _names(words: Iterable[str]) -> dict[str, str]:
 def _read(source: Source, label: str, names: dict[str, str], options: argparse.Namespace) -> pd.DataFrame:
     columns = {*NEEDED, options.metric, *(options.on or ())}
     frame = read(source.path, columns, names)
+    if options.metric not in frame:
+        frame = read(source.path, names=names)  # every column, for the error to name
     if warning := _left_out(frame, len(unfinished(source.path))):
         print(f"sparsebench: {source.given}: {warning}", file=sys.stderr)
     if options.metric in ("top1", "val_top1") and "schema" not in frame:

@@ -8,6 +8,9 @@ import pandas as pd
 
 from sparsebench.records.comparison import Comparison, configurations
 
+LABEL = 20
+"""Characters of a table's label that fit above a column."""
+
 SAID_ONCE = ("epochs", "batch_size", "precision")
 """Keys that become a line beside the table where all rows agree."""
 
@@ -36,6 +39,32 @@ def measured(mean: object, std: object, n: object, decimals: int | None) -> str:
     return f"{middle} ± {spread}{known}" if spread else f"{middle}{known}"
 
 
+def lettered(result: Comparison) -> tuple[Comparison, list[str]]:
+    """The comparison with letters for labels where those would make the columns too wide, and lines that say which."""
+    if len(result.labels) < 2 or max(map(len, result.labels)) <= LABEL:
+        return result, []
+    letters = {label: chr(ord("A") + i) if i < 26 else str(i + 1) for i, label in enumerate(result.labels)}
+
+    def shortened(text: str) -> str:
+        for label, letter in sorted(letters.items(), key=lambda pair: -len(pair[0])):
+            text = text.replace(label, letter)
+        return text
+
+    frame = result.frame.assign(only_in=result.frame["only_in"].map(shortened))
+    ends = {f" [{label}]": f" [{letter}]" for label, letter in letters.items()}
+    renamed = {
+        column: column.removesuffix(end) + ends[end]
+        for column in map(str, frame)
+        for end in ends
+        if column.endswith(end)
+    }
+    short = Comparison(
+        frame.rename(columns=renamed), result.keys, list(letters.values()), result.metric,
+        [shortened(note) for note in result.notes],
+    )  # fmt: skip
+    return short, [f"{letter}: {label}" for label, letter in letters.items()]
+
+
 def measured_cells(frame: pd.DataFrame, columns: Sequence[str], decimals: int | None) -> pd.Series:
     """:func:`measured` of every row, from its columns of means, deviations and numbers of runs."""
     rows = frame[list(columns)].itertuples(index=False)
@@ -49,6 +78,7 @@ def for_people(result: Comparison, decimals: int | None) -> tuple[pd.DataFrame, 
         result: What :func:`sparsebench.records.comparison.compare` returns.
         decimals: Of means, deviations and differences; ``None`` for four significant digits.
     """
+    result, legend = lettered(result)
     frame, suffixes = result.frame, [f" [{label}]" for label in result.labels]
     once = said_once(result)
     cells = {k: frame[k].map(_plain) for k in result.keys if k not in once}
@@ -66,7 +96,7 @@ def for_people(result: Comparison, decimals: int | None) -> tuple[pd.DataFrame, 
     lines = [*_intervals(frame, suffixes), *result.notes]
     if once:
         lines.insert(0, "all: " + ", ".join(f"{k} {_plain(frame[k].iloc[0])}" for k in once))
-    return pd.DataFrame(cells), lines
+    return pd.DataFrame(cells), [*legend, *lines]
 
 
 def said_once(result: Comparison) -> list[str]:

@@ -13,6 +13,8 @@ FORMATS = ("table", "csv", "markdown", "latex", "json")
 WITH_NOTES = ("table", "markdown", "latex")
 """Formats for reading: cells are shortened, and notes stand under the table."""
 
+PLUS_MINUS = r"$\pm$"
+
 SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
     "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
@@ -62,12 +64,16 @@ def _latex(header: list[str], rows: list[list[str]], notes: Sequence[str]) -> st
     body = [" & ".join(_math(_escaped(cell)) for cell in row) + r" \\" for row in rows]
     head = " & ".join(_escaped(cell) for cell in header) + r" \\"
     lines = [rf"\begin{{tabular}}{{{align}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule"]
-    said = [rf"\par\smallskip\footnotesize {_escaped(note.strip())}" for note in notes]
+    said = [
+        rf"\par\smallskip\footnotesize {_escaped(note.strip()).replace('±', PLUS_MINUS)}" for note in notes
+    ]
     return "\n".join(["% needs \\usepackage{booktabs}", *lines, r"\end{tabular}", *said]) + "\n"
 
 
 def _escaped(text: str) -> str:
-    return "".join(SPECIAL.get(character, character) for character in text)
+    return "".join(SPECIAL.get(character, character) for character in text).replace(
+        r"-\textgreater{}", r"$\to$"
+    )
 
 
 def _math(cell: str) -> str:
