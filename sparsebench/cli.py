@@ -13,9 +13,9 @@ COMMANDS = {
     "train": "train and prune one model, or go on with an interrupted run",
     "sweep": "one run for every combination of comma-separated values",
     "collect": "the rows of many runs as one CSV",
-    "compare": "tables over runs: means, deviations, differences",
-    "audit": "check what finished runs say of themselves against their weights, config and data",
     "compare": "tables over runs, and beside papers' numbers: means, intervals, differences",
+    "report": "a page and figures on results",
+    "audit": "check what finished runs say of themselves against their weights, config and data",
     "list": "models, data sets, methods, schedules, ... with their papers",
     "completion": "print the completion script for bash, zsh or fish",
 }
@@ -32,6 +32,7 @@ examples:
   sparsebench compare results/runs
   sparsebench compare reference:dpf results/runs
   sparsebench collect results/runs -o table.csv
+  sparsebench report results/runs
   sparsebench list methods
   sparsebench train --cfg job          every setting with its value
   eval "$(sparsebench completion bash)"
@@ -97,6 +98,10 @@ def _dispatch(words: list[str]) -> int:
         from sparsebench.commands import audit
 
         return _parsed(audit.main, rest)
+    if command == "report":
+        from sparsebench.commands import report
+
+        return _parsed(report.main, rest)
     if command == "list":
         from sparsebench.commands import list as listing
 

@@ -31,9 +31,9 @@ _sparsebench() {
 }
 compdef _sparsebench sparsebench
 """
-FISH = r"""complete -c sparsebench -f -n 'not __fish_seen_subcommand_from audit collect compare' \
+FISH = r"""complete -c sparsebench -f -n 'not __fish_seen_subcommand_from audit collect compare report' \
     -a '(sparsebench _complete (commandline -cp) 2>/dev/null)'
-complete -c sparsebench -F -n '__fish_seen_subcommand_from audit collect compare' \
+complete -c sparsebench -F -n '__fish_seen_subcommand_from audit collect compare report' \
     -a '(sparsebench _complete (commandline -cp) 2>/dev/null)'
 """
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
@@ -44,6 +44,7 @@ OPTIONS = {
         *("--fail-below", "--fail-on-missing", "--format", "--help", "--map", "--metric", "--on", "--output"),
     ),
     "list": ("--format", "--help"),
+    "report": ("--help", "--output"),
 }
 """Of the commands that have options of their own; asking their parsers would import pandas."""
 

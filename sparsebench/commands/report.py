@@ -1,0 +1,42 @@
+"""``sparsebench report``: results as a page and figures."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the report on RESULTS, and say where it lies.
+
+    Raises:
+        SettingError: RESULTS holds no results, or FOLDER cannot be one.
+    """
+    parser = argparse.ArgumentParser(
+        prog="sparsebench report",
+        description="A page with figures and a table of all runs, that needs no network, and each figure as PNG, SVG and "
+        "PDF with its data as CSV. Without the run folders, from a CSV, there are no figures of single runs.",
+    )
+    parser.add_argument("results", type=Path, metavar="RESULTS", help="run folder, folder of runs, or CSV")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="write here (default: RESULTS/report, or <name>-report beside a CSV)",
+    )
+    options = parser.parse_args(arguments)
+    from sparsebench.report.write import PAGE, write  # after the help: matplotlib takes a second
+
+    source: Path = options.results
+    beside = source.with_name(f"{source.stem}-report") if source.is_file() else source / "report"
+    output: Path = options.output or beside
+    results = write(source, output, shlex.join(["sparsebench", "report", str(source)]))
+    more = f", {results.unfinished} unfinished" if results.unfinished else ""
+    counted = int(results.frame["counts"].sum())
+    print(f"{counted} of {len(results.frame)} runs count{more}", file=sys.stderr)
+    print(output / PAGE)
+    return 0

@@ -1,0 +1,197 @@
+"""What a report shows: rows that are told apart by budget, means over seeds, differences to dense runs."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from sparsebench.files import read_csv
+from sparsebench.records import schema
+from sparsebench.records.collect import read, runs, unfinished
+from sparsebench.records.comparison import counted
+
+PAIR = ["dataset", "model"]
+"""What a set of figures is of: accuracies on other data or of other models are not comparable."""
+
+CURVE = [*PAIR, "budget", "method", "variant"]
+"""What a line in a figure is of."""
+
+METHOD_GROUPS = frozenset(("prune", "schedule", "allocation", "score", "sanity", "ramp_end"))
+"""Settings that are choices about a method; all others are the budget that methods share."""
+
+ELSEWHERE = frozenset(("results_dir", "data_root", "overwrite", "save_every", "tune_to_target", "device"))
+"""Settings that change no result: places, and how a run is started."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """The runs of a report.
+
+    Args:
+        source: The folder or CSV they come from.
+        frame: One row a finished run: the columns of its summary, and those that :func:`load` adds.
+        folders: ``run_id`` -> run folder; empty for a CSV.
+        unfinished: Number of runs without a result.
+    """
+
+    source: Path
+    frame: pd.DataFrame
+    folders: Mapping[str, Path]
+    unfinished: int
+
+
+def load(source: Path) -> Results:
+    """Read ``source`` and add what the figures and tables need.
+
+    Added columns: ``state`` (why a run does or does not count), ``counts`` (bool), ``budget`` and ``variant`` (texts
+    that are equal for runs that may share a line), ``label`` (the line's name), ``command`` without places,
+    ``difference_to_dense`` (percentage points), ``dense_command`` (what would make a baseline that is missing).
+
+    Args:
+        source: A run folder, a folder of runs, or a CSV of summary rows.
+
+    Raises:
+        SettingError: ``source`` holds no results.
+    """
+    frame = read(source)
+    folders = {}
+    for run in runs(source) if source.is_dir() else ():
+        for row in read_csv(run / schema.SUMMARY) if (run / schema.SUMMARY).is_file() else ():
+            folders.setdefault((row["run_id"], row["started"]), run)
+    keys = zip(frame["run_id"], frame["started"].fillna(""), strict=True)
+    located = {run_id: folders[run_id, started] for run_id, started in keys if (run_id, started) in folders}
+    for column in ("round", "rounds"):
+        if column not in frame:
+            frame[column] = float("nan")
+    frame["state"] = _states(frame)
+    frame["counts"] = frame["state"] == "finished"
+    words = [_words(command) for command in frame["command"].fillna("").astype(str)]
+    frame["command"] = [shlex.join(["sparsebench", "train", *own]) if own else "" for own in words]
+    frame["budget"], frame["variant"] = _settings(frame, words)
+    frame["label"] = _labels(frame)
+    frame["difference_to_dense"] = frame["top1"] - _baselines(frame)
+    frame["dense_command"] = [_dense_command(own) for own in words]
+    return Results(source, frame, located, len(unfinished(source)))
+
+
+def points(frame: pd.DataFrame) -> pd.DataFrame:
+    """Means over the seeds of every configuration that has runs that count.
+
+    Returns:
+        The columns of a line (:data:`CURVE` and ``label``), ``config_hash``, ``target_sparsity``, ``n``, ``top1`` (mean) and
+        ``top1_std`` (sample standard deviation, per cent), ``difference_to_dense`` (mean, if every seed has its
+        dense run), and the means of ``sparsity``, ``macs_sparse`` and ``train_flops``; sorted by line and sparsity.
+    """
+    grouped = frame[frame["counts"]].groupby([*CURVE, "label", "config_hash"], dropna=False, sort=True)
+    table = grouped.agg(
+        target_sparsity=("target_sparsity", "first"),
+        sparsity=("sparsity", "mean"),
+        n=("top1", "count"),
+        top1=("top1", "mean"),
+        top1_std=("top1", "std"),
+        difference_to_dense=("difference_to_dense", lambda values: values.mean(skipna=False)),
+        macs_sparse=("macs_sparse", "mean"),
+        train_flops=("train_flops", "mean"),
+        dense_command=("dense_command", "first"),
+    ).reset_index()
+    return table.sort_values([*CURVE, "sparsity"], kind="stable").reset_index(drop=True)
+
+
+def _states(frame: pd.DataFrame) -> list[str]:
+    """``finished`` where a run counts, else why it does not."""
+    states = []
+    rows = zip(frame["status"], counted(frame), frame["round"], frame["rounds"], strict=True)
+    for status, good, round_, rounds in rows:
+        if good and round_ == round_ and round_ != rounds:
+            states.append(f"round {round_:g} of {rounds:g}")
+        elif good or status != "finished":
+            states.append("no status" if status != status else str(status))
+        else:
+            states.append("missed its sparsity")
+    return states
+
+
+def _words(command: str) -> list[str]:
+    """The settings in a command, less those that change no result."""
+    try:
+        given = shlex.split(command)
+    except ValueError:  # a quote without its end
+        given = command.split()
+    return [word for word in given[2:] if "=" in word and _key(word) not in ELSEWHERE]
+
+
+def _key(word: str) -> str:
+    return word.lstrip("+~").split("=", 1)[0]
+
+
+def _settings(frame: pd.DataFrame, words: Iterable[list[str]]) -> tuple[list[str], list[str]]:
+    """(budget, variant) of every row, as texts.
+
+    A setting that has a column of its own is taken from there. What else the command says is the method's or the budget's.
+    Commands that differ may say the same: rows of one ``config_hash`` are told by the first. So runs that differ never
+    share a line, and runs that are the same in other words may get two.
+    """
+    budgets, variants, first = [], [], {}
+    columns = ["config_hash", "method", "target_sparsity", "epochs", "batch_size", "precision"]
+    for own, (digest, method, target, epochs, batch, precision) in zip(
+        words, frame[columns].itertuples(index=False), strict=True
+    ):
+        more = sorted(
+            word for word in first.setdefault(digest, own)
+            if _key(word) not in frame.columns and _key(word) not in ("prune", "sparsity")
+        )  # fmt: skip
+        chosen = [word for word in more if _key(word).split(".")[0] in METHOD_GROUPS]
+        shared = [word for word in more if word not in chosen]
+        budgets.append(", ".join([f"{epochs:g} epochs", f"batch {batch:g}", str(precision), *shared]))
+        if method == "dense":
+            chosen = []  # it has none of them
+        elif target != target:  # its sparsity follows from settings: they are its line's points
+            chosen = [word for word in chosen if not _key(word).startswith("prune.")]
+        variants.append(" ".join(chosen))
+    return budgets, variants
+
+
+def _labels(frame: pd.DataFrame) -> list[str]:
+    """Names of lines: the method, and what tells it from others of the same data set and model."""
+    names: dict[tuple[str, ...], str] = {}
+    lines = frame[CURVE].drop_duplicates()
+    for _, pair in lines.groupby(PAIR, dropna=False):
+        budgets = _distinct(pair["budget"].unique(), ", ")
+        for _, method in pair.groupby(["method", "budget"]):
+            variants = _distinct(method["variant"].unique(), " ")
+            for line in method.itertuples(index=False):
+                own = " ".join(part for part in (str(line.method), variants[str(line.variant)]) if part)
+                budget = budgets[str(line.budget)]
+                names[tuple(map(str, line))] = f"{own}, {budget}" if budget else own
+    return [names[tuple(map(str, row))] for row in frame[CURVE].itertuples(index=False)]
+
+
+def _distinct(texts: Iterable[str], separator: str) -> dict[str, str]:
+    """Each text -> its parts that not all of them have."""
+    parts = {text: text.split(separator) for text in texts}
+    common = set.intersection(*map(set, parts.values()))
+    return {text: separator.join(p for p in own if p not in common) for text, own in parts.items()}
+
+
+def _baselines(frame: pd.DataFrame) -> pd.Series:
+    """Accuracy of the dense run with a row's data set, model, budget and seed; the last started if there are several."""
+    same = [*PAIR, "budget", "seed"]
+    dense = frame[frame["counts"] & (frame["method"] == "dense")].sort_values("started", kind="stable")
+    accuracy = dense.drop_duplicates(same, keep="last").set_index(same)["top1"]
+    return frame[same].join(accuracy.rename("baseline"), on=same)["baseline"]
+
+
+def _dense_command(words: list[str]) -> str:
+    """The command of the dense run with the same settings; empty if the row's own is not known."""
+    if not words:
+        return ""
+    kept = [
+        "prune=dense" if _key(word) == "prune" else word
+        for word in words
+        if _key(word) in ("prune",) or _key(word).split(".")[0] not in {*METHOD_GROUPS, "sparsity"}
+    ]
+    return shlex.join(["sparsebench", "train", *([] if "prune=dense" in kept else ["prune=dense"]), *kept])

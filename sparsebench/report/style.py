@@ -1,0 +1,119 @@
+"""How figures look, and how they become files: colours that colour-blind readers can tell apart, the same bytes every time."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Of Okabe and Ito (Color Universal Design, 2008), without yellow, too light on white, and black, the dense runs'."""
+
+MARKERS = "os^DvPX"
+LINES = ("-", "--", "-.", ":")
+DENSE = {"color": "black", "linestyle": (0, (5, 2)), "linewidth": 1.0}
+FORMATS = ("png", "svg", "pdf")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with what is said about it.
+
+    Args:
+        name: Stem of its files.
+        title: Heading on the page.
+        caption: What is shown, of which runs.
+        figure: The figure.
+        data: What is drawn, a row a point.
+    """
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+    data: pd.DataFrame
+
+
+def settings() -> AbstractContextManager[None]:
+    """Matplotlib's settings while figures are made and saved."""
+    own = {
+        "font.size": 8, "axes.titlesize": 8, "axes.spines.top": False, "axes.spines.right": False,
+        "axes.grid": True, "grid.color": "#dddddd", "grid.linewidth": 0.5, "axes.axisbelow": True,
+        "lines.markersize": 4.5, "lines.linewidth": 1.2, "legend.frameon": False, "legend.fontsize": 7,
+        "xtick.labelsize": 7, "ytick.labelsize": 7, "figure.dpi": 150, "svg.hashsalt": "sparsebench",
+        "pdf.fonttype": 42, "figure.constrained_layout.use": True, "text.parse_math": False,
+    }  # fmt: skip
+    defaults = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}
+    return matplotlib.rc_context({**defaults, **own})  # a user's matplotlibrc changes no byte
+
+
+def styles(points: pd.DataFrame, methods: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Label -> colour and marker of its method, dashes of its budget.
+
+    Args:
+        points: Of one data set and model.
+        methods: All of a report: a method looks the same in each of its figures. 42 look different, then they repeat.
+    """
+    found = {}
+    budgets = list(dict.fromkeys(points["budget"]))
+    lines = points[["method", "budget", "label"]].drop_duplicates()
+    for (method, budget), labels in lines.groupby(["method", "budget"], sort=True)["label"]:
+        i = methods.index(str(method))
+        for j, label in enumerate(labels):  # the same method with other settings
+            found[str(label)] = {
+                "color": COLORS[i % 6], "marker": MARKERS[(i + j) % 7], "linestyle": LINES[budgets.index(budget) % 4]
+            }  # fmt: skip
+    return found
+
+
+def rendered(figure: Figure) -> dict[str, bytes]:
+    """The file of each of :data:`FORMATS`, without dates."""
+    for _ in range(2):  # lay it out, once for all formats; long labels need a second pass
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    found = {}
+    for form in FORMATS:
+        buffer = io.BytesIO()
+        dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
+        figure.savefig(buffer, format=form, metadata=dates)
+        found[form] = buffer.getvalue()
+    return found
+
+
+def scale(sparsity: pd.Series) -> pd.Series:
+    """Positions on the axis of :func:`sparsity_axis`: log10 of the compression, or the sparsity itself below 0.9."""
+    return -np.log10((1 - sparsity).clip(lower=1e-6)) if sparsity.max() >= 0.895 else sparsity
+
+
+def sparsity_axis(axes: Axes, sparsity: pd.Series, most: int = 9) -> None:
+    """Ticks at the sparsities that there are, named as sparsities, on the axis that :func:`scale` gives."""
+    values = pd.Series(sorted({*sparsity.round(3)}))
+    places = scale(values) if scale(sparsity) is not sparsity else values
+    room = max((places.max() - places.min()) / most, 1e-9)
+    ticks: list[int] = []
+    for i in reversed(range(len(values))):  # the highest are looked at most
+        if not ticks or places[ticks[-1]] - places[i] >= room:
+            ticks.append(i)
+    axes.set_xticks([places[i] for i in ticks], [f"{values[i]:g}" for i in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.margins(x=0.06)
+
+
+def count(n: Sequence[int] | pd.Series) -> str:
+    """``n=3``, or ``n=2–3`` where points differ."""
+    low, high = min(n), max(n)
+    return f"n={low}" if low == high else f"n={low}–{high}"
+
+
+def plain(value: float, position: int | None = None) -> str:
+    """A tick's label without powers: ``0.001``."""
+    return f"{value:g}"

@@ -1,0 +1,138 @@
+"""The whole report: figures as files, their data, and the page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from sparsebench.errors import SettingError
+from sparsebench.files import atomic, write_text
+from sparsebench.report import figures, run_figures
+from sparsebench.report.data import PAIR, Results, load, points
+from sparsebench.report.page import Pair, render
+from sparsebench.report.style import FORMATS, Drawing, rendered, settings, styles
+
+PAGE = "index.html"
+OWN = 'content="sparsebench report"'
+"""How a page of this module is known from others."""
+
+COSTS = (
+    ("train_flops", "training_flops", "training FLOPs", "Accuracy against training FLOPs"),
+    ("macs_sparse", "inference_macs", "inference MACs", "Accuracy against inference MACs"),
+)
+
+
+def write(source: Path, output: Path, command: str) -> Results:
+    """Write the report on ``source`` into the folder ``output``; equal results make equal bytes.
+
+    Args:
+        source: A run folder, a folder of runs, or a CSV of summary rows.
+        output: The folder; made if missing. An earlier report in it is replaced.
+        command: What makes this report, for the page.
+
+    Returns:
+        What was reported.
+
+    Raises:
+        SettingError: ``source`` holds no results, or ``output`` cannot be the folder; nothing has been written.
+    """
+    page = output / PAGE
+    earlier = page.is_file()
+    if output.exists() and not output.is_dir():
+        raise SettingError("output", output, "a folder, but a file has this name")
+    if earlier and OWN not in page.read_text("utf-8", errors="replace")[:1000]:
+        raise SettingError("output", output, f"a folder without a {PAGE} that is not a report")
+    results = load(source)
+    means = points(results.frame)
+    with settings():
+        pairs = list(_pairs(results, means))
+    text = render(results, means, pairs, output, command)
+    folder = output / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    written = set()
+    for pair in pairs:
+        for drawing in pair.drawings:
+            for form in FORMATS:
+                with atomic(folder / f"{drawing.name}.{form}") as file:
+                    file.write(pair.files[drawing.name][form])
+            write_text(folder / f"{drawing.name}.csv", drawing.data.to_csv(index=False, lineterminator="\n"))
+            written |= {f"{drawing.name}.{form}" for form in (*FORMATS, "csv")}
+    write_text(page, text)
+    if earlier:  # figures of data sets that are no longer there
+        for path in folder.iterdir():
+            if path.name not in written and path.suffix[1:] in (*FORMATS, "csv"):
+                path.unlink()
+    return results
+
+
+def _pairs(results: Results, means: pd.DataFrame) -> Iterator[Pair]:
+    """The figures of every data set and model that has runs that count."""
+    methods = sorted(means["method"].astype(str).unique())
+    taken: set[str] = set()
+    for (dataset, model), own in means.groupby(PAIR, sort=True):
+        anchor = re.sub(r"[^A-Za-z0-9_.]+", "-", f"{dataset}-{model}").strip("-.") or "results"
+        while anchor in taken:
+            anchor += "-"
+        taken.add(anchor)
+        drawings, notes = [*_of_means(own, anchor, methods)], []
+        if results.folders:
+            drawn, notes = _of_runs(results, own, anchor)
+            drawings += drawn
+        if own["budget"].nunique() > 1:
+            notes.insert(0, f"{own['budget'].nunique()} budgets, each with lines of its own: " + "; ".join(
+                sorted(own["budget"].unique())))  # fmt: skip
+        else:
+            notes.insert(0, f"Budget: {own['budget'].iloc[0]}.")
+        files = {drawing.name: rendered(drawing.figure) for drawing in drawings}
+        yield Pair(anchor, f"{dataset}, {model}", drawings, files, notes)
+
+
+def _of_means(own: pd.DataFrame, anchor: str, methods: list[str]) -> Iterator[Drawing]:
+    own = own.drop(columns="dense_command")
+    looks = styles(own, methods)
+    figure, caption = figures.accuracy(own, looks)
+    yield Drawing(f"{anchor}-accuracy", "Accuracy against sparsity", caption, figure, own)
+    for column, name, axis, title in COSTS:
+        figure, caption, data = figures.cost(own, looks, column, axis)
+        yield Drawing(f"{anchor}-{name}", title, caption, figure, data)
+
+
+def _of_runs(results: Results, own: pd.DataFrame, anchor: str) -> tuple[list[Drawing], list[str]]:
+    """Layers and training curves, at the sparsity that most configurations have; and what is not shown."""
+    sparsity = run_figures.level(own)
+    chosen = run_figures.at(own, sparsity)
+    drawings, notes = [], []
+    heat = run_figures.layers(results, chosen[chosen["method"] != "dense"])
+    if heat is not None:
+        caption = (
+            f"Sparsity of each layer in the runs at {sparsity:g}, means over n seeds"
+            f"{_most(len(chosen), figures.MOST)}. Grey: not prunable."
+        )
+        drawings.append(Drawing(f"{anchor}-layers", f"Layer-wise sparsity at {sparsity:g}", caption, *heat))
+    dense = own[(own["method"] == "dense") & ~own.index.isin(chosen.index)]
+    shown = pd.concat([dense, chosen])
+    parts = run_figures.trainings(results, shown)
+    lines = sum(len(labels) for _, labels, _ in parts)
+    for number, (figure, _, data) in enumerate(parts, 1):
+        part = f", part {number} of {len(parts)}" if len(parts) > 1 else ""
+        caption = (
+            f"Dense runs and those at {sparsity:g}: of each configuration the run with the lowest seed, {lines} of "
+            f"{len(shown)} configurations, in the order of their accuracy. Dotted: the sparsity that the schedule asks "
+            "for. Mask flips are counted since the evaluation before."
+        )
+        drawings.append(
+            Drawing(f"{anchor}-training-{number}", f"Trainings at {sparsity:g}{part}", caption, figure, data)
+        )
+    if lines < len(shown):
+        notes.append(
+            f"Training curves show {lines} of {len(shown)} configurations: at most "
+            f"{run_figures.TOGETHER * run_figures.FIGURES}, and only runs that were evaluated more than once (eval_every)."
+        )
+    return drawings, notes
+
+
+def _most(given: int, most: int) -> str:
+    return f"; the {most} of {given} configurations with the most runs" if given > most else ""
