@@ -17,8 +17,8 @@ def main(arguments: Sequence[str]) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="sparsebench report",
-        description="A page with figures and a table of all runs, that needs no network, and each figure as PNG, SVG and "
-        "PDF with its data as CSV. Without the run folders, from a CSV, there are no figures of single runs.",
+        description="A page with figures and a table of all runs, that needs no network, and each figure as PNG, SVG "
+        "and PDF with its data as CSV. From a CSV, without the run folders, there are no figures of single runs.",
     )
     parser.add_argument("results", type=Path, metavar="RESULTS", help="run folder, folder of runs, or CSV")
     parser.add_argument(

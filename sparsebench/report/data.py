@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
+from sparsebench.errors import SettingError
 from sparsebench.files import read_csv
 from sparsebench.records import schema
 from sparsebench.records.collect import read, runs, unfinished
@@ -25,6 +27,12 @@ METHOD_GROUPS = frozenset(("prune", "schedule", "allocation", "score", "sanity",
 
 ELSEWHERE = frozenset(("results_dir", "data_root", "overwrite", "save_every", "tune_to_target", "device"))
 """Settings that change no result: places, and how a run is started."""
+
+
+NUMBERS = (
+    "seed", "target_sparsity", "sparsity", "top1", "val_top1", "macs_sparse", "train_flops", "epochs", "batch_size",
+)  # fmt: skip
+"""Columns that are computed with."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,10 @@ def load(source: Path) -> Results:
         SettingError: ``source`` holds no results.
     """
     frame = read(source)
-    folders = {}
+    for column in NUMBERS:
+        if not is_numeric_dtype(frame[column]):
+            raise SettingError("path", source, f"numbers in the column {column}")
+    folders: dict[tuple[str, str], Path] = {}
     for run in runs(source) if source.is_dir() else ():
         for row in read_csv(run / schema.SUMMARY) if (run / schema.SUMMARY).is_file() else ():
             folders.setdefault((row["run_id"], row["started"]), run)
@@ -82,9 +93,9 @@ def points(frame: pd.DataFrame) -> pd.DataFrame:
     """Means over the seeds of every configuration that has runs that count.
 
     Returns:
-        The columns of a line (:data:`CURVE` and ``label``), ``config_hash``, ``target_sparsity``, ``n``, ``top1`` (mean) and
-        ``top1_std`` (sample standard deviation, per cent), ``difference_to_dense`` (mean, if every seed has its
-        dense run), and the means of ``sparsity``, ``macs_sparse`` and ``train_flops``; sorted by line and sparsity.
+        The columns of a line (:data:`CURVE` and ``label``), ``config_hash``, ``target_sparsity``, ``n``, ``top1``
+        (mean) and ``top1_std`` (sample standard deviation, per cent), ``difference_to_dense`` (mean, if every seed has
+        its dense run), and the means of ``sparsity``, ``macs_sparse`` and ``train_flops``; sorted by line and sparsity.
     """
     grouped = frame[frame["counts"]].groupby([*CURVE, "label", "config_hash"], dropna=False, sort=True)
     table = grouped.agg(
@@ -131,11 +142,12 @@ def _key(word: str) -> str:
 def _settings(frame: pd.DataFrame, words: Iterable[list[str]]) -> tuple[list[str], list[str]]:
     """(budget, variant) of every row, as texts.
 
-    A setting that has a column of its own is taken from there. What else the command says is the method's or the budget's.
-    Commands that differ may say the same: rows of one ``config_hash`` are told by the first. So runs that differ never
-    share a line, and runs that are the same in other words may get two.
+    A setting that has a column of its own is taken from there. What else the command says is the method's or the
+    budget's. Commands that differ may say the same: rows of one ``config_hash`` are told by the first. So runs that
+    differ never share a line, and runs that are the same in other words may get two.
     """
-    budgets, variants, first = [], [], {}
+    budgets, variants = [], []
+    first: dict[str, list[str]] = {}
     columns = ["config_hash", "method", "target_sparsity", "epochs", "batch_size", "precision"]
     for own, (digest, method, target, epochs, batch, precision) in zip(
         words, frame[columns].itertuples(index=False), strict=True
@@ -178,7 +190,7 @@ def _distinct(texts: Iterable[str], separator: str) -> dict[str, str]:
 
 
 def _baselines(frame: pd.DataFrame) -> pd.Series:
-    """Accuracy of the dense run with a row's data set, model, budget and seed; the last started if there are several."""
+    """Accuracy of the dense run with a row's data set, model, budget and seed; of several, the one started last."""
     same = [*PAIR, "budget", "seed"]
     dense = frame[frame["counts"] & (frame["method"] == "dense")].sort_values("started", kind="stable")
     accuracy = dense.drop_duplicates(same, keep="last").set_index(same)["top1"]

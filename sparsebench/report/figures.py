@@ -34,7 +34,7 @@ Curves = list[tuple[str, pd.DataFrame]]
 
 
 def accuracy(points: pd.DataFrame, styles: dict[str, dict[str, Any]]) -> tuple[Figure, str]:
-    """Accuracy against sparsity: lines, a panel for each where they are many, or dots where no method has two sparsities.
+    """Accuracy against sparsity: lines, a panel for each where they are many, or dots where none has two points.
 
     Args:
         points: Of one data set and model, as :func:`sparsebench.report.data.points` gives them.
@@ -54,9 +54,9 @@ def accuracy(points: pd.DataFrame, styles: dict[str, dict[str, Any]]) -> tuple[F
     if len(curves) > TOGETHER:
         figure, grid = _panels(curves, dense, lambda rows: scale_like(rows, sparse))
         sparsity_axis(grid[0], sparse["sparsity"], most=5)
-        figure.supxlabel(SPARSITY, fontsize=8)
+        figure.supxlabel(SPARSITY, fontsize=8, y=0.1 / figure.get_figheight())
         return figure, f"{bars} {OTHERS}{left}"
-    figure = Figure(figsize=(7.5, 4.2))
+    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     axes = figure.add_subplot()
     for label, rows in curves:
         axes.errorbar(
@@ -99,11 +99,11 @@ def cost(
         for axes, (_, rows) in zip(grid, curves, strict=False):
             _fronts(axes, points[points["budget"].isin(rows["budget"])], column, power)
         _cost_axis(grid[0], wide)
-        figure.supxlabel(xlabel, fontsize=8)
+        figure.supxlabel(xlabel, fontsize=8, y=0.1 / figure.get_figheight())
         return figure, f"{read} {OTHERS}", points
     curves.sort(key=lambda curve: -curve[1]["top1"].max())
     joined = len(curves) <= TOGETHER
-    figure = Figure(figsize=(7.5, max(4.2, 0.155 * len(curves) + 0.6)))
+    figure = Figure(figsize=(7.5, max(4.2, 0.155 * len(curves) + 0.6)), layout="constrained")
     axes = figure.add_subplot()
     for label, rows in [*curves, *((str(label), rows) for label, rows in dense.groupby("label"))]:
         style = {**styles[label], **({} if joined else {"linestyle": ""})}
@@ -121,10 +121,10 @@ def cost(
 
 
 def pareto(points: pd.DataFrame, column: str) -> pd.Series:
-    """Which points no other of the same budget beats: neither cheaper and as accurate, nor as cheap and more accurate."""
+    """Which points are more accurate than every other of the same budget that costs no more."""
     ordered = points.sort_values([column, "top1"], ascending=[True, False], kind="stable")
     best = ordered.groupby("budget")["top1"].transform(
-        lambda values: values.cummax().shift(fill_value=-np.inf)
+        lambda values: values.cummax().shift(fill_value=-math.inf)
     )
     return (ordered["top1"] > best).reindex(points.index)
 
@@ -161,14 +161,16 @@ def _most_runs(curves: Curves) -> Curves:
     return sorted(kept, key=lambda curve: curve[0])
 
 
-def _dense_lines(axes: Axes, dense: pd.DataFrame, label: bool = True) -> None:
-    """Dense runs as horizontal lines with a band of one deviation."""
-    for i, row in enumerate(dense.itertuples(index=False)):
+def _dense_lines(axes: Axes, dense: pd.DataFrame, *, vertical: bool = False, named: bool = True) -> None:
+    """Dense runs as lines across the axes, with a band of one deviation."""
+    line, band = (axes.axvline, axes.axvspan) if vertical else (axes.axhline, axes.axhspan)
+    for i, row in enumerate(dense.to_dict("records")):
         style = {**DENSE, "linestyle": DENSE["linestyle"] if i == 0 else LINES[1 + i % 3]}
-        text = f"{row.label} (n={row.n})" if label else None
-        axes.axhline(row.top1, label=text, zorder=1, **style)
-        if row.top1_std > 0:
-            axes.axhspan(row.top1 - row.top1_std, row.top1 + row.top1_std, color="black", alpha=0.08, lw=0)
+        line(row["top1"], label=f"{row['label']} (n={row['n']})" if named else None, zorder=1, **style)
+        if row["top1_std"] > 0:
+            band(
+                row["top1"] - row["top1_std"], row["top1"] + row["top1_std"], color="black", alpha=0.08, lw=0
+            )
 
 
 def _panels(
@@ -177,7 +179,11 @@ def _panels(
     """Small multiples: the same axes for all, one line in colour in each; ``place`` gives the positions of rows."""
     columns = 4 if len(curves) <= 12 else 6
     lines = math.ceil(len(curves) / columns)
-    figure = Figure(figsize=(10, 1.55 * lines + 0.6))
+    height = 1.6 * lines + 0.9
+    figure = Figure(figsize=(10, height))  # placed by hand: a layout of many panels takes seconds
+    figure.subplots_adjust(
+        left=0.06, right=0.99, bottom=0.5 / height, top=1 - 0.5 / height, wspace=0.12, hspace=0.35
+    )
     grid = list(figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel())
     segments = [np.column_stack([place(rows), rows["top1"]]) for _, rows in curves]
     single = np.array([line[0] for line in segments if len(line) == 1]).reshape(-1, 2)
@@ -186,16 +192,16 @@ def _panels(
         axes.plot(single[:, 0], single[:, 1], ".", color="#cccccc", markersize=3, zorder=1)
         axes.errorbar(place(rows), rows["top1"], rows["top1_std"], color=COLORS[0], marker="o", markersize=3.5,
                       capsize=2, elinewidth=0.8)  # fmt: skip
-        _dense_lines(axes, dense[dense["budget"].isin(rows["budget"])], label=False)
-        axes.set_title(_wrapped(f"{label} ({count(rows['n'])})", 26), fontsize=7)
+        _dense_lines(axes, dense[dense["budget"].isin(rows["budget"])], named=False)
+        axes.set_title(_wrapped(f"{label} ({count(rows['n'])})", 32), fontsize=7, pad=3)
     for axes in grid[len(curves) :]:
         axes.set_visible(False)
     for axes in grid[max(len(curves) - columns, 0) : len(curves)]:
         axes.tick_params(labelbottom=True)
     if len(dense):
         band = Line2D([], [], **DENSE, label=f"dense ({count(dense['n'])})")
-        figure.legend(handles=[band], loc="outside upper right")
-    figure.supylabel(ACCURACY, fontsize=8)
+        figure.legend(handles=[band], loc="upper right")
+    figure.supylabel(ACCURACY, fontsize=8, x=0.01)
     return figure, grid
 
 
@@ -204,21 +210,20 @@ def _dots(points: pd.DataFrame) -> Figure:
     points = points.sort_values("top1", kind="stable")
     dense, sparse = points[points["method"] == "dense"], points[points["method"] != "dense"]
     shown = sparse if len(sparse) else dense
-    usual = shown["sparsity"].round(2).mode().iloc[0] if len(shown) else 0.0
+    usual = float(shown["sparsity"].round(2).mode().iloc[0])
     names = [
-        f"{row.label} (n={row.n})" + (f" at {row.sparsity:.3f}" if abs(row.sparsity - usual) > 0.004 else "")
-        for row in shown.itertuples()
+        f"{row['label']} (n={row['n']})"
+        + (f" at {row['sparsity']:.3f}" if abs(row["sparsity"] - usual) > 0.004 else "")
+        for row in shown.to_dict("records")
     ]
-    figure = Figure(figsize=(7, 0.19 * len(names) + 1.1))
+    figure = Figure(figsize=(7, 0.19 * len(names) + 1.1), layout="constrained")
     axes = figure.add_subplot()
     rows = np.arange(len(names))
     axes.errorbar(shown["top1"], rows, xerr=shown["top1_std"], color=COLORS[0], fmt="o", capsize=2.5)
     axes.set_yticks(rows, names)
     axes.set_ylim(-0.7, len(names) - 0.3)
-    for row in dense.itertuples() if len(sparse) else ():
-        axes.axvline(row.top1, label=f"{row.label} (n={row.n})", **DENSE)
-        if row.top1_std > 0:
-            axes.axvspan(row.top1 - row.top1_std, row.top1 + row.top1_std, color="black", alpha=0.08, lw=0)
+    if len(sparse):
+        _dense_lines(axes, dense, vertical=True)
     axes.set(xlabel=f"{ACCURACY} at sparsity {usual:g}")
     if len(dense) and len(sparse):
         figure.legend(loc="outside upper right")

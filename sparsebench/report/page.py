@@ -144,8 +144,8 @@ def _notes(results: Results) -> list[str]:
     without = results.frame[results.frame["counts"] & results.frame["difference_to_dense"].isna()]
     if len(without):
         notes.append(
-            f"{len(without)} runs have no dense run with the same data, model, budget and seed; the table of runs gives "
-            "the command that makes it."
+            f"{len(without)} runs have no dense run with the same data, model, budget and seed; the table of runs "
+            "gives the command that makes it."
         )
     return notes
 
@@ -157,11 +157,11 @@ def _means(points: pd.DataFrame) -> dict[str, Any]:
         ("to dense (points)", True), ("inference MACs", True), ("training FLOPs", True),
     ]  # fmt: skip
     rows = [
-        [p.dataset, p.model, p.budget, p.method, p.variant, _number(p.target_sparsity, "g"), f"{p.sparsity:.5f}",
-         str(p.n), _number(p.top1, ".2f"), _number(p.top1_std, ".2f"),
-         _number(p.difference_to_dense, "+.2f") or "no dense run", _number(p.macs_sparse, ",.0f"),
-         _number(p.train_flops, ".3e")]
-        for p in points.itertuples(index=False)
+        [p["dataset"], p["model"], p["budget"], p["method"], p["variant"], _number(p["target_sparsity"], "g"),
+         f"{p['sparsity']:.5f}", str(p["n"]), _number(p["top1"], ".2f"), _number(p["top1_std"], ".2f"),
+         _number(p["difference_to_dense"], "+.2f") or "no dense run", _number(p["macs_sparse"], ",.0f"),
+         _number(p["train_flops"], ".3e")]
+        for p in points.to_dict("records")
     ]  # fmt: skip
     return {"columns": [{"name": name, "number": number} for name, number in columns], "rows": rows}
 

@@ -77,7 +77,8 @@ def _pairs(results: Results, means: pd.DataFrame) -> Iterator[Pair]:
         while anchor in taken:
             anchor += "-"
         taken.add(anchor)
-        drawings, notes = [*_of_means(own, anchor, methods)], []
+        drawings = [*_of_means(own, anchor, methods)]
+        notes: list[str] = []
         if results.folders:
             drawn, notes = _of_runs(results, own, anchor)
             drawings += drawn
@@ -129,7 +130,7 @@ def _of_runs(results: Results, own: pd.DataFrame, anchor: str) -> tuple[list[Dra
     if lines < len(shown):
         notes.append(
             f"Training curves show {lines} of {len(shown)} configurations: at most "
-            f"{run_figures.TOGETHER * run_figures.FIGURES}, and only runs that were evaluated more than once (eval_every)."
+            f"{run_figures.TOGETHER * run_figures.FIGURES}, and only runs evaluated more than once (eval_every)."
         )
     return drawings, notes
 
