@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import yaml
 from pandas.api.types import is_numeric_dtype
 
 from sparsebench.errors import SettingError
 from sparsebench.files import read_csv
+from sparsebench.location import options
 from sparsebench.records import schema
 from sparsebench.records.collect import read, runs, unfinished
 from sparsebench.records.comparison import counted
@@ -73,19 +76,19 @@ def load(source: Path) -> Results:
     for run in runs(source) if source.is_dir() else ():
         for row in read_csv(run / schema.SUMMARY) if (run / schema.SUMMARY).is_file() else ():
             folders.setdefault((row["run_id"], row["started"]), run)
-    keys = zip(frame["run_id"], frame["started"].fillna(""), strict=True)
+    keys = zip(frame["run_id"], texts(frame["started"]), strict=True)
     located = {run_id: folders[run_id, started] for run_id, started in keys if (run_id, started) in folders}
     for column in ("round", "rounds"):
         if column not in frame:
             frame[column] = float("nan")
     frame["state"] = _states(frame)
     frame["counts"] = frame["state"] == "finished"
-    words = [_words(command) for command in frame["command"].fillna("").astype(str)]
+    words = [_words(command) for command in texts(frame["command"])]
     frame["command"] = [shlex.join(["sparsebench", "train", *own]) if own else "" for own in words]
     frame["budget"], frame["variant"] = _settings(frame, words)
     frame["label"] = _labels(frame)
     frame["difference_to_dense"] = frame["top1"] - _baselines(frame)
-    frame["dense_command"] = [_dense_command(own) for own in words]
+    frame["dense_command"] = _dense_commands(frame, words, located)
     return Results(source, frame, located, len(unfinished(source)))
 
 
@@ -112,13 +115,18 @@ def points(frame: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values([*CURVE, "sparsity"], kind="stable").reset_index(drop=True)
 
 
+def texts(values: pd.Series) -> pd.Series:
+    """``values`` as text, empty where there is none."""
+    return values.astype(object).where(values.notna(), "").astype(str)
+
+
 def _states(frame: pd.DataFrame) -> list[str]:
     """``finished`` where a run counts, else why it does not."""
     states = []
-    rows = zip(frame["status"], counted(frame), frame["round"], frame["rounds"], strict=True)
-    for status, good, round_, rounds in rows:
-        if good and round_ == round_ and round_ != rounds:
-            states.append(f"round {round_:g} of {rounds:g}")
+    earlier = frame["round"].notna() & (frame["round"] != frame["rounds"])
+    for status, good, before in zip(frame["status"], counted(frame), earlier, strict=True):
+        if good and before:
+            states.append("earlier round")
         elif good or status != "finished":
             states.append("no status" if status != status else str(status))
         else:
@@ -197,13 +205,41 @@ def _baselines(frame: pd.DataFrame) -> pd.Series:
     return frame[same].join(accuracy.rename("baseline"), on=same)["baseline"]
 
 
-def _dense_command(words: list[str]) -> str:
-    """The command of the dense run with the same settings; empty if the row's own is not known."""
-    if not words:
-        return ""
-    kept = [
-        "prune=dense" if _key(word) == "prune" else word
-        for word in words
-        if _key(word) in ("prune",) or _key(word).split(".")[0] not in {*METHOD_GROUPS, "sparsity"}
-    ]
-    return shlex.join(["sparsebench", "train", *([] if "prune=dense" in kept else ["prune=dense"]), *kept])
+def _dense_commands(
+    frame: pd.DataFrame, words: Iterable[list[str]], folders: Mapping[str, Path]
+) -> list[str]:
+    """The command of the dense run with a row's settings; empty if the row's own is not known."""
+    missing = frame["difference_to_dense"].isna()
+    models: dict[tuple[str, ...], list[str]] = {}  # of a line: reading its first run's config is enough
+    commands = []
+    rows = zip(words, frame["run_id"], missing, frame[CURVE].itertuples(index=False), strict=True)
+    for own, run_id, needed, line in rows:
+        kept = [
+            "prune=dense" if _key(word) == "prune" else word
+            for word in own
+            if _key(word) == "prune" or _key(word).split(".")[0] not in {*METHOD_GROUPS, "sparsity"}
+        ]
+        if "prune=dense" not in kept:
+            kept.insert(0, "prune=dense")
+        if needed and run_id in folders:
+            key = tuple(map(str, line))
+            if key not in models:
+                models[key] = _model_settings(folders[run_id])
+            kept += [word for word in models[key] if _key(word) not in map(_key, own)]
+        commands.append(shlex.join(["sparsebench", "train", *kept]) if own else "")
+    return commands
+
+
+def _model_settings(folder: Path) -> list[str]:
+    """The model's settings that are not those of its option, such as a method brings along."""
+    try:
+        choice = json.loads((folder / schema.PROVENANCE).read_text("utf-8"))["choices"]["model"]
+        given = yaml.safe_load((folder / schema.CONFIG).read_text("utf-8"))["model"]
+        usual = yaml.safe_load(options("model")[choice].read_text("utf-8"))
+        return [
+            f"model.{key}={value if isinstance(value, str) else json.dumps(value)}"
+            for key, value in given.items()
+            if key in usual and usual[key] != value
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+        return []  # from a run folder of which only the tables were kept

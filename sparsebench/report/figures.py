@@ -91,7 +91,7 @@ def cost(
     xlabel = f"{name} (×10{str(power).translate(SUPERSCRIPT)})" if power else name
     wide = 0 < points[column].min() * 30 < points[column].max()
     read = (
-        "A point a configuration, mean over n seeds with the sample standard deviation. Dashed: the Pareto front"
+        "A point a configuration, mean over n seeds with the sample standard deviation. Thin steps: the Pareto front"
         f"{' of each budget' if points['budget'].nunique() > 1 else ''}, where nothing cheaper is as accurate."
     )
     if len(curves) > TOGETHER and any(len(rows) > 1 for _, rows in curves):
@@ -103,6 +103,9 @@ def cost(
         return figure, f"{read} {OTHERS}", points
     curves.sort(key=lambda curve: -curve[1]["top1"].max())
     joined = len(curves) <= TOGETHER
+    usual = dict.fromkeys(sparse["label"], _usual(points if sparse.empty else sparse)) | dict.fromkeys(
+        dense["label"], 0.0
+    )
     figure = Figure(figsize=(7.5, max(4.2, 0.155 * len(curves) + 0.6)), layout="constrained")
     axes = figure.add_subplot()
     for label, rows in [*curves, *((str(label), rows) for label, rows in dense.groupby("label"))]:
@@ -110,7 +113,7 @@ def cost(
         if rows["method"].iloc[0] == "dense":
             style = {"color": "black", "marker": "*", "markersize": 9, "linestyle": ""}
         axes.errorbar(
-            rows[column] / 10**power, rows["top1"], rows["top1_std"], label=f"{label} ({count(rows['n'])})",
+            rows[column] / 10**power, rows["top1"], rows["top1_std"], label=_named(label, rows, usual[label]),
             capsize=2.5, elinewidth=0.8, alpha=0.9, **style,
         )  # fmt: skip
     _fronts(axes, points, column, power, named=not joined)
@@ -124,7 +127,7 @@ def pareto(points: pd.DataFrame, column: str) -> pd.Series:
     """Which points are more accurate than every other of the same budget that costs no more."""
     ordered = points.sort_values([column, "top1"], ascending=[True, False], kind="stable")
     best = ordered.groupby("budget")["top1"].transform(
-        lambda values: values.cummax().shift(fill_value=-math.inf)
+        lambda values: values.astype(float).cummax().shift(fill_value=-math.inf)
     )
     return (ordered["top1"] > best).reindex(points.index)
 
@@ -210,12 +213,8 @@ def _dots(points: pd.DataFrame) -> Figure:
     points = points.sort_values("top1", kind="stable")
     dense, sparse = points[points["method"] == "dense"], points[points["method"] != "dense"]
     shown = sparse if len(sparse) else dense
-    usual = float(shown["sparsity"].round(2).mode().iloc[0])
-    names = [
-        f"{row['label']} (n={row['n']})"
-        + (f" at {row['sparsity']:.3f}" if abs(row["sparsity"] - usual) > 0.004 else "")
-        for row in shown.to_dict("records")
-    ]
+    usual = _usual(shown)
+    names = [_named(row["label"], shown[shown.index == i], usual) for i, row in shown.iterrows()]
     figure = Figure(figsize=(7, 0.19 * len(names) + 1.1), layout="constrained")
     axes = figure.add_subplot()
     rows = np.arange(len(names))
@@ -228,6 +227,17 @@ def _dots(points: pd.DataFrame) -> Figure:
     if len(dense) and len(sparse):
         figure.legend(loc="outside upper right")
     return figure
+
+
+def _usual(points: pd.DataFrame) -> float:
+    return float(points["sparsity"].round(2).mode().iloc[0])
+
+
+def _named(label: str, rows: pd.DataFrame, usual: float) -> str:
+    """A line with its number of seeds, and its sparsity if it is one and not the ``usual``."""
+    text = f"{label} ({count(rows['n'])})"
+    unusual = len(rows) == 1 and abs(rows["sparsity"].iloc[0] - usual) > 0.004
+    return f"{text} at {rows['sparsity'].iloc[0]:.3f}" if unusual else text
 
 
 def _wrapped(text: str, width: int) -> str:

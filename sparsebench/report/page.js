@@ -49,7 +49,7 @@
     else td.className = key;
     if (kind === "command" && content) td.append(copyable(content));
     else if (kind === "difference" && row[i] === null && row[index.dense_command] !== null) {
-      td.append(copyable(value(row, index.dense_command), "no dense run: copy the command that makes it"));
+      td.append(copyable(value(row, index.dense_command), "no dense run: copy command"));
     } else if (key === "run_id" && row[index.folder] !== null) {
       const a = document.createElement("a");
       a.href = value(row, index.folder);

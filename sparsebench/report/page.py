@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from sparsebench.report.data import Results
+from sparsebench.report.data import Results, texts
 from sparsebench.report.style import FORMATS, Drawing
 
 CHOICES = ("dataset", "model", "method", "state")
@@ -24,7 +24,7 @@ CHOICES = ("dataset", "model", "method", "state")
 COLUMNS = (
     ("run_id", "run", "text", None), ("dataset", "dataset", "text", None), ("model", "model", "text", None),
     ("method", "method", "text", None), ("variant", "method's settings", "text", None),
-    ("budget", "budget", "text", None), ("seed", "seed", "number", None),
+    ("budget", "budget", "text", None), ("round", "round", "text", None), ("seed", "seed", "number", None),
     ("target_sparsity", "target sparsity", "number", None), ("sparsity", "sparsity", "number", 5),
     ("top1", "top1 (%)", "number", 2), ("difference_to_dense", "to dense (points)", "difference", 2),
     ("val_top1", "val_top1 (%)", "number", 2), ("state", "state", "text", None),
@@ -117,7 +117,7 @@ def _facts(results: Results) -> list[tuple[str, list[str]]]:
 
 
 def _counts(values: pd.Series) -> list[str]:
-    counts = values.fillna("").astype(str).replace("", "unknown").value_counts().sort_index()
+    counts = texts(values).replace("", "unknown").value_counts().sort_index()
     most = counts.sort_values(ascending=False, kind="stable").head(12)
     more = [f"and {len(counts) - len(most)} more"] if len(counts) > len(most) else []
     return [f"{value} ({number} run{'s' if number > 1 else ''})" for value, number in most.items()] + more
@@ -126,7 +126,7 @@ def _counts(values: pd.Series) -> list[str]:
 def _commits(frame: pd.DataFrame) -> pd.Series:
     """The commit, marked where tracked files differed from it."""
     dirty = frame["git_dirty"].astype(str).isin(["True", "true"]).map({True: " (dirty)", False: ""})
-    return frame["git_commit"].fillna("").astype(str).str[:10] + dirty
+    return texts(frame["git_commit"]).str[:10] + dirty
 
 
 def _notes(results: Results) -> list[str]:
@@ -177,6 +177,8 @@ def _rows(results: Results, output: Path) -> dict[str, Any]:
     links = {
         run: Path(os.path.relpath(os.path.realpath(path), base)) for run, path in results.folders.items()
     }
+    rounds = zip(frame["round"], frame["rounds"], strict=True)
+    frame["round"] = [f"{done:g} of {all_:g}" if done == done else None for done, all_ in rounds]
     frame["folder"] = [f"{_quoted(links[run])}/" if run in links else None for run in frame["run_id"]]
     columns, values = [], []
     for key, name, kind, digits in COLUMNS:
@@ -186,10 +188,9 @@ def _rows(results: Results, output: Path) -> dict[str, Any]:
             numbers = pd.to_numeric(series, errors="coerce")
             own: list[Any] = [None if not math.isfinite(v) else int(v) if v == int(v) else v for v in numbers]
         else:
-            texts = sorted({str(v) for v in series.dropna()})
-            place = {text: i for i, text in enumerate(texts)}
-            own = [None if v is None or v != v else place[str(v)] for v in series]
-            column["texts"] = texts
+            place = {text: i for i, text in enumerate(sorted({*texts(series)} - {""}))}
+            own = [place.get(text) for text in texts(series)]
+            column["texts"] = list(place)
         if digits is not None:
             column["digits"] = digits
         columns.append(column)

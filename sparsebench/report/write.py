@@ -44,7 +44,7 @@ def write(source: Path, output: Path, command: str) -> Results:
     if output.exists() and not output.is_dir():
         raise SettingError("output", output, "a folder, but a file has this name")
     if earlier and OWN not in page.read_text("utf-8", errors="replace")[:1000]:
-        raise SettingError("output", output, f"a folder without a {PAGE} that is not a report")
+        raise SettingError("output", output, f"a folder whose {PAGE}, if there is one, is a report")
     results = load(source)
     means = points(results.frame)
     with settings():
