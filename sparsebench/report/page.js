@@ -81,7 +81,15 @@
     }
     return part;
   };
-  const byHand = (command) => { window.prompt("command", command); return "copy"; };
+  const byHand = (command) => { // where the clipboard is not given to scripts
+    const area = document.createElement("textarea");
+    area.value = command;
+    document.body.append(area);
+    area.select();
+    const done = document.execCommand("copy");
+    area.remove();
+    return done ? "copied" : "select it by hand";
+  };
 
   const visible = columns.map((_, i) => i).filter((i) => columns[i].name);
   const draw = () => {
