@@ -91,6 +91,7 @@ def test_wheel_holds_every_config_and_no_tests(archives: tuple[Path, Path]) -> N
         for path in (ROOT / "conf").rglob("*.yaml")
     }
     assert "sparsebench/conf/train.yaml" in names
+    assert {f"sparsebench/report/page.{kind}" for kind in ("html", "css", "js")} <= names
     assert configs <= names
     reference = ROOT / "results" / "reference"
     tables = {

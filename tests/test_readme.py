@@ -51,6 +51,7 @@ def test_the_commands_of_the_readme_run_in_their_order(tmp_path, monkeypatch):
         output = run(words, tmp_path)
         if words[0] == "compare" and "-o" not in words:
             assert output.count("resnet20") == 1 + 2 * 3  # dense once, gmp and dpf at three sparsities
+    assert (tmp_path / "results/runs/report/index.html").is_file()
     assert len((tmp_path / "accuracy.csv").read_text().splitlines()) == 1 + 1 + 2 * 3
 
 
