@@ -182,10 +182,10 @@ def _panels(
     """Small multiples: the same axes for all, one line in colour in each; ``place`` gives the positions of rows."""
     columns = 4 if len(curves) <= 12 else 6
     lines = math.ceil(len(curves) / columns)
-    height = 1.6 * lines + 0.9
+    height = 1.6 * lines + 1.1
     figure = Figure(figsize=(10, height))  # placed by hand: a layout of many panels takes seconds
     figure.subplots_adjust(
-        left=0.06, right=0.99, bottom=0.5 / height, top=1 - 0.5 / height, wspace=0.12, hspace=0.35
+        left=0.06, right=0.99, bottom=0.5 / height, top=1 - 0.65 / height, wspace=0.12, hspace=0.35
     )
     grid = list(figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel())
     segments = [np.column_stack([place(rows), rows["top1"]]) for _, rows in curves]

@@ -82,11 +82,14 @@ def _pairs(results: Results, means: pd.DataFrame) -> Iterator[Pair]:
         if results.folders:
             drawn, notes = _of_runs(results, own, anchor)
             drawings += drawn
-        if own["budget"].nunique() > 1:
-            notes.insert(0, f"{own['budget'].nunique()} budgets, each with lines of its own: " + "; ".join(
-                sorted(own["budget"].unique())))  # fmt: skip
-        else:
-            notes.insert(0, f"Budget: {own['budget'].iloc[0]}.")
+        budgets = sorted(own["budget"].unique())
+        several = f"{len(budgets)} budgets, each with lines of its own: "
+        notes.insert(0, several + "; ".join(budgets) if len(budgets) > 1 else f"Budget: {budgets[0]}.")
+        context = f"{dataset}, {model}" + (f": {budgets[0]}" if len(budgets) == 1 else "")
+        for drawing in drawings:  # a file is looked at without its page
+            figure = drawing.figure
+            place = {} if figure.get_layout_engine() else {"y": 1 - 0.07 / figure.get_figheight()}
+            figure.suptitle(f"{drawing.title}. {context}", x=0.01, ha="left", va="top", fontsize=7, **place)
         files = {drawing.name: rendered(drawing.figure) for drawing in drawings}
         yield Pair(anchor, f"{dataset}, {model}", drawings, files, notes)
 
