@@ -17,7 +17,7 @@ from sparsebench.files import read_csv
 from sparsebench.location import options
 from sparsebench.records import schema
 from sparsebench.records.collect import read, runs, unfinished
-from sparsebench.records.comparison import counted
+from sparsebench.records.configurations import counted
 
 PAIR = ["dataset", "model"]
 """What a set of figures is of: accuracies on other data or of other models are not comparable."""
