@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pandas as pd
 import pytest
+from test_joining import table, told
 
+from sparsebench.cli import main
 from sparsebench.errors import SettingError
 from sparsebench.records.migrations import STEPS, migrate, migration
 from sparsebench.records.schema import SCHEMA
@@ -61,3 +65,14 @@ def test_the_present_schema_is_left_alone():
 def test_a_schema_without_a_way_here_is_named(schema, why):
     with pytest.raises(SettingError, match=f"path=x.csv: expected .*{why}"):
         migrate(pd.DataFrame({"schema": [schema]}), "x.csv")
+
+
+def test_tables_of_two_schemas_compare(oldest, tmp_path, capsys):
+    new = table(tmp_path, "new.csv", [told("dpf", 0.9, s, 91 + s) for s in (0, 1)])
+    rows = [told("dpf", 0.9, s, 90 + s, schema=SCHEMA - 1) for s in (0, 1)]
+    old = table(tmp_path, "old.csv", [{"net" if c == "model" else c: v for c, v in r.items()} for r in rows])
+    assert main(["compare", str(old), str(new), "--format", "json"]) == 0
+    captured = capsys.readouterr()
+    (one,) = json.loads(captured.out)
+    assert (one["model"], one["difference [new.csv]"], one["pairs [new.csv]"]) == ("resnet20", 1.0, 2)
+    assert captured.err == ""

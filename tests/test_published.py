@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 
@@ -11,7 +10,7 @@ import pytest
 from test_joining import table, told
 
 from sparsebench.cli import main
-from sparsebench.files import read_csv
+from sparsebench.files import read_csv, write_csv
 from sparsebench.location import reference_dir, references
 from sparsebench.records.published import COLUMNS, family, is_published, read_published
 
@@ -86,21 +85,16 @@ def test_names_that_differ_by_their_variant_are_one_family():
     assert [family(m) for m in models] == ["resnet20", "resnet20", "resnet56", "resnet32_w32", "wrn28-10"]
 
 
-def paper(tmp_path, monkeypatch, *rows):
-    """A paper of its own among the references, in which every fact of the protocol is known."""
+def paper(tmp_path, *rows):
+    """A paper's table in which every fact of the protocol is known."""
     known = {
         "paper": "Some (2020)", "dataset": "cifar10", "model": "resnet20", "model_as_published": "ResNet-20",
         "std": "0.2", "std_kind": "sample", "n": "3", "epochs": "10", "selection": "last", "counted_layers":
         "convolutions", "source": "its repository", "confidence": "verified-author-repo",
     }  # fmt: skip
-    folder = tmp_path / "reference" / "papers"
-    folder.mkdir(parents=True)
-    with open(folder / "some.csv", "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({**known, "method_as_published": row["method"].upper(), **row})
-    monkeypatch.setattr("sparsebench.location.reference_dir", lambda: tmp_path / "reference")
+    path = tmp_path / "some.csv"
+    write_csv(path, COLUMNS, [{**known, "method_as_published": r["method"].upper(), **r} for r in rows])
+    return str(path)
 
 
 DENSE = {"method": "dense", "sparsity": "0", "top1": "93.00", "counted_layers": "none"}
@@ -108,15 +102,15 @@ DPF = {"method": "dpf", "sparsity": "0.9", "top1": "91.00"}
 
 
 def compared(capsys, *words):
-    assert main(["compare", "reference:some", *map(str, words), "--format", "csv"]) == 0
+    assert main(["compare", *map(str, words), "--format", "csv"]) == 0
     captured = capsys.readouterr()
     return pd.read_csv(io.StringIO(captured.out)).set_index("method"), captured.err
 
 
-def test_the_same_protocol_is_a_reproduction_with_gap_and_drops(tmp_path, monkeypatch, capsys):
-    paper(tmp_path, monkeypatch, DENSE, DPF)
+def test_the_same_protocol_is_a_reproduction_with_gap_and_drops(tmp_path, capsys):
+    some = paper(tmp_path, DENSE, DPF)
     rows = [told("dense", 0.0, s, 92.5 + s) for s in (0, 1)] + [told("dpf", 0.9, s, 89.5 + s) for s in (0, 1)]
-    frame, said = compared(capsys, table(tmp_path, "ours.csv", rows))
+    frame, said = compared(capsys, some, table(tmp_path, "ours.csv", rows))
     assert list(frame["verdict"]) == ["reproduction", "reproduction"] and said == ""
     assert frame.loc["dpf", ["theirs", "mean", "gap"]].tolist() == [91.0, 90.0, -1.0]
     assert frame.loc["dpf", ["drop_theirs", "drop_ours"]].tolist() == [2.0, 3.0]
@@ -141,18 +135,18 @@ def test_the_same_protocol_is_a_reproduction_with_gap_and_drops(tmp_path, monkey
         ({}, {"status": "diverged"}, "no run of ours counts"),
     ],
 )  # fmt: skip
-def test_another_protocol_is_no_reproduction(tmp_path, monkeypatch, capsys, theirs, ours, said):
-    paper(tmp_path, monkeypatch, {**DPF, **theirs})
+def test_another_protocol_is_no_reproduction(tmp_path, capsys, theirs, ours, said):
+    some = paper(tmp_path, {**DPF, **theirs})
     rows = [told("dpf", 0.9, 0, 90.0, *ours.pop("words", ()), **ours)]
-    frame, _ = compared(capsys, table(tmp_path, "ours.csv", rows))
+    frame, _ = compared(capsys, some, table(tmp_path, "ours.csv", rows))
     assert frame.loc["dpf", "verdict"] == f"not a reproduction: {said}"
 
 
-def test_sparsities_match_as_exactly_as_they_are_printed(tmp_path, monkeypatch, capsys):
+def test_sparsities_match_as_exactly_as_they_are_printed(tmp_path, capsys):
     rows = [{**DPF, "sparsity": s, "method_as_published": s} for s in ("0.9", "0.95", "0.683772")]
-    paper(tmp_path, monkeypatch, *rows)
+    some = paper(tmp_path, *rows)
     mine = [told("dpf", s, 0, 90.0) for s in (0.9, 0.6837722339831621, 0.68)]
-    frame, said = compared(capsys, table(tmp_path, "ours.csv", mine))
+    frame, said = compared(capsys, some, table(tmp_path, "ours.csv", mine))
     assert frame.set_index("sparsity")["n"].fillna(0).to_dict() == {0.9: 1, 0.95: 0, 0.683772: 1}
     assert "1 configuration of ours.csv not in the paper: resnet20 dpf 0.68" in said
 
@@ -183,10 +177,10 @@ def test_a_data_set_that_the_paper_has_not_is_said(tmp_path, capsys):
     )
 
 
-def test_checks_work_beside_a_paper(tmp_path, monkeypatch, capsys):
-    paper(tmp_path, monkeypatch, DENSE, DPF)
+def test_checks_work_beside_a_paper(tmp_path, capsys):
+    some = paper(tmp_path, DENSE, DPF)
     ours = str(table(tmp_path, "ours.csv", [told("dpf", 0.9, 0, 90.0)]))
-    assert main(["compare", "reference:some", ours, "--fail-below", "-0.5", "--fail-on-missing"]) == 1
+    assert main(["compare", some, ours, "--fail-below", "-0.5", "--fail-on-missing"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("gap below -0.5 in 1 configuration: ResNet-20 DPF 0.9; "
                          "no runs of ours in 1 configuration: ResNet-20 DENSE 0")  # fmt: skip
