@@ -266,6 +266,17 @@ def test_another_programs_table_is_read_under_our_names(tmp_path, capsys):
     assert "dataset: cifar10 -> " in captured.err
 
 
+def test_another_programs_seeds_may_be_texts_and_make_no_pairs(tmp_path, capsys):
+    ours = table(tmp_path, "ours.csv", [told("dpf", 0.9, s, 90 + s) for s in (0, 1)])
+    theirs = tmp_path / "theirs.csv"
+    theirs.write_text("method,top1,seed,epochs\ndpf,91,first,ten\ndpf,93,second,ten\n")
+    for paths in ([theirs], [ours, theirs], [theirs, ours]):
+        words = ["compare", *map(str, paths), "--map", "method=method", "--format", "json"]
+        assert main(words) == 0
+    (one,) = json.loads(capsys.readouterr().out.rpartition("\n[\n")[2].join(("[", "")))
+    assert (one["difference [ours.csv]"], one["interval [ours.csv]"]) == (-1.5, "welch")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

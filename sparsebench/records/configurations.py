@@ -210,7 +210,10 @@ def _constants(values: pd.DataFrame, columns: Sequence[str]) -> list[pd.Series]:
 def _runs(frame: pd.DataFrame, key: np.ndarray, metric: str) -> pd.DataFrame:
     runs = pd.DataFrame({"key": key, "value": frame[metric].to_numpy(), "good": counted(frame).to_numpy()})
     for column in ("seed", "sparsity", "train_flops", "prunable"):
-        runs[column] = frame[column].to_numpy() if column in frame else np.nan
+        known = frame[column] if column in frame else pd.Series(np.nan, index=frame.index)
+        if not is_numeric_dtype(known):  # another program's may be any text
+            known = pd.to_numeric(known.astype(object), errors="coerce")
+        runs[column] = known.to_numpy()
     return runs
 
 
