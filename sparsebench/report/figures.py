@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
-from sparsebench.report.style import COLORS, DENSE, LINES, count, plain, scale, sparsity_axis
+from sparsebench.report.style import COLORS, DENSE, LINES, count, legend, plain, scale, sparsity_axis
 
 TOGETHER = 8
 """Lines that can be told apart in one panel; more get a panel each."""
@@ -66,7 +66,7 @@ def accuracy(points: pd.DataFrame, styles: dict[str, dict[str, Any]]) -> tuple[F
     _dense_lines(axes, dense)
     sparsity_axis(axes, sparse["sparsity"])
     axes.set(xlabel=SPARSITY, ylabel=ACCURACY)
-    figure.legend(loc="outside right upper")
+    legend(figure)
     return figure, f"{bars}{left}"
 
 
@@ -119,7 +119,7 @@ def cost(
     _fronts(axes, points, column, power, named=not joined)
     _cost_axis(axes, wide)
     axes.set(xlabel=xlabel, ylabel=ACCURACY)
-    figure.legend(loc="outside right upper", ncols=1 + (len(curves) > 30))
+    legend(figure, 1 + (len(curves) > 30))
     return figure, f"{read} The legend is in the order of accuracy.", points
 
 

@@ -16,7 +16,7 @@ from sparsebench.files import read_csv
 from sparsebench.records import schema
 from sparsebench.report.data import Results
 from sparsebench.report.figures import MOST
-from sparsebench.report.style import COLORS, MARKERS, count, plain
+from sparsebench.report.style import COLORS, MARKERS, count, legend, plain
 
 TOGETHER = 6
 """Trainings in one figure: a colour each."""
@@ -214,5 +214,5 @@ def _curves(group: list[tuple[str, pd.DataFrame]]) -> Figure:
     grid[2].yaxis.set_minor_locator(NullLocator())
     grid[2].set_ylim(bottom=0)
     grid[3].set_ylim(bottom=0)
-    figure.legend(loc="outside right upper")
+    legend(figure)
     return figure

@@ -21,6 +21,9 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "os^DvPX"
 LINES = ("-", "--", "-.", ":")
 DENSE: dict[str, Any] = {"color": "black", "linestyle": (0, (5, 2)), "linewidth": 1.0}
+WIDEST = 36
+"""Letters of a legend's text that leave room for the figure beside it."""
+
 FORMATS = ("png", "svg", "pdf")
 
 
@@ -120,3 +123,14 @@ def count(n: Sequence[int] | pd.Series) -> str:
 def plain(value: float, position: float = 0) -> str:
     """A tick's label without powers: ``0.001``."""
     return f"{value:g}"
+
+
+def legend(figure: Figure, columns: int = 1) -> None:
+    """The legend of all axes: beside them, or below, in added height, where its texts are long."""
+    entries = [pair for axes in figure.axes for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
+    handles, labels = zip(*entries, strict=True)
+    if max(map(len, labels)) <= WIDEST:
+        figure.legend(handles, labels, loc="outside right upper", ncols=columns)
+        return
+    figure.set_figheight(figure.get_figheight() + 0.16 * len(labels))
+    figure.legend(handles, labels, loc="outside lower left")
