@@ -131,6 +131,7 @@ def test_choices_and_words_filter_together_and_reset_shows_all(browser, page):
     assert column(page, "target")[:1] == ["0.99"] and len(column(page, "run")) == 1
     assert page("return document.getElementById('count').textContent") == "1 of 29 runs"
     assert page("return document.querySelector('#table tbody tr').className") == "out"
+    assert column(page, "to dense") == [""]  # its dense run is there
     browser.find_element("css selector", "button[type=reset]").click()
     browser.find_element("id", "search").send_keys("GMP sparsity=0.95")
     assert set(column(page, "method")) == {"gmp"} and len(column(page, "method")) == 3

@@ -162,7 +162,7 @@ def _settings(frame: pd.DataFrame, words: Iterable[list[str]]) -> tuple[list[str
     ):
         more = sorted(
             word for word in first.setdefault(digest, own)
-            if _key(word) not in frame.columns and _key(word) not in ("prune", "sparsity")
+            if _key(word) not in frame.columns and _key(word) != "prune" and not word.startswith("--")
         )  # fmt: skip
         chosen = [word for word in more if _key(word).split(".")[0] in METHOD_GROUPS]
         shared = [word for word in more if word not in chosen]

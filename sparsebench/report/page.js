@@ -5,13 +5,17 @@
   const $ = (id) => document.getElementById(id);
   const selects = [...document.querySelectorAll("select[data-column]")];
   const order = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
+  const index = Object.fromEntries(columns.map(({ key }, i) => [key, i]));
   const value = (row, i) => (columns[i].texts && row[i] !== null ? columns[i].texts[row[i]] : row[i]);
+  // A run that has an accuracy, and nothing to compare it with.
+  const undecided = (row, i) => columns[i].kind === "difference" && row[i] === null && row[index.top1] !== null;
   const text = (row, i) => {
     const given = value(row, i);
-    if (given === null) return columns[i].kind === "difference" ? "no dense run" : "";
+    if (given === null) return undecided(row, i) ? "no dense run" : "";
     const { digits, kind } = columns[i];
     if (typeof given !== "number") return given;
-    const shown = digits === undefined ? String(given) : given.toFixed(digits);
+    const shown = digits !== undefined ? given.toFixed(digits)
+      : String(Number.isInteger(given) ? given : Number(given.toPrecision(6)));
     return kind === "difference" && given > 0 ? `+${shown}` : shown;
   };
   // Empty values come last in both directions; ranks make texts as quick to compare as numbers.
@@ -21,7 +25,6 @@
     texts.map((_, i) => i).sort((a, b) => order.compare(texts[a], texts[b])).forEach((i, n) => { rank[i] = n; });
     return rank;
   });
-  const index = Object.fromEntries(columns.map(({ key }, i) => [key, i]));
   const haystacks = rows.map((row) => columns.map((_, i) => text(row, i)).join("\n").toLowerCase());
   let sorted = { column: null, down: false }, page = 0, shown = [];
 
@@ -48,7 +51,7 @@
     if (kind === "number" || kind === "difference") td.className = "number";
     else td.className = key;
     if (kind === "command" && content) td.append(copyable(content));
-    else if (kind === "difference" && row[i] === null && row[index.dense_command] !== null) {
+    else if (undecided(row, i) && row[index.dense_command] !== null) {
       td.append(copyable(value(row, index.dense_command), "no dense run: copy command"));
     } else if (key === "run_id" && row[index.folder] !== null) {
       const a = document.createElement("a");

@@ -24,10 +24,10 @@ CHOICES = ("dataset", "model", "method", "state")
 COLUMNS = (
     ("run_id", "run", "text", None), ("dataset", "dataset", "text", None), ("model", "model", "text", None),
     ("method", "method", "text", None), ("variant", "method's settings", "text", None),
-    ("budget", "budget", "text", None), ("round", "round", "text", None), ("seed", "seed", "number", None),
     ("target_sparsity", "target sparsity", "number", None), ("sparsity", "sparsity", "number", 5),
-    ("top1", "top1 (%)", "number", 2), ("difference_to_dense", "to dense (points)", "difference", 2),
-    ("val_top1", "val_top1 (%)", "number", 2), ("state", "state", "text", None),
+    ("seed", "seed", "number", None), ("top1", "top1 (%)", "number", 2),
+    ("difference_to_dense", "to dense (points)", "difference", 2), ("state", "state", "text", None),
+    ("round", "round", "text", None), ("budget", "budget", "text", None), ("val_top1", "val_top1 (%)", "number", 2),
     ("macs_sparse", "inference MACs", "number", 0), ("train_flops", "training FLOPs", "number", None),
     ("train_flops_ratio", "of dense training", "number", 3), ("seconds", "seconds", "number", 1),
     ("device", "device", "text", None), ("version", "version", "text", None), ("commit", "commit", "text", None),
