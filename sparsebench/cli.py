@@ -16,6 +16,7 @@ COMMANDS = {
     "compare": "tables over runs, and beside papers' numbers: means, intervals, differences",
     "report": "a page and figures on results",
     "audit": "check what finished runs say of themselves against their weights, config and data",
+    "evaluate": "calibration, classes, corruptions, ... of finished runs",
     "list": "models, data sets, methods, schedules, ... with their papers",
     "completion": "print the completion script for bash, zsh or fish",
 }
@@ -102,6 +103,10 @@ def _dispatch(words: list[str]) -> int:
         from sparsebench.commands import report
 
         return _parsed(report.main, rest)
+    if command == "evaluate":
+        from sparsebench.commands import evaluate
+
+        return _parsed(evaluate.main, rest)
     if command == "list":
         from sparsebench.commands import list as listing
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from sparsebench.errors import SettingError, one_of
@@ -31,9 +32,9 @@ _sparsebench() {
 }
 compdef _sparsebench sparsebench
 """
-FISH = r"""complete -c sparsebench -f -n 'not __fish_seen_subcommand_from audit collect compare report' \
+FISH = r"""complete -c sparsebench -f -n 'not __fish_seen_subcommand_from audit collect compare evaluate report' \
     -a '(sparsebench _complete (commandline -cp) 2>/dev/null)'
-complete -c sparsebench -F -n '__fish_seen_subcommand_from audit collect compare report' \
+complete -c sparsebench -F -n '__fish_seen_subcommand_from audit collect compare evaluate report' \
     -a '(sparsebench _complete (commandline -cp) 2>/dev/null)'
 """
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
@@ -43,6 +44,7 @@ OPTIONS = {
     "compare": (
         *("--fail-below", "--fail-on-missing", "--format", "--help", "--map", "--metric", "--on", "--output"),
     ),
+    "evaluate": ("--data-root", "--help"),
     "list": ("--format", "--help"),
     "report": ("--help", "--output"),
 }
@@ -87,7 +89,9 @@ def candidates(before: Sequence[str], last: str) -> list[str]:
         return [name for name in (f"{start}{table}" for table in references()) if name.startswith(last)]
     if before[0] == "completion":
         return [name for name in SCRIPTS if name.startswith(last)]
-    if before[0] not in ("train", "sweep"):
+    if before[0] == "evaluate" and not last.startswith("evaluate="):
+        return ["evaluate="] if "evaluate=".startswith(last) else []
+    if before[0] not in ("train", "sweep", "evaluate"):
         return []
     key, equals, value = last.partition("=")
     if equals:
@@ -110,11 +114,13 @@ def _keys(before: Sequence[str]) -> list[str]:
     for group in groups():
         path = options(group).get(str(chosen.get(group)))
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8")) if path else None
+            text = path.read_text(encoding="utf-8") if path else ""
+            content = yaml.safe_load(text)
         except yaml.YAMLError:
             continue
         if isinstance(content, dict) and "_target_" in content:
-            keys += _flatten(f"{group}.", content)
+            package = re.match(r"# @package ([a-z][\w.]*)", text)  # where it is not the group's own
+            keys += _flatten(f"{package[1] if package else group}.", content)
     return keys
 
 

@@ -8,12 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from sparsebench.commands.result import Network
+from sparsebench.commands.result import Network, load_weights
 from sparsebench.commands.run import network
 from sparsebench.config import Reopened, composed, reopened
 from sparsebench.data.arrays import ImageDataset
@@ -88,23 +85,6 @@ class FinishedRun:
         made = datasets.network(self.cfg)
         load_weights(made.model, self.path / schema.MODEL)
         return made
-
-
-def load_weights(model: torch.nn.Module, path: Path) -> None:
-    """Put the tensors of a safetensors file into ``model``: all of its own, and no others.
-
-    Raises:
-        RunError: They cannot be read, or are another model's.
-    """
-    try:
-        model.load_state_dict(load_file(path))
-    except FileNotFoundError as error:
-        raise RunError(f"{path.name}: missing") from error
-    except (SafetensorError, OSError) as error:
-        raise RunError(f"{path.name}: cannot be read: {' '.join(str(error).split())}") from error
-    except RuntimeError as error:  # torch names every key, a line each
-        what = " ".join(str(error).split())
-        raise RunError(f"{path.name}: not the weights of this model: {what[:200]}") from error
 
 
 def _only(path: Path) -> dict[str, str]:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from sparsebench.accounting import Layer, TrainingFLOPs, dead_outputs, effective_nonzeros, nonzeros
@@ -133,6 +135,24 @@ def layer_rows(model: nn.Module, names: Iterable[str], layers: Sequence[Layer]) 
             "macs": layer.macs, "macs_sparse": nonzero * layer.positions, "dead_outputs": dead_outputs(weight),
         })  # fmt: skip
     return rows
+
+
+def load_weights(model: nn.Module, path: Path) -> nn.Module:
+    """``model``, with the tensors of a safetensors file: all of its own, and no others.
+
+    Raises:
+        RunError: They cannot be read, or are another model's.
+    """
+    try:
+        model.load_state_dict(load_file(path))
+    except FileNotFoundError as error:
+        raise RunError(f"{path.name}: missing") from error
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{path.name}: cannot be read: {' '.join(str(error).split())}") from error
+    except RuntimeError as error:  # torch names every key, a line each
+        what = " ".join(str(error).split())
+        raise RunError(f"{path.name}: not the weights of this model: {what[:200]}") from error
+    return model
 
 
 def show(row: Mapping[str, Any], path: Path) -> None:

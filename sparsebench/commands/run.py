@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,8 @@ from sparsebench import provenance
 from sparsebench.accounting import Layer, TrainingFLOPs, count_layers
 from sparsebench.checkpoint import Checkpoint
 from sparsebench.clock import Clock
+from sparsebench.commands.extras import FOLDER as EVALUATION
+from sparsebench.commands.extras import apply, dense_run, extras
 from sparsebench.commands.result import Network, check, counted, layer_rows, measured, show, trained
 from sparsebench.config import build, config_hash, run_id, validate
 from sparsebench.data.arrays import ImageDataset
@@ -109,12 +112,18 @@ def complete(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list
         RunError: The run diverged, or its number of zeros is not the asked one.
     """
     validate(cfg, choices)
-    made = assemble(cfg)
+    made, chosen = assemble(cfg), extras(cfg)
     trainings = [_Training(cfg, choices, overrides, made, number) for number in range(made.pruner.trainings)]
     last = trainings[-1]
+    results = last.folder.results_dir
+    dense = dense_run(chosen, cfg, choices, results)
     if (finished := last.folder.summary()) is not None and not cfg.overwrite:
         _tidy(trainings)
         print(f"{last.folder.path}: already finished; nothing done (overwrite=true to do it again)")
+        if missing := [
+            name for name in chosen if not (last.folder.path / EVALUATION / f"{name}.csv").exists()
+        ]:
+            print(f"sparsebench evaluate {last.folder.path} evaluate=[{','.join(missing)}] evaluates it")
         check(finished)
         return last.folder
     # Go on after the last training that is finished and has left what the next one needs.
@@ -124,7 +133,8 @@ def complete(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list
     for training in trainings[start:]:
         if training is not trainings[start]:
             made = assemble(cfg, made.dataset)
-        row, before = training.run(made, before)
+        evaluate = partial(apply, chosen, batch_size=cfg.batch_size, dense=dense)
+        row, before = training.run(made, before, evaluate)
         check({key: str(value) for key, value in row.items()})
     _tidy(trainings)
     return last.folder
@@ -158,7 +168,9 @@ class _Training:
         self.folder = RunFolder(Path(cfg.results_dir).expanduser(), f"{self.label}-{self.row['run_id']}")
         self.handover = Checkpoint(self.folder.path, _warn, name="handover")
 
-    def run(self, made: Assembly, before: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    def run(
+        self, made: Assembly, before: dict[str, Any], evaluate: Callable[..., dict[str, Any]]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Train and write the results; returns the row, and what the next training needs."""
         cfg, folder = self.cfg, self.folder
         first_step = made.pruner.begin(self.number, before)
@@ -187,6 +199,11 @@ class _Training:
                 state["flops"] = runner.flops.state_dict()
                 self.handover.save(state)
             extra = made.pruner.summary()
+            if row["status"] == "finished":
+                net = Network(
+                    made.device, made.dataset, made.model, made.pruner.weights.parameters, made.layers
+                )
+                extra |= evaluate(made=net, folder=folder.path)
             folder.write_summary({**row, **extra}, extra)
             runner.checkpoint.remove()
         except OSError as error:

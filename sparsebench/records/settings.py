@@ -8,8 +8,18 @@ import yaml
 
 from sparsebench.location import options
 
-VOLATILE = ("results_dir", "data_root", "overwrite", "save_every", "device", "hydra", "tune_to_target")
-"""Settings that do not change what is trained: where it runs and is kept."""
+VOLATILE = (
+    "results_dir",
+    "data_root",
+    "overwrite",
+    "save_every",
+    "device",
+    "hydra",
+    "tune_to_target",
+    "evaluate",
+    "tracker",
+)
+"""Settings that do not change what is trained: where it runs, is kept and shown, and what else is measured."""
 
 TOLD = ("dataset", "model", "prune", "sparsity", "seed", "epochs", "batch_size", "precision")
 """Settings that a column of the summary tells."""

@@ -1,0 +1,1 @@
+"""Evaluations beside the accuracy, of a trained network: one module each, found through conf/evaluate."""

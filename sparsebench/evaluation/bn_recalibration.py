@@ -1,0 +1,63 @@
+"""Accuracy with batch-norm statistics estimated anew."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from sparsebench.data.loader import Normalize
+from sparsebench.evaluation.subject import Result, Subject, per_cent, predicted, whole
+
+NORMS = nn.modules.batchnorm._BatchNorm
+
+
+class BNRecalibration:
+    """Accuracy of a copy whose batch-norm statistics are averaged anew over training images; weights are as trained.
+
+    Running statistics follow the weights with a delay, and pruning moves the weights at once: the mean and variance of
+    each batch-norm layer are reset, and set to their cumulative average over batches of unaugmented training images,
+    drawn once with ``seed``. ``top1`` stays the headline; this says how much of its gap the statistics explain.
+
+    Args:
+        batches: Batches to average over, of the run's batch size; at most one pass over the training images.
+        seed: Of the draw.
+
+    Raises:
+        SettingError: A value is out of its range.
+
+    References:
+        Li, Wu, Su and Wang, "EagleEye: Fast Sub-net Evaluation for Efficient Neural Network Pruning", ECCV 2020,
+        arXiv 2007.02491 (adaptive batch normalisation).
+    """
+
+    needs_dense = False
+
+    def __init__(self, batches: int = 50, seed: int = 0) -> None:
+        self.batches, self.seed = whole("batches", batches), whole("seed", seed, 0)
+
+    @torch.no_grad()
+    def __call__(self, subject: Subject) -> Result:
+        """Columns ``top1_recalibrated`` (per cent) and ``test_loss_recalibrated`` (nats per sample)."""
+        model, train, test = copy.deepcopy(subject.model), subject.dataset.train, subject.dataset.test
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(self.seed))
+        order = order[: self.batches * subject.batch_size].to(train.images.device)
+        for module in model.eval().modules():
+            if isinstance(module, NORMS):
+                module.reset_running_stats()
+                module.momentum = None  # the cumulative average
+        whole_batches = order.split(subject.batch_size)
+        with subject.device.autocast():
+            normalize = Normalize(subject.dataset, subject.device.channels_last)
+            for module in model.modules():
+                module.train(isinstance(module, NORMS))  # and dropout stays off
+            for part in whole_batches:
+                if len(part) > 1 or len(whole_batches) == 1:
+                    model(normalize(train.images[part]))
+        logits = subject.logits(test.images, model)
+        return Result({
+            "top1_recalibrated": per_cent(predicted(logits) == test.labels),
+            "test_loss_recalibrated": float(cross_entropy(logits.double(), test.labels)),
+        })  # fmt: skip

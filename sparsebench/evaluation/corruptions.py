@@ -1,0 +1,53 @@
+"""Accuracy on corrupted test images."""
+
+from __future__ import annotations
+
+import torch
+
+from sparsebench.data.arrays import stratified
+from sparsebench.evaluation.corrupt import CORRUPTIONS, SEVERITIES, corrupted
+from sparsebench.evaluation.subject import Result, Subject, per_cent, predicted, whole
+
+
+class Corruptions:
+    """Test accuracy under CIFAR-10-C style corruptions, made here from the test images at five severities.
+
+    Differs from the paper: these are not the published files, so compare within sparsebench only. Of the 19 published
+    kinds 15 are made, with the published constants, which are for 32x32 pixels; frost and snow need photographs and a
+    renderer, glass blur and spatter are left out. Images come from tensor operations with a generator seeded by kind
+    and severity; motion blur is a half-Gaussian along whole pixels. ``top1_corrupted`` is a plain mean, not the
+    mCE, which is relative to AlexNet. Colour saturation is left out for grey images.
+
+    Args:
+        samples: Test images, stratified; ``null`` for all.
+        seed: Of the corruptions.
+
+    Raises:
+        SettingError: A value is out of its range.
+
+    References:
+        Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations",
+        ICLR 2019, arXiv 1903.12261.
+    """
+
+    needs_dense = False
+
+    def __init__(self, samples: int | None = 1000, seed: int = 0) -> None:
+        self.samples = samples if samples is None else whole("samples", samples)
+        self.seed = whole("seed", seed, 0)
+
+    def __call__(self, subject: Subject) -> Result:
+        """Column ``top1_corrupted`` (per cent, mean over kinds and severities); details a kind and severity each."""
+        test = subject.dataset.test
+        if self.samples is not None and self.samples < len(test):
+            test = test.take(stratified(test.labels, self.samples, 0).to(test.images.device))
+        details = []
+        for kind in CORRUPTIONS:
+            if kind == "saturate" and test.images.shape[1] == 1:
+                continue
+            for severity in SEVERITIES:
+                images = corrupted(test.images, kind, severity, self.seed)
+                top1 = per_cent(predicted(subject.logits(images)) == test.labels)
+                details.append({"corruption": kind, "severity": severity, "top1": top1})
+        mean = float(torch.tensor([row["top1"] for row in details], dtype=torch.float64).mean())
+        return Result({"top1_corrupted": mean}, details)

@@ -1,0 +1,36 @@
+"""Test examples on which the sparse and the dense network disagree."""
+
+from __future__ import annotations
+
+from sparsebench.evaluation.subject import Result, Subject, per_cent, predicted
+
+
+class Exemplars:
+    """Share of test examples that this network and its dense counterpart put into different classes.
+
+    The counterpart is the finished run with ``prune=dense`` and otherwise the same configuration and seed.
+
+    Differs from the paper: there an example is pruning-identified (PIE) if the modal labels of two populations of about
+    30 networks differ, which takes the noise between seeds out. This is one pair: two dense runs of different seeds
+    disagree too, so compare with their disagreement before reading the number as an effect of pruning.
+
+    References:
+        Hooker, Courville, Clark, Dauphin and Frome, "What Do Compressed Deep Neural Networks Forget?", 2019,
+        arXiv 1911.05248.
+    """
+
+    needs_dense = True
+
+    def __call__(self, subject: Subject) -> Result:
+        """Column ``disagreement`` (per cent); details ``index`` in the test set, ``label``, ``dense``, ``sparse``."""
+        if subject.dense is None:
+            return Result({"disagreement": ""})
+        test = subject.dataset.test
+        sparse = predicted(subject.logits(test.images))
+        dense = predicted(subject.logits(test.images, subject.dense()))
+        differ = sparse != dense
+        details = [
+            {"index": i, "label": int(test.labels[i]), "dense": int(dense[i]), "sparse": int(sparse[i])}
+            for i in differ.nonzero().flatten().tolist()
+        ]
+        return Result({"disagreement": per_cent(differ)}, details)

@@ -1,0 +1,27 @@
+"""Accuracy by class."""
+
+from __future__ import annotations
+
+from sparsebench.evaluation.subject import Result, Subject, per_cent, predicted
+
+
+class PerClass:
+    """Test accuracy of each class: pruning may cost some classes far more than the mean says.
+
+    References:
+        Hooker, Courville, Clark, Dauphin and Frome, "What Do Compressed Deep Neural Networks Forget?", 2019,
+        arXiv 1911.05248.
+    """
+
+    needs_dense = False
+
+    def __call__(self, subject: Subject) -> Result:
+        """Column ``top1_worst_class`` (per cent); details ``class``, ``n``, ``top1``."""
+        test = subject.dataset.test
+        hits = predicted(subject.logits(test.images)) == test.labels
+        details = [
+            {"class": label, "n": int(own.sum()), "top1": per_cent(hits[own])}
+            for label in range(subject.dataset.num_classes)
+            if (own := test.labels == label).any()
+        ]
+        return Result({"top1_worst_class": min(row["top1"] for row in details)}, details)
