@@ -20,7 +20,7 @@ from sparsebench.location import groups, located, options
 GROUPS = {
     "models": "model", "datasets": "dataset", "methods": "prune", "schedules": "schedule",
     "allocations": "allocation", "scores": "score", "optimizers": "optimizer", "lr_schedules": "lr_schedule",
-    "recipes": "recipe", "evaluations": "evaluate", "experiments": "experiment",
+    "recipes": "recipe", "evaluations": "evaluate", "trackers": "tracker", "experiments": "experiment",
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -36,6 +36,9 @@ from sparsebench.pruning.pruner import Pruner
 from sparsebench.records.run_folder import RunFolder
 from sparsebench.records.schema import SCHEMA
 from sparsebench.runner import Runner
+from sparsebench.trackers.tracker import TrackedRun, Tracker, Tracking
+
+Record = Callable[[list[dict[str, float | None]]], None]
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,7 @@ def complete(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list
     """
     validate(cfg, choices)
     made, chosen = assemble(cfg), extras(cfg)
+    tracker: Tracker = build(cfg.tracker, "tracker")
     trainings = [_Training(cfg, choices, overrides, made, number) for number in range(made.pruner.trainings)]
     last = trainings[-1]
     results = last.folder.results_dir
@@ -134,7 +138,7 @@ def complete(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list
         if training is not trainings[start]:
             made = assemble(cfg, made.dataset)
         evaluate = partial(apply, chosen, batch_size=cfg.batch_size, dense=dense)
-        row, before = training.run(made, before, evaluate)
+        row, before = training.run(made, before, evaluate, tracker)
         check({key: str(value) for key, value in row.items()})
     _tidy(trainings)
     return last.folder
@@ -169,13 +173,26 @@ class _Training:
         self.handover = Checkpoint(self.folder.path, _warn, name="handover")
 
     def run(
-        self, made: Assembly, before: dict[str, Any], evaluate: Callable[..., dict[str, Any]]
+        self,
+        made: Assembly,
+        before: dict[str, Any],
+        evaluate: Callable[..., dict[str, Any]],
+        tracker: Tracker,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Train and write the results; returns the row, and what the next training needs."""
         cfg, folder = self.cfg, self.folder
         first_step = made.pruner.begin(self.number, before)
         row = {**self.row, "target_sparsity": "" if made.target is None else made.target}
-        runner = _runner(cfg, made, folder, self.label, first_step)
+        config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+        resumed = not cfg.overwrite and bool(folder.provenance())
+        told = TrackedRun(folder.path, self.label, self.row["run_id"], config, resumed)
+        tracking = Tracking(tracker, told, _warn)
+
+        def record(rows: list[dict[str, float | None]]) -> None:
+            folder.write_metrics(rows)
+            tracking.record(rows)
+
+        runner = _runner(cfg, made, folder, self.label, first_step, record)
         if before:
             runner.flops.go_on_from(before["flops"])
         try:
@@ -185,6 +202,7 @@ class _Training:
             row |= _write_origin(folder, cfg, self.choices, row)
             if made.dataset.note and self.number == 0:
                 print(f"sparsebench: {made.dataset.note}", flush=True)
+            tracking.start()
             steps = made.clock.total_steps - first_step
             print(f"{self.label}: {steps} steps on {made.device.label}, {cfg.precision}", flush=True)
             history = runner.run()
@@ -205,6 +223,7 @@ class _Training:
                 )
                 extra |= evaluate(made=net, folder=folder.path)
             folder.write_summary({**row, **extra}, extra)
+            tracking.finish({**row, **extra})
             runner.checkpoint.remove()
         except OSError as error:
             if str(error.filename or "").startswith(str(folder.results_dir)):
@@ -232,7 +251,9 @@ def _warn(text: str) -> None:
     print(f"sparsebench: {text}", file=sys.stderr)
 
 
-def _runner(cfg: DictConfig, made: Assembly, folder: RunFolder, label: str, first_step: int) -> Runner:
+def _runner(
+    cfg: DictConfig, made: Assembly, folder: RunFolder, label: str, first_step: int, record: Record
+) -> Runner:
     """The loop over the assembled objects."""
 
     def evaluation(split: Literal["val", "test"]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -249,7 +270,7 @@ def _runner(cfg: DictConfig, made: Assembly, folder: RunFolder, label: str, firs
         flops=TrainingFLOPs(made.layers, made.pruner.weights),
         criterion=nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing),
         checkpoint=Checkpoint(folder.path, _warn),
-        record=folder.write_metrics,
+        record=record,
         progress=lambda total, done: Progress(label, total, done),
         eval_every=max(made.clock.duration(cfg.eval_every, "eval_every"), 1),
         save_every=max(made.clock.duration(cfg.save_every, "save_every"), 1),
