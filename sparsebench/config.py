@@ -196,9 +196,7 @@ def identity(cfg: DictConfig, choices: Mapping[str, str | None]) -> dict[str, An
     return _identity(cfg, choices, _leaves(_baseline(choices)))
 
 
-def _identity(
-    cfg: DictConfig, choices: Mapping[str, str | None], defaults: Mapping[str, Any]
-) -> dict[str, Any]:
+def _identity(cfg: DictConfig, choices: Mapping[str, str | None], defaults: dict[str, Any]) -> dict[str, Any]:
     unused = {"schedule", "allocation", "score", "sanity"} - (accepted(str(cfg.prune._target_)) or set())
     if "schedule" in unused:
         unused |= {"sparsity", "ramp_end"}
@@ -233,13 +231,13 @@ def _config_hash(found: Mapping[str, Any], training: int) -> str:
 
 @dataclass(frozen=True)
 class Reopened:
-    """A run's config read again.
+    """A run's config read again, and its names as this version gives them.
 
     Args:
         cfg: The config; settings made up since the run have their defaults.
         changed: Settings that differ from the present defaults, as :func:`identity` has them.
-        run_id: What :func:`run_id` gives now.
-        config_hash: What :func:`config_hash` gives now.
+        run_id: Of the run.
+        config_hash: The same for all its seeds.
     """
 
     cfg: DictConfig

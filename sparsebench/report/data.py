@@ -18,6 +18,7 @@ from sparsebench.location import options
 from sparsebench.records import schema
 from sparsebench.records.collect import read, runs, unfinished
 from sparsebench.records.configurations import counted
+from sparsebench.records.settings import VOLATILE
 
 PAIR = ["dataset", "model"]
 """What a set of figures is of: accuracies on other data or of other models are not comparable."""
@@ -27,9 +28,6 @@ CURVE = [*PAIR, "budget", "method", "variant"]
 
 METHOD_GROUPS = frozenset(("prune", "schedule", "allocation", "score", "sanity", "ramp_end"))
 """Settings that are choices about a method; all others are the budget that methods share."""
-
-ELSEWHERE = frozenset(("results_dir", "data_root", "overwrite", "save_every", "tune_to_target", "device"))
-"""Settings that change no result: places, and how a run is started."""
 
 
 NUMBERS = (
@@ -140,7 +138,7 @@ def _words(command: str) -> list[str]:
         given = shlex.split(command)
     except ValueError:  # a quote without its end
         given = command.split()
-    return [word for word in given[2:] if "=" in word and _key(word) not in ELSEWHERE]
+    return [word for word in given[2:] if "=" in word and _key(word) not in VOLATILE]
 
 
 def _key(word: str) -> str:
