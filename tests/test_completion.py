@@ -43,7 +43,7 @@ def test_completion_candidates(before, last, expected):
 def test_completion_offers_every_group_and_every_setting():
     found = set(candidates(["train"], ""))
     settings = yaml.safe_load((config_dir() / "train.yaml").read_text())
-    assert {f"{path.name}=" for path in config_dir().iterdir() if path.is_dir()} <= found
+    assert {f"{group.parent.name}=" for group in config_dir().glob("*/*.yaml")} <= found
     for key, value in settings.items():
         if key not in ("defaults", "hydra"):
             below = [f"{key}.{name}=" for name in value] if isinstance(value, dict) else [f"{key}="]
