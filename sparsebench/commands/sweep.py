@@ -84,9 +84,12 @@ class GridSweeper(BasicSweeper):
             print(estimate(jobs, self._composed), flush=True)
         if self.dry_run:
             return []
-        returns = super().sweep(arguments)
-        if self.grids:
-            self._compare()
+        try:
+            returns = super().sweep(arguments)
+        except Exception:
+            self._compare()  # what the other runs gave; the failed one is the last word
+            raise
+        self._compare()
         return returns
 
     def _parsed(self, words: Sequence[str]) -> list[Override]:
@@ -105,7 +108,10 @@ class GridSweeper(BasicSweeper):
         from sparsebench.commands import compare
 
         assert self.config is not None
-        tables = [*([f"reference:{self.reference}"] if self.reference else []), str(self.config.results_dir)]
+        results = Path(self.config.results_dir).expanduser()
+        if not self.grids or not results.is_dir():
+            return
+        tables = [*([f"reference:{self.reference}"] if self.reference else []), str(results)]
         print(f"\nsparsebench compare {' '.join(tables)}", flush=True)
         try:
             compare.main(tables)
