@@ -178,6 +178,7 @@ def test_data_that_are_not_there_are_a_finding(results, tmp_path, capsys, monkey
     (path / "config.yaml").write_text(
         (path / "config.yaml").read_text()
         .replace("sparsebench.data.digits.Digits", "sparsebench.data.cifar.CIFAR10\n  data_root: x")
+        .replace("  channels: 1\n", "")
     )  # fmt: skip
     status, found, _ = audit(path, capsys, "--data-root", str(tmp_path / "none"))
     assert status == 1 and f"data_root={tmp_path}/none" in found["run"][1]

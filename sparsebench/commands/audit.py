@@ -23,7 +23,7 @@ from sparsebench.files import read_csv, write_text
 from sparsebench.pruning.allocation import zeros_for
 from sparsebench.records import schema
 from sparsebench.records.collect import runs
-from sparsebench.records.table import render
+from sparsebench.records.table import exact
 
 ELSEWHERE = 0.1
 """Percentage points that accuracies may differ by where device or PyTorch are not those of the run."""
@@ -312,7 +312,8 @@ def _text(found: Sequence[Finding], form: str) -> str:
     columns = list(Finding.__dataclass_fields__)
     if form == "table":
         return "".join(f"{line}\n" for line in _lines(found))
-    return render(pd.DataFrame([asdict(f) for f in found], columns=columns), form)
+    frame = pd.DataFrame([asdict(f) for f in found], columns=columns)
+    return exact(frame, form)
 
 
 def _lines(found: Sequence[Finding]) -> Iterator[str]:
