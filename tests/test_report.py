@@ -164,7 +164,7 @@ def test_two_lines_have_error_bars_and_dense_is_a_line_with_a_band():
         "gmp (n=2)",
     ]
     assert len(axes.containers) == 2 and all(container.has_yerr for container in axes.containers)
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.99", "0.9"]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.9", "0.99"]
     assert "sparsity" in axes.get_xlabel() and "(%)" in axes.get_ylabel()
     (band,) = axes.patches
     assert (band.get_y(), band.get_height()) == (92.5, 1.0)

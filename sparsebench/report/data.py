@@ -163,7 +163,9 @@ def _settings(frame: pd.DataFrame, words: Iterable[list[str]]) -> tuple[list[str
             if _key(word) not in frame.columns and _key(word) != "prune" and not word.startswith("--")
         )  # fmt: skip
         chosen = [word for word in more if _key(word).split(".")[0] in METHOD_GROUPS]
-        shared = [word for word in more if word not in chosen]
+        shared = [
+            word for word in more if word not in chosen and not word.startswith("model.")
+        ]  # in its name
         budgets.append(", ".join([f"{epochs:g} epochs", f"batch {batch:g}", str(precision), *shared]))
         if method == "dense":
             chosen = []  # it has none of them

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -102,12 +103,13 @@ def scale(sparsity: pd.Series) -> pd.Series:
 
 def sparsity_axis(axes: Axes, sparsity: pd.Series, most: int = 9) -> None:
     """Ticks at the sparsities that there are, named as sparsities, on the axis that :func:`scale` gives."""
-    values = pd.Series(sorted({*sparsity.round(3)}))
+    found = sparsity.round(3).value_counts()
+    values = pd.Series(sorted(found.index, key=lambda value: (-found[value], -value)))
     places = scale(values) if scale(sparsity) is not sparsity else values
     room = max((places.max() - places.min()) / most, 1e-9)
     ticks: list[int] = []
-    for i in reversed(range(len(values))):  # the highest are looked at most
-        if not ticks or places[ticks[-1]] - places[i] >= room:
+    for i in range(len(values)):  # those of most points first, then the highest, which are looked at most
+        if all(abs(places[i] - places[j]) >= room for j in ticks):
             ticks.append(i)
     axes.set_xticks([places[i] for i in ticks], [f"{values[i]:g}" for i in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
@@ -132,5 +134,13 @@ def legend(figure: Figure, columns: int = 1) -> None:
     if max(map(len, labels)) <= WIDEST:
         figure.legend(handles, labels, loc="outside right upper", ncols=columns)
         return
-    figure.set_figheight(figure.get_figheight() + 0.16 * len(labels))
-    figure.legend(handles, labels, loc="outside lower left")
+    columns = max(int(figure.get_figwidth() / (0.06 * max(map(len, labels)) + 0.5)), 1)  # inches
+    figure.set_figheight(figure.get_figheight() + 0.16 * -(-len(labels) // columns))
+    figure.legend(handles, labels, loc="outside lower left", ncols=columns)
+
+
+def heading(figure: Figure, text: str) -> None:
+    """One small line, or a few, at the top left: a file is looked at without its page."""
+    place = {} if figure.get_layout_engine() else {"y": 1 - 0.07 / figure.get_figheight()}
+    lines = textwrap.fill(text, int(12 * figure.get_figwidth()))  # letters an inch, with room for a legend
+    figure.suptitle(lines, x=0.01, ha="left", va="top", fontsize=7, **place)

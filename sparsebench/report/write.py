@@ -13,7 +13,7 @@ from sparsebench.files import atomic, write_text
 from sparsebench.report import figures, run_figures
 from sparsebench.report.data import PAIR, Results, load, points
 from sparsebench.report.page import Pair, render
-from sparsebench.report.style import FORMATS, Drawing, rendered, settings, styles
+from sparsebench.report.style import FORMATS, Drawing, heading, rendered, settings, styles
 
 PAGE = "index.html"
 OWN = 'content="sparsebench report"'
@@ -86,10 +86,8 @@ def _pairs(results: Results, means: pd.DataFrame) -> Iterator[Pair]:
         several = f"{len(budgets)} budgets, each with lines of its own: "
         notes.insert(0, several + "; ".join(budgets) if len(budgets) > 1 else f"Budget: {budgets[0]}.")
         context = f"{dataset}, {model}" + (f": {budgets[0]}" if len(budgets) == 1 else "")
-        for drawing in drawings:  # a file is looked at without its page
-            figure = drawing.figure
-            place = {} if figure.get_layout_engine() else {"y": 1 - 0.07 / figure.get_figheight()}
-            figure.suptitle(f"{drawing.title}. {context}", x=0.01, ha="left", va="top", fontsize=7, **place)
+        for drawing in drawings:
+            heading(drawing.figure, f"{drawing.title}. {context}")
         files = {drawing.name: rendered(drawing.figure) for drawing in drawings}
         yield Pair(anchor, f"{dataset}, {model}", drawings, files, notes)
 
