@@ -96,9 +96,8 @@ def test_kill_minus_9_twice_and_the_result_is_the_unbroken_one(tmp_path, method,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["lottery", "lr_rewind"])
-def test_kill_minus_9_within_and_between_rounds(tmp_path, method):
-    words = (*DIGITS, f"prune={method}", "sparsity=0.5", "prune.rounds=2", "epochs=6")
+def test_kill_minus_9_within_and_between_rounds(tmp_path):
+    words = (*DIGITS, "prune=lottery", "sparsity=0.5", "prune.rounds=2", "epochs=6")
     words = tuple(word for word in words if not word.startswith("schedule.") and word != "epochs=8")
     finish(tmp_path / "unbroken", *words)
     broken = tmp_path / "broken"
