@@ -221,23 +221,23 @@ def test_equal_weights_get_equal_masks(make, method):
     assert prints[0] == prints[1]
 
 
-@pytest.mark.parametrize("stop", [7, 10])  # between two checkpoints, and at one
 @pytest.mark.parametrize("method", METHODS)
-def test_stop_and_resume_equals_an_unbroken_run_to_the_bit(make, method, stop):
+def test_stop_and_resume_equals_an_unbroken_run_to_the_bit(make, method):
     unbroken, runner = make(method, folder="unbroken")
     expected = runner.run()
     expected_flops = runner.flops.totals()
-    _, runner = make(method, folder="broken")
-    watching = runner.train_step
+    for stop in (7, 10):  # between two checkpoints, and after going on at one
+        _, runner = make(method, folder="broken")
+        watching = runner.train_step
 
-    def stop_there(*batch):
-        if runner.step == stop:
-            raise KeyboardInterrupt
-        watching(*batch)
+        def stop_there(*batch, runner=runner, watching=watching, stop=stop):
+            if runner.step == stop:
+                raise KeyboardInterrupt
+            watching(*batch)
 
-    runner.train_step = stop_there
-    with pytest.raises(KeyboardInterrupt):
-        runner.run()
+        runner.train_step = stop_there
+        with pytest.raises(KeyboardInterrupt):
+            runner.run()
     resumed, runner = make(method, folder="broken")
     torch.manual_seed(123)  # the generator comes from the checkpoint
     history = runner.run()

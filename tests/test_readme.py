@@ -48,6 +48,8 @@ def test_the_commands_of_the_readme_run_in_their_order(tmp_path, monkeypatch):
         if words[0] in ("train", "sweep") and "--cfg" not in words:
             # CIFAR-10 may not be here, and a training takes long: those compose, the others run two epochs.
             words += ["--cfg", "job"] if "dataset=cifar10" in words else ["epochs=2", "schedule.interval=4it"]
+        if "experiment=dpf_cifar10" in words:  # a corner of the grid
+            words += ["model=resnet", "model.depth=20", "prune=dense,dpf", "sparsity=0.9"]
         output = run(words, tmp_path)
         if words[0] == "compare" and "-o" not in words:
             assert output.count("resnet20") == 1 + 2 * 3  # dense once, gmp and dpf at three sparsities
