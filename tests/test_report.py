@@ -106,7 +106,7 @@ def test_the_command_of_a_missing_dense_run_makes_the_model_that_a_method_brough
     (tmp_path / "run-x" / "run.json").write_text('{"choices": {"model": "resnet"}}')
     (tmp_path / "run-x" / "config.yaml").write_text("model: {depth: 8, width: 16, stable: true}")
     (command,) = load(tmp_path).frame["dense_command"]
-    assert command == "sparsebench train prune=dense seed=0 model.depth=8 model.stable=true"
+    assert command == "sparsebench train prune=dense model.stable=true seed=0 model.depth=8"
 
 
 def test_settings_of_a_method_make_lines_of_their_own(tmp_path):

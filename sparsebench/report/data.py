@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import yaml
 from pandas.api.types import is_numeric_dtype
 
 from sparsebench.errors import SettingError
 from sparsebench.files import read_csv
-from sparsebench.location import options
 from sparsebench.records import schema
 from sparsebench.records.collect import read, runs, unfinished
 from sparsebench.records.configurations import counted
-from sparsebench.records.settings import VOLATILE
+from sparsebench.records.settings import VOLATILE, dense_command, of_pruning
 
 PAIR = ["dataset", "model"]
 """What a set of figures is of: accuracies on other data or of other models are not comparable."""
 
 CURVE = [*PAIR, "budget", "method", "variant"]
 """What a line in a figure is of."""
-
-METHOD_GROUPS = frozenset(("prune", "schedule", "allocation", "score", "sanity", "ramp_end"))
-"""Settings that are choices about a method; all others are the budget that methods share."""
 
 
 NUMBERS = (
@@ -86,7 +80,7 @@ def load(source: Path) -> Results:
     frame["budget"], frame["variant"] = _settings(frame, words)
     frame["label"] = _labels(frame)
     frame["difference_to_dense"] = frame["top1"] - _baselines(frame)
-    frame["dense_command"] = _dense_commands(frame, words, located)
+    frame["dense_command"] = [dense_command(command) if command else "" for command in frame["command"]]
     return Results(source, frame, located, len(unfinished(source)))
 
 
@@ -162,7 +156,7 @@ def _settings(frame: pd.DataFrame, words: Iterable[list[str]]) -> tuple[list[str
             word for word in first.setdefault(digest, own)
             if _key(word) not in frame.columns and _key(word) != "prune" and not word.startswith("--")
         )  # fmt: skip
-        chosen = [word for word in more if _key(word).split(".")[0] in METHOD_GROUPS]
+        chosen = [word for word in more if of_pruning(_key(word))]
         shared = [
             word for word in more if word not in chosen and not word.startswith("model.")
         ]  # in its name
@@ -203,43 +197,3 @@ def _baselines(frame: pd.DataFrame) -> pd.Series:
     dense = frame[frame["counts"] & (frame["method"] == "dense")].sort_values("started", kind="stable")
     accuracy = dense.drop_duplicates(same, keep="last").set_index(same)["top1"]
     return frame[same].join(accuracy.rename("baseline"), on=same)["baseline"]
-
-
-def _dense_commands(
-    frame: pd.DataFrame, words: Iterable[list[str]], folders: Mapping[str, Path]
-) -> list[str]:
-    """The command of the dense run with a row's settings; empty if the row's own is not known."""
-    missing = frame["difference_to_dense"].isna()
-    models: dict[tuple[str, ...], list[str]] = {}  # of a line: reading its first run's config is enough
-    commands = []
-    rows = zip(words, frame["run_id"], missing, frame[CURVE].itertuples(index=False), strict=True)
-    for own, run_id, needed, line in rows:
-        kept = [
-            "prune=dense" if _key(word) == "prune" else word
-            for word in own
-            if _key(word) == "prune" or _key(word).split(".")[0] not in {*METHOD_GROUPS, "sparsity"}
-        ]
-        if "prune=dense" not in kept:
-            kept.insert(0, "prune=dense")
-        if needed and run_id in folders:
-            key = tuple(map(str, line))
-            if key not in models:
-                models[key] = _model_settings(folders[run_id])
-            kept += [word for word in models[key] if _key(word) not in map(_key, own)]
-        commands.append(shlex.join(["sparsebench", "train", *kept]) if own else "")
-    return commands
-
-
-def _model_settings(folder: Path) -> list[str]:
-    """The model's settings that are not those of its option, such as a method brings along."""
-    try:
-        choice = json.loads((folder / schema.PROVENANCE).read_text("utf-8"))["choices"]["model"]
-        given = yaml.safe_load((folder / schema.CONFIG).read_text("utf-8"))["model"]
-        usual = yaml.safe_load(options("model")[choice].read_text("utf-8"))
-        return [
-            f"model.{key}={value if isinstance(value, str) else json.dumps(value)}"
-            for key, value in given.items()
-            if key in usual and usual[key] != value
-        ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
-        return []  # from a run folder of which only the tables were kept
