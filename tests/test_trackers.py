@@ -39,6 +39,12 @@ def logged(folder):
     }
 
 
+def told(code: str, place: str) -> dict[tuple[str, int], float]:
+    """(column, step) -> value, of the lines that ``code`` prints of what a tracker has written at ``place``."""
+    done = subprocess.run([sys.executable, "-c", code, place], capture_output=True, text=True)
+    return {(name, int(step)): float(value) for name, step, value in map(str.split, done.stdout.splitlines())}
+
+
 @installed("tensorboard")
 def test_tensorboard_has_the_columns_of_metrics_and_the_result(tmp_path):
     folder, errors = train(tmp_path, "tracker=tensorboard")
@@ -49,10 +55,7 @@ def test_tensorboard_has_the_columns_of_metrics_and_the_result(tmp_path):
         "for t in e.Tags()['scalars']:\n"
         "    for s in e.Scalars(t): print(t, s.step, s.value)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(folder / "tensorboard")], capture_output=True, text=True
-    )
-    found = {(t, int(s)): float(v) for t, s, v in map(str.split, done.stdout.splitlines())}
+    found = told(code, str(folder / "tensorboard"))
     points = {key: value for key, value in found.items() if not key[0].startswith("summary/")}
     assert points == pytest.approx(logged(folder), rel=1e-6)
     (row,) = read_csv(folder / "summary.csv")
@@ -83,9 +86,7 @@ def test_mlflow_has_the_columns_of_metrics_and_the_result(tmp_path):
         "for m in r.data.metrics:\n"
         "    for p in c.get_metric_history(r.info.run_id, m): print(m, p.step, p.value)\n"
     )
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    done = subprocess.run([sys.executable, "-c", code, uri], capture_output=True, text=True)
-    found = {(m, int(s)): float(v) for m, s, v in map(str.split, done.stdout.splitlines())}
+    found = told(code, f"sqlite:///{tmp_path}/mlflow.db")
     assert {k: v for k, v in found.items() if not k[0].startswith("summary.")} == pytest.approx(
         logged(folder)
     )
