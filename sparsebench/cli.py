@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import sparsebench
 from sparsebench.errors import RunError, SettingError, one_of
+from sparsebench.signals import Interrupted
 
 COMMANDS = {
     "train": "train and prune one model, or go on with an interrupted run",
@@ -51,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words after the program's name; those of the process by default.
 
     Returns:
-        The exit status: 0 well, 1 a run that ended badly, 2 bad input, 130 interrupted.
+        The exit status: 0 well, 1 a run that ended badly, 2 bad input, 75 stopped by a signal and to be run again,
+        130 stopped by Ctrl-C.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -62,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("SPARSEBENCH_DEBUG") == "1":
             raise
         return _fail(str(error), 2 if isinstance(error, SettingError) else 1)
+    except Interrupted as stop:
+        return _fail(f"stopped by {stop}; the same command goes on from there", int(stop.code or 1))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at exit
         return 1

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, BinaryIO
 @contextmanager
 def atomic(path: Path) -> Iterator[BinaryIO]:
     """A binary file that appears under ``path`` only when the block has ended well and its bytes are on disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
             yield file
@@ -58,8 +59,6 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete temporary files of processes on this machine that were killed while writing."""
+    """Delete the temporary files of processes that were killed while writing; nobody else may write there now."""
     for path in folder.glob(".*.tmp"):
-        pid = path.name.split(".")[-2]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            path.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -20,10 +20,21 @@ class Progress:
         label: Of the run.
         total_steps: Of the whole run.
         done_steps: Of them, those before a resume.
+        epochs: Length of the whole run.
+        log: Given one line an evaluation.
     """
 
-    def __init__(self, label: str, total_steps: int, done_steps: int = 0) -> None:
-        self.label, self.left = label, total_steps - done_steps
+    def __init__(
+        self,
+        label: str,
+        total_steps: int,
+        done_steps: int = 0,
+        epochs: float = 0.0,
+        log: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.label, self.total, self.left = label, total_steps, total_steps - done_steps
+        self.epochs, self.log = epochs, log
+        self._last: Mapping[str, float | None] = {}
         self.steps = self.samples = 0
         self.terminal = sys.stderr.isatty()
         self.bar = tqdm(
@@ -65,22 +76,37 @@ class Progress:
         self._shown["img/s"] = f"{self.rate:,.0f}"
         self.bar.set_postfix(self._shown)
 
-    def evaluated(self, row: Mapping[str, float | None], epochs: float) -> None:
+    @property
+    def eta(self) -> float:
+        """Seconds to the end, at the speed so far."""
+        return (self.left - self.steps) * (time.monotonic() - self.started) / max(self.steps, 1)
+
+    def snapshot(self) -> dict[str, float | None]:
+        """Where the run is, for whoever looks from outside; waits for nothing."""
+        step = self.total - self.left + self.steps
+        return {
+            "step": step, "steps": self.total, "epoch": step / self.total * self.epochs, "epochs": self.epochs,
+            "val_top1": self._last.get("val_top1"), "sparsity": self._last.get("sparsity"),
+            "images_per_second": round(self.rate, 1), "eta": round(self.eta, 1) if self.steps else None,
+        }  # fmt: skip
+
+    def evaluated(self, row: Mapping[str, float | None]) -> None:
         """Show an evaluation, a row of metrics.csv."""
+        self._last = row
         loss = "-" if row["train_loss"] is None else f"{row['train_loss']:.4f}"
+        eta = int(self.eta)
+        line = (
+            f"{self.label}  epoch {row['epoch']:g}/{self.epochs:g}  loss {loss}  "
+            f"val_top1 {row['val_top1']:.2f} %  sparsity {row['sparsity']:.4f}  {self.rate:,.0f} images/s  "
+            f"ETA {eta // 3600}:{eta // 60 % 60:02d}:{eta % 60:02d}"
+        )
+        self.log(line)
         if self.terminal:
             self._shown |= {"loss": loss, "val": f"{row['val_top1']:.2f}%"}
             self._shown |= {"sparsity": f"{row['sparsity']:.3f}", "img/s": f"{self.rate:,.0f}"}
             self.bar.set_postfix(self._shown)
             return
-        eta = int((self.left - self.steps) * (time.monotonic() - self.started) / max(self.steps, 1))
-        print(
-            f"{self.label}  epoch {row['epoch']:g}/{epochs:g}  loss {loss}  "
-            f"val_top1 {row['val_top1']:.2f} %  sparsity {row['sparsity']:.4f}  {self.rate:,.0f} images/s  "
-            f"ETA {eta // 3600}:{eta // 60 % 60:02d}:{eta % 60:02d}",
-            file=sys.stderr,
-            flush=True,
-        )
+        print(line, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Leave the terminal tidy."""

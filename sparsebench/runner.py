@@ -19,6 +19,7 @@ from sparsebench.lr_schedules import LRSchedule
 from sparsebench.metrics import Accuracy, TrainLoss, evaluate
 from sparsebench.progress import Progress
 from sparsebench.pruning.pruner import Probe, Pruner
+from sparsebench.signals import StopSignals
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 
@@ -64,11 +65,13 @@ class Runner:
         progress: (steps of the run, steps done) -> what the person sees.
         eval_every: Steps between evaluations.
         save_every: Steps between checkpoints.
+        save_seconds: Longest time between checkpoints.
         accumulate: Parts that a batch is split into, one backward each.
         clip_norm: Largest norm of the gradient; ``None`` for no clipping.
         seed: Of the generator that methods draw from.
         reinitialize: Draws the model's weights anew, for methods that ask for it.
         first_step: Where the training starts: not at 0 for one that goes on from an earlier one.
+        signals: Looked at between two steps.
     """
 
     def __init__(
@@ -89,20 +92,22 @@ class Runner:
         progress: Callable[[int, int], Progress],
         eval_every: int,
         save_every: int,
+        save_seconds: float = math.inf,
         accumulate: int = 1,
         clip_norm: float | None = None,
         seed: int = 0,
         reinitialize: Callable[[], None] = lambda: None,
         first_step: int = 0,
+        signals: StopSignals | None = None,
     ) -> None:
         self.model, self.forward = model, device.callable(model)
         self.data, self.evaluation, self.optimizer = data, evaluation, optimizer
         self.lr_schedule, self.pruner = lr_schedule, pruner
         self.device, self.clock, self.criterion, self.flops = device, clock, criterion, flops
         self.checkpoint, self.record, self.make_progress = checkpoint, record, progress
-        self.eval_every, self.save_every = eval_every, save_every
+        self.eval_every, self.save_every, self.save_seconds = eval_every, save_every, save_seconds
         self.accumulate, self.clip_norm, self.seed = accumulate, clip_norm, seed
-        self.reinitialize = reinitialize
+        self.reinitialize, self.signals = reinitialize, signals or StopSignals()
         self.base_lrs = [group["lr"] for group in optimizer.param_groups]
         self.train_loss = TrainLoss(device.torch_device)
         self.history = History()
@@ -120,7 +125,7 @@ class Runner:
         self.progress = self.make_progress(total, self.step)
         if state is None and self.step > 0:  # what an earlier training left, right after pruning
             self.evaluate_and_record(time.monotonic())
-        started = before = time.monotonic()
+        started = before = self._saved = time.monotonic()
         spent = self.history.seconds
         while self.step < total and not self.history.diverged:
             self.train_step(*self.data.batch(self.step))
@@ -129,8 +134,8 @@ class Runner:
             if self.step % self.eval_every == 0 or self.step == total or self.pruner.cuts(self.step - 1):
                 self.evaluate_and_record(before)
                 before = time.monotonic()
-            if self.step % self.save_every == 0 and self.step < total and not self.history.diverged:
-                self.checkpoint.save(self.state_dict())
+            if self.step < total and not self.history.diverged:
+                self._save_or_stop()
         self.history.seconds = spent + time.monotonic() - started
         self.progress.close()
         return self.history
@@ -198,7 +203,16 @@ class Runner:
         if better and self.history.test is not None:  # chosen on validation; the test set is only reported
             self.history.best_val_top1, self.history.test_top1_at_best_val = val.top1, self.history.test.top1
         self.record(self.history.rows)
-        self.progress.evaluated(row, self.clock.total_steps / self.clock.steps_per_epoch)
+        self.progress.evaluated(row)
+
+    def _save_or_stop(self) -> None:
+        """Between two steps: save when it is time, or when a signal asks to stop, which is followed then."""
+        stop = self.signals.pending
+        if stop or self.step % self.save_every == 0 or time.monotonic() - self._saved > self.save_seconds:
+            self.checkpoint.save(self.state_dict())
+            self._saved = time.monotonic()
+        if stop:
+            self.signals.act(stop)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on; weights are dense, and not hidden."""

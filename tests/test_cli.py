@@ -188,7 +188,7 @@ def test_a_run_is_found_finished_and_redone_only_when_asked(tmp_path, capsys):
     arguments = ["train", *TINY, f"results_dir={tmp_path}"]
     assert main(arguments) == 0
     capsys.readouterr()
-    (folder,) = [p for p in tmp_path.iterdir() if p.is_dir()]
+    (folder,) = tmp_path.glob("*-*")
     before = {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.iterdir()}
     assert main(arguments) == 0
     assert "already finished; nothing done" in capsys.readouterr().out
@@ -225,7 +225,7 @@ def test_dense_is_one_run_whatever_the_sparsity(tmp_path, capsys):
     for sparsity in (0.5, 0.9):
         assert main(["train", *TINY, "prune=dense", f"sparsity={sparsity}", f"results_dir={tmp_path}"]) == 0
     assert "already finished" in capsys.readouterr().out
-    (folder,) = [p for p in tmp_path.iterdir() if p.is_dir()]
+    (folder,) = tmp_path.glob("*-*")
     assert folder.name.startswith("digits-mlp20-dense-s0-seed0-")
 
 

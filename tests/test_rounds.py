@@ -148,7 +148,7 @@ def test_every_round_is_a_row_and_its_mask_lies_in_the_one_before(method, tmp_pa
     words = ["train", f"prune={method}", *WORDS, f"results_dir={tmp_path}"]
     assert main(words) == 0
     capsys.readouterr()
-    folders = sorted(path for path in tmp_path.iterdir() if path.is_dir())
+    folders = sorted(tmp_path.glob("*-*"))
     assert all(f"-{method}-s0.75-seed0-training{n}-" in folder.name for n, folder in enumerate(folders))
     rows = [read_csv(folder / "summary.csv")[0] for folder in folders]
     assert [float(row["target_sparsity"]) for row in rows] == [0, 0.5, 0.75]

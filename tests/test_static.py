@@ -251,10 +251,10 @@ def test_the_mask_of_another_run_is_trained_again_from_the_same_or_from_other_we
         main(["train", "prune=gmp", "schedule.interval=4it", *small, f"results_dir={tmp_path / 'first'}"])
         == 0
     )
-    (first,) = (path for path in (tmp_path / "first").iterdir() if path.is_dir())
+    (first,) = (tmp_path / "first").glob("*-*")
     words = ["prune=magnitude_init", "score=trained", f"score.path={first}", f"sanity.reinit={reinit}"]
     assert main(["train", *words, *small, f"results_dir={tmp_path / 'again'}"]) == 0
-    (again,) = (path for path in (tmp_path / "again").iterdir() if path.is_dir())
+    (again,) = (tmp_path / "again").glob("*-*")
     before, after = load_file(first / "model.safetensors"), load_file(again / "model.safetensors")
     for name in before:
         if before[name].dim() == 4:

@@ -22,7 +22,7 @@ from sparsebench.errors import RunError, SettingError
 from sparsebench.files import read_csv, write_text
 from sparsebench.pruning.allocation import zeros_for
 from sparsebench.records import schema
-from sparsebench.records.collect import runs
+from sparsebench.records.run_folder import runs
 from sparsebench.records.table import exact
 
 ELSEWHERE = 0.1

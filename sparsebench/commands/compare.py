@@ -13,11 +13,12 @@ import pandas as pd
 from sparsebench.errors import RunError, SettingError, one_of
 from sparsebench.files import write_text
 from sparsebench.location import references
-from sparsebench.records.collect import read, unfinished
+from sparsebench.records.collect import read
 from sparsebench.records.comparison import Comparison, compare, configurations, lower_is_better
 from sparsebench.records.configurations import NEEDED, counted
 from sparsebench.records.layout import for_people, number, said_once
 from sparsebench.records.published import beside, cells, is_published, listed, read_published
+from sparsebench.records.run_folder import unfinished
 from sparsebench.records.table import FORMATS, WITH_NOTES, exact, render
 
 REFERENCE = "reference:"

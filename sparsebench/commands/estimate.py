@@ -101,7 +101,7 @@ def _length(
     if kind not in speeds:
         speeds[kind] = _measured(made, min(SAMPLES, int(cfg.batch_size)))
     training, evaluation = speeds[kind]
-    evaluations = made.clock.total_steps // max(made.clock.duration(cfg.eval_every, "eval_every"), 1)
+    evaluations = made.clock.total_steps // made.eval_every
     sizes = [len(made.dataset.val), len(made.dataset.test)]
     evaluated = evaluations * sizes[0] + sizes[1]
     seconds = trainings * (images * training + evaluated * evaluation)

@@ -15,7 +15,7 @@ from sparsebench.config import composed
 from sparsebench.errors import RunError, SettingError, one_of
 from sparsebench.location import options
 from sparsebench.records import schema
-from sparsebench.records.collect import runs
+from sparsebench.records.run_folder import runs
 
 
 def main(arguments: Sequence[str]) -> int:

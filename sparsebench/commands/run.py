@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from sparsebench import provenance
 from sparsebench.accounting import Layer, TrainingFLOPs, count_layers
 from sparsebench.checkpoint import Checkpoint
 from sparsebench.clock import Clock
+from sparsebench.commands.exclusive import exclusively, held
 from sparsebench.commands.extras import FOLDER as EVALUATION
 from sparsebench.commands.extras import apply, dense_run, extras
 from sparsebench.commands.result import Network, check, counted, layer_rows, measured, show, trained
@@ -25,7 +26,6 @@ from sparsebench.config import build, config_hash, run_id, validate
 from sparsebench.data.arrays import ImageDataset
 from sparsebench.data.loader import TrainLoader, batches
 from sparsebench.device import Device, seed_everything
-from sparsebench.errors import SettingError
 from sparsebench.library import build_method
 from sparsebench.lr_schedules import LRSchedule
 from sparsebench.optim import parameter_groups
@@ -33,9 +33,12 @@ from sparsebench.progress import Progress
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.prunable import Prunable
 from sparsebench.pruning.pruner import Pruner
+from sparsebench.records.lease import Lease
 from sparsebench.records.run_folder import RunFolder
 from sparsebench.records.schema import SCHEMA
+from sparsebench.records.states import Results
 from sparsebench.runner import Runner
+from sparsebench.signals import StopSignals
 from sparsebench.trackers.tracker import TrackedRun, Tracker, Tracking
 
 Record = Callable[[list[dict[str, float | None]]], None]
@@ -54,6 +57,8 @@ class Assembly:
     lr_schedule: LRSchedule
     pruner: Pruner
     layers: list[Layer]
+    eval_every: int  # steps
+    save_every: int
 
     @property
     def target(self) -> float | None:
@@ -80,6 +85,8 @@ def assemble(cfg: DictConfig, dataset: ImageDataset | None = None) -> Assembly:
         lr_schedule=lr_schedule,
         pruner=build_method(cfg, weights, optimizer, clock, model=net.model, lr_schedule=lr_schedule),
         layers=net.layers,
+        eval_every=max(clock.duration(cfg.eval_every, "eval_every"), 1),
+        save_every=max(clock.duration(cfg.save_every, "save_every"), 1),
     )  # fmt: skip
 
 
@@ -115,33 +122,60 @@ def complete(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list
         RunError: The run diverged, or its number of zeros is not the asked one.
     """
     validate(cfg, choices)
-    made, chosen = assemble(cfg), extras(cfg)
+    chosen, name, results = extras(cfg), run_id(cfg, choices), Path(cfg.results_dir).expanduser()
     tracker: Tracker = build(cfg.tracker, "tracker")
-    trainings = [_Training(cfg, choices, overrides, made, number) for number in range(made.pruner.trainings)]
-    last = trainings[-1]
-    results = last.folder.results_dir
     dense = dense_run(chosen, cfg, choices, results)
-    if (finished := last.folder.summary()) is not None and not cfg.overwrite:
-        _tidy(trainings)
-        print(f"{last.folder.path}: already finished; nothing done (overwrite=true to do it again)")
-        if missing := [
-            name for name in chosen if not (last.folder.path / EVALUATION / f"{name}.csv").exists()
-        ]:
-            print(f"sparsebench evaluate {last.folder.path} evaluate=[{','.join(missing)}] evaluates it")
-        check(finished)
-        return last.folder
-    # Go on after the last training that is finished and has left what the next one needs.
+    if not cfg.overwrite and (folder := _finished(Results(results).trainings(name), chosen)) is not None:
+        return folder
+    made = assemble(cfg)
+    trainings = [_Training(cfg, choices, overrides, made, number) for number in range(made.pruner.trainings)]
+    with exclusively(results, name, cfg) as (lease, waited), StopSignals() as signals:
+        paths = [training.folder.path for training in trainings]
+        if (waited or not cfg.overwrite) and (folder := _finished(paths, chosen)) is not None:
+            return folder
+        evaluate = partial(apply, chosen, batch_size=cfg.batch_size, dense=dense)
+        _train(trainings, made, evaluate, tracker, lease, signals)
+    return trainings[-1].folder
+
+
+def _train(
+    trainings: list[_Training],
+    made: Assembly,
+    evaluate: Callable[..., dict[str, Any]],
+    tracker: Tracker,
+    lease: Lease,
+    signals: StopSignals,
+) -> None:
+    """All trainings that are left: go on after the last that is finished and has left what the next one needs."""
+    cfg = trainings[0].cfg
     left = [training.handover.load() for training in trainings] if not cfg.overwrite else []
-    start = max((n + 1 for n, state in enumerate(left) if state and trainings[n].folder.summary()), default=0)
+    finished = (n + 1 for n, state in enumerate(left) if state and trainings[n].folder.summary())
+    start = max(finished, default=0)
     before: dict[str, Any] = left[start - 1] or {} if start else {}
     for training in trainings[start:]:
         if training is not trainings[start]:
             made = assemble(cfg, made.dataset)
-        evaluate = partial(apply, chosen, batch_size=cfg.batch_size, dense=dense)
-        row, before = training.run(made, before, evaluate, tracker)
+        ids = [training.row["run_id"] for training in trainings]
+        row, before = training.run(made, before, evaluate, tracker, lease, signals, ids)
         check({key: str(value) for key, value in row.items()})
-    _tidy(trainings)
-    return last.folder
+        if signals.pending:
+            signals.act()
+    for training in trainings:
+        _tidy(training.folder.path)
+
+
+def _finished(folders: Sequence[Path], chosen: Collection[str]) -> RunFolder | None:
+    """The last of the trainings' folders, if it is finished; says so, tidies up, and refuses an error as a result."""
+    last = RunFolder(folders[-1].parent, folders[-1].name) if folders else None
+    if last is None or (summary := last.summary()) is None:
+        return None
+    for path in folders:
+        _tidy(path)
+    print(f"{last.path}: already finished; nothing done (overwrite=true to do it again)")
+    if missing := [extra for extra in chosen if not (last.path / EVALUATION / f"{extra}.csv").exists()]:
+        print(f"sparsebench evaluate {last.path} evaluate=[{','.join(missing)}] evaluates it")
+    check(summary)
+    return last
 
 
 class _Training:
@@ -161,7 +195,7 @@ class _Training:
             "model": made.model.name, "method": choices["prune"], "seed": cfg.seed, "epochs": epochs(cfg),
             "batch_size": cfg.batch_size, "precision": cfg.precision, "device": made.device.label,
             "version": sparsebench.__version__, "torch": torch.__version__,
-            "config_hash": config_hash(cfg, choices, number), "command": provenance.command(overrides),
+            "config_hash": config_hash(cfg, choices, number), "command": provenance.command(_lasting(overrides)),
         }  # fmt: skip
         target = (
             made.target if made.pruner.trainings == 1 or made.target is None else cfg.sparsity
@@ -170,7 +204,7 @@ class _Training:
         part = f"-training{number}" if made.pruner.trainings > 1 else ""
         self.label = f"{made.dataset.name}-{made.model.name}-{choices['prune']}{asked}-seed{cfg.seed}{part}"
         self.folder = RunFolder(Path(cfg.results_dir).expanduser(), f"{self.label}-{self.row['run_id']}")
-        self.handover = Checkpoint(self.folder.path, _warn, name="handover")
+        self.handover = Checkpoint(self.folder.path, self._warn, name="handover")
 
     def run(
         self,
@@ -178,6 +212,9 @@ class _Training:
         before: dict[str, Any],
         evaluate: Callable[..., dict[str, Any]],
         tracker: Tracker,
+        lease: Lease,
+        signals: StopSignals,
+        ids: list[str],
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Train and write the results; returns the row, and what the next training needs."""
         cfg, folder = self.cfg, self.folder
@@ -186,53 +223,101 @@ class _Training:
         config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
         resumed = not cfg.overwrite and bool(folder.provenance())
         told = TrackedRun(folder.path, self.label, self.row["run_id"], config, resumed)
-        tracking = Tracking(tracker, told, _warn)
+        tracking = Tracking(tracker, told, self._warn)
 
         def record(rows: list[dict[str, float | None]]) -> None:
+            held(lease)
             folder.write_metrics(rows)
             tracking.record(rows)
 
-        runner = _runner(cfg, made, folder, self.label, first_step, record)
+        def progress(total: int, done: int) -> Progress:
+            folder.log(f"{self.label}: from step {done} of {total}, {made.device.label}, {lease.holder}")
+            shown = Progress(
+                self.label, total, done, made.clock.total_steps / made.clock.steps_per_epoch, folder.log
+            )
+            lease.progress = lambda: {"folder": folder.path.name, **shown.snapshot()}
+            return shown
+
+        runner = self._runner(made, first_step, record, progress, signals)
         if before:
             runner.flops.go_on_from(before["flops"])
+        if cfg.overwrite or folder.summary() is not None:
+            folder.clear()
+        folder.open()
+        row |= _write_origin(folder, cfg, self.choices, row, ids)
+        if made.dataset.note and self.number == 0:
+            print(f"sparsebench: {made.dataset.note}", flush=True)
+        tracking.start()
+        steps = made.clock.total_steps - first_step
+        print(f"{self.label}: {steps} steps on {made.device.label}, {cfg.precision}", flush=True)
         try:
-            if cfg.overwrite or folder.summary() is not None:
-                folder.clear()
-            folder.open()
-            row |= _write_origin(folder, cfg, self.choices, row)
-            if made.dataset.note and self.number == 0:
-                print(f"sparsebench: {made.dataset.note}", flush=True)
-            tracking.start()
-            steps = made.clock.total_steps - first_step
-            print(f"{self.label}: {steps} steps on {made.device.label}, {cfg.precision}", flush=True)
             history = runner.run()
-            row |= measured(history, made.device, runner.images) | {"steps": runner.step - first_step}
-            names, asked = list(made.pruner.weights.parameters), made.pruner.zeros(made.clock.total_steps - 1)
-            row |= counted(made.model, names, made.layers, made.dataset.input_shape, asked)
-            row |= trained(made.pruner.weights, asked, runner.flops)
-            folder.write_layers(layer_rows(made.model, names, made.layers))
-            folder.write_model(made.model.state_dict())
-            state = made.pruner.handover()
-            if state:
-                state["flops"] = runner.flops.state_dict()
-                self.handover.save(state)
-            extra = made.pruner.summary()
-            if row["status"] == "finished":
-                net = Network(
-                    made.device, made.dataset, made.model, made.pruner.weights.parameters, made.layers
-                )
-                extra |= evaluate(made=net, folder=folder.path)
-            folder.write_summary({**row, **extra}, extra)
-            tracking.finish({**row, **extra})
-            runner.checkpoint.remove()
-        except OSError as error:
-            if str(error.filename or "").startswith(str(folder.results_dir)):
-                raise SettingError(
-                    "results_dir", cfg.results_dir, f"a folder to write to: {error.strerror}"
-                ) from error
+        except BaseException as error:  # a signal to stop, too
+            folder.log(f"step {runner.step}: {type(error).__name__}: {error}")
             raise
+        held(lease)
+        row |= measured(history, made.device, runner.images) | {"steps": runner.step - first_step}
+        names, asked = list(made.pruner.weights.parameters), made.pruner.zeros(made.clock.total_steps - 1)
+        row |= counted(made.model, names, made.layers, made.dataset.input_shape, asked)
+        row |= trained(made.pruner.weights, asked, runner.flops)
+        folder.write_layers(layer_rows(made.model, names, made.layers))
+        folder.write_model(made.model.state_dict())
+        state = made.pruner.handover()
+        if state:
+            state["flops"] = runner.flops.state_dict()
+            self.handover.save(state)
+        extra = made.pruner.summary()
+        if row["status"] == "finished":
+            net = Network(made.device, made.dataset, made.model, made.pruner.weights.parameters, made.layers)
+            extra |= evaluate(made=net, folder=folder.path)
+        folder.write_summary({**row, **extra}, extra)
+        tracking.finish({**row, **extra})
+        runner.checkpoint.remove()
+        folder.log(f"{row['status']}: top1 {row['top1']}, sparsity {row['sparsity']}")
         show(row, folder.path)
         return row, state
+
+    def _runner(
+        self,
+        made: Assembly,
+        first_step: int,
+        record: Record,
+        progress: Callable[[int, int], Progress],
+        signals: StopSignals,
+    ) -> Runner:
+        """The loop over the assembled objects."""
+        cfg = self.cfg
+
+        def evaluation(split: Literal["val", "test"]) -> Iterator[tuple[Tensor, Tensor]]:
+            return batches(made.dataset, split, cfg.batch_size, channels_last=made.device.channels_last)
+
+        def reinitialize() -> None:
+            shape, classes = made.dataset.input_shape, made.dataset.num_classes
+            fresh: nn.Module = build(cfg.model, "model", input_shape=shape, num_classes=classes)
+            made.model.load_state_dict(fresh.state_dict())
+
+        return Runner(
+            model=made.model, data=made.data, evaluation=evaluation, optimizer=made.optimizer,
+            lr_schedule=made.lr_schedule, pruner=made.pruner, device=made.device, clock=made.clock,
+            flops=TrainingFLOPs(made.layers, made.pruner.weights),
+            criterion=nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing),
+            checkpoint=Checkpoint(self.folder.path, self._warn),
+            record=record,
+            progress=progress,
+            eval_every=made.eval_every,
+            save_every=made.save_every,
+            accumulate=cfg.accumulate, clip_norm=cfg.clip_norm, seed=cfg.seed, reinitialize=reinitialize,
+            save_seconds=cfg.save_seconds, first_step=first_step, signals=signals,
+        )  # fmt: skip
+
+    def _warn(self, text: str) -> None:
+        print(f"sparsebench: {text}", file=sys.stderr)
+        self.folder.log(text)
+
+
+def _lasting(overrides: list[str]) -> list[str]:
+    """Without the words that a sweep adds for its own work."""
+    return [word for word in overrides if word.partition("=")[0] != "wait"]
 
 
 def epochs(cfg: DictConfig) -> int:
@@ -240,55 +325,27 @@ def epochs(cfg: DictConfig) -> int:
     return max(round(cfg.epochs * cfg.extend), 1)
 
 
-def _tidy(trainings: list[_Training]) -> None:
-    """Remove what finished trainings no longer need; one that was killed right after its last row has left it."""
-    for training in trainings:
-        training.handover.remove()
-        Checkpoint(training.folder.path, _warn).remove()
-
-
-def _warn(text: str) -> None:
-    print(f"sparsebench: {text}", file=sys.stderr)
-
-
-def _runner(
-    cfg: DictConfig, made: Assembly, folder: RunFolder, label: str, first_step: int, record: Record
-) -> Runner:
-    """The loop over the assembled objects."""
-
-    def evaluation(split: Literal["val", "test"]) -> Iterator[tuple[Tensor, Tensor]]:
-        return batches(made.dataset, split, cfg.batch_size, channels_last=made.device.channels_last)
-
-    def reinitialize() -> None:
-        shape, classes = made.dataset.input_shape, made.dataset.num_classes
-        fresh: nn.Module = build(cfg.model, "model", input_shape=shape, num_classes=classes)
-        made.model.load_state_dict(fresh.state_dict())
-
-    return Runner(
-        model=made.model, data=made.data, evaluation=evaluation, optimizer=made.optimizer,
-        lr_schedule=made.lr_schedule, pruner=made.pruner, device=made.device, clock=made.clock,
-        flops=TrainingFLOPs(made.layers, made.pruner.weights),
-        criterion=nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing),
-        checkpoint=Checkpoint(folder.path, _warn),
-        record=record,
-        progress=lambda total, done: Progress(label, total, done),
-        eval_every=max(made.clock.duration(cfg.eval_every, "eval_every"), 1),
-        save_every=max(made.clock.duration(cfg.save_every, "save_every"), 1),
-        accumulate=cfg.accumulate, clip_norm=cfg.clip_norm, seed=cfg.seed, reinitialize=reinitialize,
-        first_step=first_step,
-    )  # fmt: skip
+def _tidy(folder: Path) -> None:
+    """Remove what a finished training no longer needs; one that was killed right after its last row has left it."""
+    for name in ("handover", "checkpoint"):
+        Checkpoint(folder, print, name).remove()
 
 
 def _write_origin(
-    folder: RunFolder, cfg: DictConfig, choices: Mapping[str, str | None], row: Mapping[str, Any]
+    folder: RunFolder,
+    cfg: DictConfig,
+    choices: Mapping[str, str | None],
+    row: Mapping[str, Any],
+    trainings: list[str],
 ) -> dict[str, Any]:
     before = folder.provenance()  # of the same run, interrupted
     commit, dirty = provenance.git_state()
     origin = {"started": before.get("started", provenance.now()), "git_commit": commit, "git_dirty": dirty}
     folder.write_config(OmegaConf.to_yaml(cfg, resolve=True))
     resumed = [*before.get("resumed", []), provenance.now()] if before else []
+    parts = {"trainings": trainings} if len(trainings) > 1 else {}
     folder.write_provenance(
-        {**row, **origin, "resumed": resumed, "choices": dict(choices), "libraries": provenance.libraries(),
-         "machine": provenance.machine(), "threads": torch.get_num_threads()}
+        {**row, **origin, **parts, "resumed": resumed, "choices": dict(choices),
+         "libraries": provenance.libraries(), "machine": provenance.machine(), "threads": torch.get_num_threads()}
     )  # fmt: skip
     return origin

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import shlex
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from sparsebench.errors import SettingError, one_of
 from sparsebench.files import read_csv
 from sparsebench.records import schema
 from sparsebench.records.migrations import migrate
+from sparsebench.records.run_folder import is_finished, runs
 
 TEXTS = {"run_id": str, "config_hash": str, "git_commit": str}
 """Columns whose texts may look like numbers."""
@@ -74,7 +74,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
     """
     found = []
     for run in runs(folder) if folder.is_dir() else ():
-        for row in read_csv(run / schema.SUMMARY) if _finished(run) else ():
+        for row in read_csv(run / schema.SUMMARY) if is_finished(run) else ():
             if row.get("schema") != str(schema.SCHEMA):
                 raise SettingError(
                     "path", run, f"results of schema {schema.SCHEMA}; it holds {row.get('schema')}"
@@ -87,38 +87,12 @@ def rows(folder: Path) -> list[dict[str, str]]:
     return found
 
 
-def runs(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
-    """The run folders under ``folder``, finished or not, in the order of their names.
-
-    Run folders and hidden folders are not entered; links are followed, but not back to a folder ``above``.
-    """
-    if _finished(folder) or (folder / schema.PROVENANCE).is_file():
-        yield folder
-        return
-    real = os.path.realpath(folder)
-    if real in above:
-        return
-    with os.scandir(folder) as entries:
-        below = sorted(e.path for e in entries if e.is_dir() and not e.name.startswith("."))
-    for path in below:
-        yield from runs(Path(path), above | {real})
-
-
-def unfinished(path: Path) -> list[Path]:
-    """The run folders under ``path`` that have no result: running now, or interrupted."""
-    return [run for run in runs(path) if not _finished(run)] if path.is_dir() else []
-
-
-def _finished(folder: Path) -> bool:
-    return (folder / schema.SUMMARY).is_file()
-
-
 def _of_folders(path: Path) -> list[pd.DataFrame]:
     """The finished runs under ``path``; usual rows are parsed together, since pandas takes milliseconds for a file."""
     together: list[dict[str, str]] = []
     apart = []
     for run in runs(path):
-        if _finished(run):
+        if is_finished(run):
             usual = _usual(run / schema.SUMMARY)
             together += usual
             if not usual:

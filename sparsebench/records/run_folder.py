@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
+from sparsebench import provenance
 from sparsebench.errors import SettingError
 from sparsebench.files import atomic, read_csv, remove_leftovers, write_csv, write_json, write_text
 from sparsebench.records import schema
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MARKER = ".sparsebench"
 
 
 class RunFolder:
-    """One folder a run, under ``results_dir``; every file in it is written whole or not at all.
+    """One folder a run, under ``results_dir``; every file in it but the log is written whole or not at all.
 
     Args:
         results_dir: Folder of run folders; made if missing.
@@ -58,6 +61,12 @@ class RunFolder:
         """Delete the run."""
         shutil.rmtree(self.path, ignore_errors=True)
 
+    def log(self, text: str) -> None:
+        """Add lines to the run's log, the one file that grows; each begins with the time."""
+        lines = "".join(f"{provenance.now()}  {line}\n" for line in text.splitlines())
+        with open(self.path / schema.LOG, "ab", buffering=0) as file:
+            file.write(lines.encode())
+
     def write_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """One row an evaluation."""
         write_csv(self.path / schema.METRICS, schema.METRICS_COLUMNS, rows)
@@ -89,6 +98,33 @@ class RunFolder:
     def write_provenance(self, value: Mapping[str, Any]) -> None:
         """What produced the run."""
         write_json(self.path / schema.PROVENANCE, value)
+
+
+def runs(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """The run folders under ``folder``, finished or not, in the order of their names.
+
+    Run folders and hidden folders are not entered; links are followed, but not back to a folder ``above``.
+    """
+    if is_finished(folder) or (folder / schema.PROVENANCE).is_file():
+        yield folder
+        return
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    with os.scandir(folder) as entries:
+        below = sorted(e.path for e in entries if e.is_dir() and not e.name.startswith("."))
+    for path in below:
+        yield from runs(Path(path), above | {real})
+
+
+def unfinished(path: Path) -> list[Path]:
+    """The run folders under ``path`` that have no result: running now, or interrupted."""
+    return [run for run in runs(path) if not is_finished(run)] if path.is_dir() else []
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run folder has its result."""
+    return (folder / schema.SUMMARY).is_file()
 
 
 def _marked(folder: Path) -> int | None:

@@ -11,6 +11,7 @@ LAYERS = "layers.csv"
 CONFIG = "config.yaml"
 PROVENANCE = "run.json"
 MODEL = "model.safetensors"
+LOG = "log.txt"
 
 SUMMARY_COLUMNS = (
     "schema", "run_id", "status", "dataset", "model", "method", "seed",
