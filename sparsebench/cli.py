@@ -13,7 +13,10 @@ from sparsebench.signals import Interrupted
 COMMANDS = {
     "train": "train and prune one model, or go on with an interrupted run",
     "sweep": "one run for every combination of comma-separated values",
+    "status": "what has become of the runs of a folder",
+    "logs": "the log of a run",
     "collect": "the rows of many runs as one CSV",
+    "merge": "the runs of several folders in one",
     "compare": "tables over runs, and beside papers' numbers: means, intervals, differences",
     "report": "a page and figures on results",
     "audit": "check what finished runs say of themselves against their weights, config and data",
@@ -95,6 +98,14 @@ def _dispatch(words: list[str]) -> int:
         from sparsebench.commands import collect
 
         return _parsed(collect.main, rest)
+    if command in ("status", "logs"):
+        from sparsebench.commands import status
+
+        return _parsed(status.main if command == "status" else status.logs, rest)
+    if command == "merge":
+        from sparsebench.commands import merge
+
+        return _parsed(merge.main, rest)
     if command == "compare":
         from sparsebench.commands import compare
 

@@ -32,9 +32,9 @@ _sparsebench() {
 }
 compdef _sparsebench sparsebench
 """
-FISH = r"""complete -c sparsebench -f -n 'not __fish_seen_subcommand_from audit collect compare evaluate report' \
+FISH = r"""complete -c sparsebench -f -n 'not __fish_seen_subcommand_from audit collect compare evaluate logs merge report status' \
     -a '(sparsebench _complete (commandline -cp) 2>/dev/null)'
-complete -c sparsebench -F -n '__fish_seen_subcommand_from audit collect compare evaluate report' \
+complete -c sparsebench -F -n '__fish_seen_subcommand_from audit collect compare evaluate logs merge report status' \
     -a '(sparsebench _complete (commandline -cp) 2>/dev/null)'
 """
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
@@ -46,7 +46,10 @@ OPTIONS = {
     ),
     "evaluate": ("--data-root", "--help"),
     "list": ("--format", "--help"),
+    "logs": ("--follow", "--help", "--lines"),
+    "merge": ("--dry-run", "--help", "--output"),
     "report": ("--help", "--output"),
+    "status": ("--all", "--format", "--help", "--watch"),
 }
 """Of the commands that have options of their own; asking their parsers would import pandas."""
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from tqdm import tqdm
 
 from sparsebench.commands.run import Assembly, assemble
-from sparsebench.config import config_hash, run_id, validate
-from sparsebench.records.schema import SUMMARY
+from sparsebench.config import config_hash
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -24,48 +21,38 @@ SAMPLES = 32
 """Images of a measured step, at most."""
 
 
-def estimate(jobs: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictConfig]) -> str:
-    """A few lines of text: runs, FLOPs and hours of what is not finished yet.
+class Estimate:
+    """A few lines of text, added up: runs, FLOPs and hours of what is not finished yet.
 
     FLOPs are those of dense training with as many samples, which is the most that a method needs by its own count.
     Hours are of the dense step, forward, backward and optimiser on this machine's device, one run after another,
     evaluations included.
-
-    Args:
-        jobs: The overrides of each.
-        compose: From overrides to the config, Hydra's part included.
-
-    Raises:
-        SettingError: A job has a setting that is wrong.
     """
-    costs, datasets, speeds = _Costs(), dict[str, "ImageDataset"](), dict[str, tuple[float, float]]()
-    seen: set[str] = set()
-    lengths: dict[str, tuple[int, float, float]] = {}
-    for overrides in tqdm(jobs, desc="estimating", unit="run", disable=None, leave=False):
-        cfg = compose(overrides)
-        choices: dict[str, str | None] = dict(cfg.hydra.runtime.choices)
-        del cfg.hydra
-        validate(cfg, choices)
-        if (name := run_id(cfg, choices)) in seen:
-            continue
-        seen.add(name)
-        same = config_hash(cfg, choices)
-        if same not in lengths:
-            kind = json.dumps([choices["dataset"], dict(cfg.dataset)], default=str, sort_keys=True)
-            made = assemble(cfg, datasets.get(kind))
-            datasets[kind] = made.dataset
-            lengths[same] = _length(cfg, made, speeds)
-        costs.add(_finished(cfg, name), *lengths[same])
-    return str(costs)
-
-
-class _Costs:
-    """Sums over runs."""
 
     def __init__(self) -> None:
         self.runs, self.finished, self.trainings, self.flops, self.seconds = 0, 0, 0, 0.0, 0.0
+        self._datasets: dict[str, ImageDataset] = {}
+        self._speeds: dict[str, tuple[float, float]] = {}
+        self._lengths: dict[str, tuple[int, float, float]] = {}
 
-    def add(self, finished: bool, trainings: int, flops: float, seconds: float) -> None:
+    def add(self, cfg: DictConfig, choices: Mapping[str, str | None], finished: bool) -> None:
+        """One more run.
+
+        Args:
+            cfg: Its config, checked.
+            choices: Config group -> chosen option.
+            finished: Whether nothing of it is left to do.
+
+        Raises:
+            SettingError: A setting is wrong.
+        """
+        same = config_hash(cfg, choices)
+        if same not in self._lengths:
+            kind = json.dumps([choices["dataset"], dict(cfg.dataset)], default=str, sort_keys=True)
+            made = assemble(cfg, self._datasets.get(kind))
+            self._datasets[kind] = made.dataset
+            self._lengths[same] = _length(cfg, made, self._speeds)
+        trainings, flops, seconds = self._lengths[same]
         self.runs += 1
         self.finished += finished
         if not finished:
@@ -85,10 +72,6 @@ class _Costs:
             f"training FLOPs, at most (as if dense): {self.flops:.3g}\n"
             f"time, one after another, by a dense step measured here{threads}: {length}"
         )
-
-
-def _finished(cfg: DictConfig, name: str) -> bool:
-    return any(Path(cfg.results_dir).expanduser().glob(f"*-{name}/{SUMMARY}"))
 
 
 def _length(

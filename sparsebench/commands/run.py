@@ -236,6 +236,7 @@ class _Training:
                 self.label, total, done, made.clock.total_steps / made.clock.steps_per_epoch, folder.log
             )
             lease.progress = lambda: {"folder": folder.path.name, **shown.snapshot()}
+            lease.renew()
             return shown
 
         runner = self._runner(made, first_step, record, progress, signals)

@@ -13,23 +13,28 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
 
 import sparsebench
-from sparsebench.config import as_word
+from sparsebench.commands.estimate import Estimate
+from sparsebench.commands.work import DONE, Planned, Work, table
+from sparsebench.config import as_word, run_id, validate
 from sparsebench.errors import SettingError
+from sparsebench.records.states import Results
 
 _PLAIN = re.compile(r"[A-Za-z_]\w*$|\d+(ep|it)$")
 
 
 def register() -> None:
-    """Make the sweeper known to Hydra."""
+    """Make the sweeper and the launchers known to Hydra."""
     from hydra.core.plugins import Plugins
 
     place = str(Path(sparsebench.__file__).parent / "plugins")
     if place not in sys.path:
         sys.path.append(place)
-    plugin = importlib.import_module("hydra_plugins.sparsebench_grids")
-    Plugins.instance().register(plugin.GridSweeper)
+    plugin = importlib.import_module("hydra_plugins.sparsebench_plugins")
+    for made in (plugin.GridSweeper, plugin.LocalLauncher, plugin.SlurmLauncher):
+        Plugins.instance().register(made)
 
 
 class GridSweeper(BasicSweeper):
@@ -44,7 +49,8 @@ class GridSweeper(BasicSweeper):
         params: Setting -> values as on the command line, for all grids.
         grids: Setting -> one value or a list, for each grid.
         reference: Name of the table of ``results/reference`` that the results are compared to at the end.
-        dry_run: Print what the runs would cost, and run none.
+        dry_run: Print the runs with what has become of them and what is left would cost, and run none.
+        retries: How often a run that has failed is tried again.
     """
 
     def __init__(
@@ -54,8 +60,12 @@ class GridSweeper(BasicSweeper):
         grids: Sequence[Mapping[str, Any]] = (),
         reference: str | None = None,
         dry_run: bool = False,
+        retries: int = 1,
     ) -> None:
         super().__init__(max_batch_size, dict(params or {}))
+        if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
+            raise SettingError("retries", retries, "a whole number, 0 or more")
+        self.retries = retries
         self.grids, self.reference, self.dry_run = [dict(grid) for grid in grids], reference, dry_run
 
     def split_arguments(  # type: ignore[override] # a static method of Hydra's, called through self
@@ -75,22 +85,51 @@ class GridSweeper(BasicSweeper):
         return list(self.split_overrides_to_chunks(list(jobs.values()), max_batch_size))
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run every job; of an experiment, print before what they cost, and after how they compare."""
-        assert self.config is not None
-        if self.grids or self.dry_run:
-            from sparsebench.commands.estimate import estimate
+        """Do every run that is not done; of an experiment, print before what they cost, and after how they compare.
 
-            (jobs,) = self.split_arguments(self._parsed([*self._parse_config(), *arguments]), None)
-            print(estimate(jobs, self._composed), flush=True)
+        Raises:
+            RunError: Runs are left that failed.
+        """
+        assert self.config is not None and self.launcher is not None
+        runs, costs = self._planned([*self._parse_config(), *arguments])
+        folder = Path(str(self.config.hydra.sweep.dir))
+        work = Work(runs, folder, self.retries, self.max_batch_size, bool(self.config.overwrite))
+        if self.dry_run:
+            print(table(work.states().items()))
+        if costs is not None:
+            print(costs, flush=True)
         if self.dry_run:
             return []
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, folder / "multirun.yaml")
         try:
-            returns = super().sweep(arguments)
+            work.finish(self.launcher.launch)
         except Exception:
             self._compare()  # what the other runs gave; the failed one is the last word
             raise
         self._compare()
-        return returns
+        return []
+
+    def _planned(self, words: Sequence[str]) -> tuple[list[Planned], Estimate | None]:
+        """The runs, equal ones once, and for an experiment or a dry run what is left of them costs."""
+        batches = self.split_arguments(self._parsed(words), None)
+        costs = Estimate() if self.grids or self.dry_run else None
+        runs: dict[str, Planned] = {}
+        found: dict[Path, Results] = {}
+        jobs = [job for batch in batches for job in batch]
+        for job in tqdm(jobs, desc="planning", unit="run", disable=None, leave=False):
+            cfg = self._composed(job)
+            choices: dict[str, str | None] = dict(cfg.hydra.runtime.choices)
+            del cfg.hydra
+            validate(cfg, choices)
+            name, results = run_id(cfg, choices), Path(cfg.results_dir).expanduser()
+            if name in runs:
+                continue
+            runs[name] = Planned(name, results, tuple(job), search=cfg.tune_to_target is True)
+            if costs is not None:
+                results_now = found.setdefault(results, Results(results))
+                costs.add(cfg, choices, results_now.state(name).state in DONE)
+        return list(runs.values()), costs
 
     def _parsed(self, words: Sequence[str]) -> list[Override]:
         loader = self.hydra_context.config_loader if self.hydra_context else None

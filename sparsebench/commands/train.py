@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
@@ -28,16 +29,46 @@ def _task(cfg: DictConfig) -> float | None:
     from sparsebench.commands.tune import tune
 
     job = HydraConfig.get()
+    choices = dict(job.runtime.choices)
     try:
         extra = [f"--config-dir={s.path}" for s in job.runtime.config_sources if s.provider == "command-line"]
         todo = tune if cfg.tune_to_target is True else run
-        return todo(cfg, dict(job.runtime.choices), [*extra, *job.overrides.task])
+        return todo(cfg, choices, [*extra, *job.overrides.task])
     except (SettingError, RunError, OSError) as error:
+        _note(cfg, choices, error)
         if job.mode == hydra.types.RunMode.MULTIRUN:  # the others go on; the last word is the sweep's
             print(f"sparsebench: {' '.join(job.overrides.task)}: {error}", file=sys.stderr)
             raise
         _failed.append(error)  # raised by main: Hydra would print a line of its own
         return None
+
+
+def _in_full(word: str) -> str:
+    """What a short word of ``sparsebench sweep`` stands for.
+
+    Example:
+        >>> _in_full("launcher=slurm"), _in_full("launcher.n_jobs=4"), _in_full("retries=2"), _in_full("--dry-run")
+        ('hydra/launcher=slurm', 'hydra.launcher.n_jobs=4', 'hydra.sweeper.retries=2', 'hydra.sweeper.dry_run=true')
+    """
+    for short, full in (
+        ("launcher=", "hydra/launcher="),
+        ("launcher.", "hydra.launcher."),
+        ("retries=", "hydra.sweeper.retries="),
+        ("--dry-run", "hydra.sweeper.dry_run=true"),
+    ):
+        if word.startswith(short):
+            return full + word[len(short) :]
+    return word
+
+
+def _note(cfg: DictConfig, choices: dict[str, str | None], error: Exception) -> None:
+    """Leave an error of a sweep's run where the sweep looks for it, if the run has not done so itself."""
+    from sparsebench.commands.exclusive import Held
+    from sparsebench.config import run_id
+    from sparsebench.records.states import fail
+
+    if not cfg.wait and not isinstance(error, Held):
+        fail(Path(cfg.results_dir).expanduser(), run_id(cfg, choices), error)
 
 
 def main(arguments: Sequence[str], sweep: bool = False) -> int:
@@ -56,7 +87,7 @@ def main(arguments: Sequence[str], sweep: bool = False) -> int:
         from sparsebench.commands.sweep import register
 
         register()
-        words = ["hydra.sweeper.dry_run=true" if word == "--dry-run" else word for word in words]
+        words = [_in_full(word) for word in words]
         words.append("--multirun")
     program, sys.argv = sys.argv, ["sparsebench", *words]
     try:

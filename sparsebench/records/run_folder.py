@@ -47,10 +47,14 @@ class RunFolder:
     def open(self) -> None:
         """Make the folders; nothing is written before this."""
         self.path.mkdir(parents=True, exist_ok=True)
+        self.mark()
+        remove_leftovers(self.path)
+
+    def mark(self) -> None:
+        """Say in both folders of which schema they are."""
         for folder in (self.results_dir, self.path):
             if _marked(folder) is None:
                 write_text(folder / MARKER, f"{schema.SCHEMA}\n")
-        remove_leftovers(self.path)
 
     def summary(self) -> dict[str, str] | None:
         """The run's row, if it is finished."""

@@ -86,7 +86,9 @@ class Results:
         known: dict[str, Any] = {"run_id": run_id, "name": begun[-1].name if begun else name}
         known["folder"] = begun[-1] if begun else None
         if holder is not None:
-            return RunState(state="running", row=holder.content, beat=holder.beat, **known)
+            told = {name: value for name, value in holder.content.items() if value is not None}
+            row = {**(_last_evaluation(begun[-1]) if begun else {}), **told}
+            return RunState(state="running", row=row, beat=holder.beat, **known)
         if summary is not None:
             return RunState(state=summary.get("status") or "finished", row=summary, **known)
         last = _last_evaluation(begun[-1]) if begun else {}
@@ -143,9 +145,9 @@ SWEEP = "sweep-"
 """Begins the names of the leases that living sweeps hold."""
 
 
-def write_plan(folder: Path, runs: Iterable[tuple[str, str]], launched: bool) -> None:
-    """What a sweep wants, as (run_id, overrides); ``folder`` is the sweep's own, in ``RESULTS/.sweeps``."""
-    rows = ({"run_id": i, "launched": launched, "overrides": words} for i, words in runs)
+def write_plan(folder: Path, runs: Iterable[tuple[str, str, bool]]) -> None:
+    """What a sweep wants: (run_id, overrides, whether its launcher has it); ``folder`` lies in RESULTS/.sweeps."""
+    rows = ({"run_id": i, "launched": launched, "overrides": words} for i, words, launched in runs)
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / PLAN, ("run_id", "launched", "overrides"), rows)
 

@@ -1,0 +1,138 @@
+"""The runs of a sweep, until every one is finished or has failed for good."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sparsebench.errors import RunError
+from sparsebench.records.lease import FOLDER, Lease
+from sparsebench.records.states import SWEEP, Results, RunState, write_plan
+
+DONE = ("finished", "diverged")
+"""States that another try changes nothing of."""
+
+POLL = 2.0
+"""Seconds between two looks at runs that others hold."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run that a sweep wants.
+
+    Args:
+        run_id: Its name.
+        results: Its results folder.
+        overrides: What makes it.
+        search: Whether it is a search of several runs (``tune_to_target``), whose end is not told by its own name.
+    """
+
+    run_id: str
+    results: Path
+    overrides: tuple[str, ...]
+    search: bool = False
+
+    def __str__(self) -> str:
+        return shlex.join(self.overrides)
+
+
+class Work:
+    """What a sweep has to do, judged by what is on disk: by this sweep, an equal one at the same time, or earlier.
+
+    Args:
+        runs: The runs.
+        folder: Of this sweep, in ``RESULTS/.sweeps``.
+        retries: How often a run that has failed is tried again.
+        batch_size: Runs that the launcher is given at once; all by default.
+        overwrite: Whether finished runs are done again.
+    """
+
+    def __init__(
+        self, runs: Sequence[Planned], folder: Path, retries: int, batch_size: int | None, overwrite: bool
+    ) -> None:
+        self.runs, self.folder, self.retries = list(runs), folder, retries
+        self.batch_size, self.overwrite = batch_size, overwrite
+        self._tries: Counter[Planned] = Counter()
+        self._launched: set[Planned] = set()
+
+    def states(self) -> dict[Planned, RunState]:
+        """What has become of each run by now."""
+        found = {results: Results(results) for results in {run.results for run in self.runs}}
+        return {run: found[run.results].state(run.run_id, str(run)) for run in self.runs}
+
+    def finish(self, launch: Callable[[Sequence[Sequence[str]], int], Any]) -> None:
+        """Launch what nobody has done or does, again where it failed, and wait for what others do.
+
+        Args:
+            launch: (overrides of each job, number of the first) -> when all have ended.
+
+        Raises:
+            RunError: Runs are left that failed, or diverged.
+        """
+        results = self.folder.parent.parent
+        lease = Lease.claim(results / FOLDER, f"{SWEEP}{self.folder.name}")
+        assert isinstance(lease, Lease)  # the folder has this process's name
+        with lease:
+            waiting = False
+            while True:
+                todo, held = self._todo()
+                if todo:
+                    self._launch(todo, launch)
+                    continue
+                if not held:
+                    break
+                if not waiting:
+                    print(f"waiting for {held} runs that other processes hold", file=sys.stderr, flush=True)
+                waiting = True
+                time.sleep(POLL)
+        self._refuse_failures()
+
+    def _todo(self) -> tuple[list[Planned], int]:
+        """(runs to launch now, number of runs that others hold)."""
+        states, todo, held = self.states(), [], 0
+        for run, found in states.items():
+            again = (self.overwrite or run.search) and run not in self._launched
+            if found.state == "running":
+                held += 1
+            elif again or (not self._is_done(run, found) and self._tries[run] <= self.retries):
+                todo.append(run)
+        return todo, held
+
+    def _is_done(self, run: Planned, found: RunState) -> bool:
+        return found.state in DONE or (run.search and run in self._launched and found.state != "failed")
+
+    def _launch(self, todo: list[Planned], launch: Callable[[Sequence[Sequence[str]], int], Any]) -> None:
+        size = self.batch_size or len(todo)
+        for start in range(0, len(todo), size):
+            batch = todo[start : start + size]
+            number = len(self._launched)
+            self._launched.update(batch)
+            write_plan(self.folder, [(r.run_id, str(r), r in self._launched) for r in self.runs])
+            launch([[*run.overrides, "wait=false"] for run in batch], number)
+            states = self.states()
+            self._tries.update(run for run in batch if states[run].state != "running")
+
+    def _refuse_failures(self) -> None:
+        states = self.states()
+        left = [
+            (run, found)
+            for run, found in states.items()
+            if found.state == "diverged" or not self._is_done(run, found)
+        ]
+        if left:
+            run, found = left[0]
+            why = found.error or {"diverged": "its loss is not a finite number"}.get(
+                found.state, f"{found.state}: it ended without a word; see {self.folder}"
+            )
+            raise RunError(f"{len(left)} of {len(states)} runs are not finished: {run}: {why}")
+
+
+def table(states: Iterable[tuple[Planned, RunState]]) -> str:
+    """A line a run: its state, and what makes it."""
+    return "\n".join(f"{found.state:<11} {run}" for run, found in states)
