@@ -32,9 +32,10 @@ _sparsebench() {
 }
 compdef _sparsebench sparsebench
 """
-FISH = r"""complete -c sparsebench -f -n 'not __fish_seen_subcommand_from audit collect compare evaluate logs merge report status' \
+FISH = r"""set -l with_files audit collect compare evaluate logs merge report status
+complete -c sparsebench -f -n "not __fish_seen_subcommand_from $with_files" \
     -a '(sparsebench _complete (commandline -cp) 2>/dev/null)'
-complete -c sparsebench -F -n '__fish_seen_subcommand_from audit collect compare evaluate logs merge report status' \
+complete -c sparsebench -F -n "__fish_seen_subcommand_from $with_files" \
     -a '(sparsebench _complete (commandline -cp) 2>/dev/null)'
 """
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}

@@ -254,7 +254,10 @@ class _Training:
         try:
             history = runner.run()
         except BaseException as error:  # a signal to stop, too
-            folder.log(f"step {runner.step}: {type(error).__name__}: {error}")
+            stopped = isinstance(error, (SystemExit, KeyboardInterrupt))
+            folder.log(
+                f"step {runner.step}: {'stopped by ' if stopped else ''}{type(error).__name__}: {error}"
+            )
             raise
         held(lease)
         row |= measured(history, made.device, runner.images) | {"steps": runner.step - first_step}
