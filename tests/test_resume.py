@@ -43,7 +43,7 @@ def finish(results: Path, *words: str) -> None:
     assert process.returncode == 0, output
 
 
-def result(results: Path, name: str = "*") -> dict[str, object]:
+def result(results: Path, name: str = "*-*") -> dict[str, object]:
     (folder,) = [path for path in results.glob(name) if path.is_dir()]
     (summary,) = read_csv(folder / "summary.csv")
     return {
