@@ -55,8 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words after the program's name; those of the process by default.
 
     Returns:
-        The exit status: 0 well, 1 a run that ended badly, 2 bad input, 75 stopped by a signal and to be run again,
-        130 stopped by Ctrl-C.
+        The exit status: 0 well, 1 a run that ended badly, 2 bad input, 75 stopped by SIGUSR1 or SIGUSR2 and to be
+        run again, 130 by Ctrl-C, 143 by SIGTERM.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:

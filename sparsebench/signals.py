@@ -8,11 +8,11 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-STATUS = 75
-"""Exit status of a command that was asked to stop and has saved what it did (``EX_TEMPFAIL``): run it again."""
-
-NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
-"""Ctrl-C; ``kill``, ``scancel`` and preemption; Slurm's ``--signal``, which submitit sets to USR2."""
+STATUS = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 75, "SIGUSR2": 75}
+"""
+Signal -> exit status of a command that was asked to stop and has saved what it did: Ctrl-C; ``kill``, ``scancel`` and
+preemption; Slurm's ``--signal`` (submitit's is USR2), for which 75 (``EX_TEMPFAIL``) says: put it back into the queue.
+"""
 
 
 class Interrupted(SystemExit):
@@ -24,7 +24,7 @@ class Interrupted(SystemExit):
 
     def __init__(self, number: int) -> None:
         self.signal = signal.Signals(number).name
-        super().__init__(130 if number == signal.SIGINT else STATUS)
+        super().__init__(STATUS[self.signal])
 
     def __str__(self) -> str:
         return self.signal
@@ -46,7 +46,7 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            for number in (getattr(signal, name) for name in NAMES):
+            for number in (getattr(signal, name) for name in STATUS):
                 if signal.getsignal(number) != signal.SIG_IGN:  # as of a job in a shell's background
                     self._before[number] = signal.signal(number, self._note)
         return self

@@ -19,7 +19,7 @@ def test_signals_are_noted_and_followed_when_asked():
         assert signals.pending == signal.SIGTERM
         with pytest.raises(Interrupted) as stopped:
             signals.act()
-        assert stopped.value.code == 75 and str(stopped.value) == "SIGTERM" and signals.pending == 0
+        assert stopped.value.code == 143 and str(stopped.value) == "SIGTERM" and signals.pending == 0
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -64,7 +64,7 @@ def test_a_run_that_is_asked_to_stop_is_saved_at_that_step_and_goes_on_to_the_bi
     )  # no checkpoint before the end but by signals
     broken = tmp_path / "broken"
     for number, status, said in (
-        (signal.SIGTERM, 75, "stopped by SIGTERM; the same command goes on from there"),
+        (signal.SIGUSR1, 75, "stopped by SIGUSR1; the same command goes on from there"),
         (signal.SIGINT, 130, "stopped by SIGINT"),
     ):
         with start(broken, *words) as process:

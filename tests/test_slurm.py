@@ -188,3 +188,40 @@ def test_a_job_that_reaches_its_time_limit_again_and_again_goes_on_until_it_is_d
     assert (folder / "log.txt").read_text().count(": from step ") >= 2
     finished(sweep(tmp_path / "undisturbed", *words[:3]))
     assert result(results, folder.name) == result(tmp_path / "undisturbed", folder.name)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("number", ["USR1", "TERM"])
+def test_the_batch_script_puts_its_job_back_into_the_queue_but_not_when_it_is_cancelled(
+    tmp_path, undisturbed, number
+):
+    script = Path(__file__).parent.parent / "scripts" / "train.sbatch"
+    command = tmp_path / "sparsebench"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m sparsebench "$@"\n')
+    command.chmod(0o755)
+    words = [word.replace("dpf,gmp", "dpf").replace("0,1", "0") for word in RUNS]
+    batch = ["sbatch", "--parsable", "--time=5", "--mem=1000", f"--output={tmp_path}/out", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "SPARSEBENCH": str(command)}
+    results = tmp_path / "results"
+    done = subprocess.run(
+        [*batch, *words, f"results_dir={results}"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    until(lambda: begun(results), "the run")
+    subprocess.run(
+        ["scancel", *(["--signal=USR1"] if number == "USR1" else []), done.stdout.strip()], check=True
+    )
+    if number == "USR1":
+        until(lambda: results.is_dir() and {run.state for run in states(results)} == {"finished"}, "the end")
+        (folder,) = results.glob("*-*")
+        assert (folder / "log.txt").read_text().count(": from step ") == 2
+        assert result(results) == result(undisturbed, folder.name)
+    else:
+        left = [
+            "squeue",
+            "--noheader",
+            "--states=PENDING,RUNNING,COMPLETING,SUSPENDED",
+            f"--jobs={done.stdout.strip()}",
+        ]
+        until(lambda: not subprocess.run(left, capture_output=True, text=True).stdout, "the end of the job")
+        assert {run.state for run in states(results)} == {"interrupted"}

@@ -298,7 +298,7 @@ def test_a_sweep_that_is_asked_to_stop_stops_its_runs_which_go_on_later(tmp_path
         time.sleep(0.1)
     sweep.send_signal(signal.SIGTERM)
     output, _ = sweep.communicate(timeout=100)
-    assert sweep.returncode == 75, output
+    assert sweep.returncode == 143, output
     assert "running" not in {run.state for run in states(tmp_path)}
     assert list(tmp_path.glob("*-*/checkpoint.pt"))
     assert subprocess.run(command, capture_output=True, timeout=200).returncode == 0

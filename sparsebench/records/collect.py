@@ -17,15 +17,13 @@ from sparsebench.files import read_csv
 from sparsebench.records import schema
 from sparsebench.records.migrations import migrate
 from sparsebench.records.run_folder import is_finished, runs
+from sparsebench.records.settings import SEED
 
 TEXTS = {"run_id": str, "config_hash": str, "git_commit": str}
 """Columns whose texts may look like numbers."""
 
 CHUNK = 100_000
 """Rows of a long table read at a time."""
-
-SEED = r"\s'?seed=\d+'?(?=\s|$)"
-"""A seed in a command line, with the space before it."""
 
 
 def read(

@@ -10,7 +10,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from sparsebench.errors import SettingError, one_of
-from sparsebench.records.settings import settings
+from sparsebench.records.settings import SEED, settings
 
 DESCRIBING = ("dataset", "model", "method", "target_sparsity", "epochs", "batch_size", "precision")
 """Columns of the summary that name a configuration, beside the settings in its command."""
@@ -125,16 +125,17 @@ def _unique(frame: pd.DataFrame, on: Sequence[str]) -> tuple[np.ndarray, pd.Data
 
 def _settings(every: pd.DataFrame) -> pd.DataFrame:
     """The settings of every configuration, one column each, empty where not given; one wording for a hash."""
-    parsed = {command: settings(command) for command in every["command"].unique()}
+    commands = every["command"].str.replace(SEED, "", regex=True)  # few are left to be parsed
+    parsed = {command: settings(command) for command in commands.unique()}
     best: dict[object, dict[str, str]] = {}
-    for digest, command in zip(every["config_hash"], every["command"], strict=True):
+    for digest, command in zip(every["config_hash"], commands, strict=True):
         told = parsed[command]
         known = best.setdefault(digest, told)
         if (len(told), sorted(told.items())) < (len(known), sorted(known.items())):
             best[digest] = told
     rows = [
         best[digest] if pd.notna(digest) and digest != "" else parsed[command]
-        for digest, command in zip(every["config_hash"], every["command"], strict=True)
+        for digest, command in zip(every["config_hash"], commands, strict=True)
     ]
     return pd.DataFrame(
         rows, index=every.index, columns=sorted({name for row in rows for name in row})

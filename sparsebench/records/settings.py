@@ -31,6 +31,9 @@ OF_PRUNING = ("prune", "schedule", "allocation", "score", "sanity", "prunable", 
 """Settings, and groups of settings, that mean nothing to a dense run."""
 
 
+SEED = r"\s'?seed=\d+'?(?=\s|$)"
+"""A seed in a command line, with the space before it."""
+
 PLACES = ("results_dir", "data_root")
 """Settings that say where runs and data are."""
 
