@@ -7,17 +7,12 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-from hydra import compose, initialize_config_dir, version
-from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.global_hydra import GlobalHydra
+from hydra import compose
 from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.core.plugins import Plugins
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -25,31 +20,15 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from sparsebench.composition import IDENTITY_GROUPS, baseline, defaults, leaves, own_hydra
 from sparsebench.errors import SettingError, one_of
-from sparsebench.location import config_dir, groups, installed_configs
+from sparsebench.location import groups
 from sparsebench.records.settings import VOLATILE
-
-IDENTITY_GROUPS = ("model", "dataset", "optimizer", "lr_schedule", "schedule", "allocation", "score", "prune")
-"""Groups whose chosen option is part of what a run is; recipe and experiment are so through what they set."""
-
-
-class InstalledConfigs(SearchPathPlugin):
-    """Hydra searches the configs of other packages after this one's, and nowhere else."""
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Add their folders where this package's own are searched: not in another Hydra application."""
-        if any(place.path == str(config_dir()) for place in search_path.get_path()):
-            for package, folder in installed_configs():
-                search_path.append(package, f"file://{folder}")
-
-
-Plugins.instance().register(InstalledConfigs)
 
 
 def composed(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str | None]]:
@@ -60,7 +39,7 @@ def composed(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str | None
     Raises:
         SettingError: A word is wrong.
     """
-    with _own_hydra():
+    with own_hydra():
         try:
             cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
             choices: dict[str, str | None] = dict(cfg.hydra.runtime.choices)
@@ -153,11 +132,11 @@ def validate(cfg: DictConfig, choices: Mapping[str, str | None]) -> None:
     """
     for key in sorted(OmegaConf.missing_keys(cfg)):  # before anything is resolved
         raise SettingError(key, None, "a value: there is no default")
-    _validate(cfg, _leaves(_baseline(choices)))
+    _validate(cfg, defaults(choices))
 
 
 def _validate(cfg: DictConfig, defaults: Mapping[str, Any]) -> None:
-    for key, value in _leaves(cfg).items():
+    for key, value in leaves(cfg).items():
         if key not in defaults and "." not in key:
             raise SettingError(key, value, "an existing setting; see sparsebench train --cfg job")
         default = defaults.get(key)
@@ -193,7 +172,7 @@ def identity(cfg: DictConfig, choices: Mapping[str, str | None]) -> dict[str, An
     Groups that the chosen method does not take (a dense run has no schedule) are left out, and with the
     schedule the sparsity.
     """
-    return _identity(cfg, choices, _leaves(_baseline(choices)))
+    return _identity(cfg, choices, defaults(choices))
 
 
 def _identity(cfg: DictConfig, choices: Mapping[str, str | None], defaults: dict[str, Any]) -> dict[str, Any]:
@@ -202,7 +181,7 @@ def _identity(cfg: DictConfig, choices: Mapping[str, str | None], defaults: dict
         unused |= {"sparsity", "ramp_end"}
     changed = {
         key: float(value) if isinstance(defaults.get(key), float) and isinstance(value, int) else value
-        for key, value in _leaves(cfg).items()
+        for key, value in leaves(cfg).items()
         if key.split(".")[0] not in {*VOLATILE, *unused}
         and key.split(".")[-1] not in {"data_root", "_target_"}
         and not (key in defaults and defaults[key] == value)
@@ -263,13 +242,13 @@ def reopened(text: str, choices: Mapping[str, str | None], training: int = 0) ->
         cfg = OmegaConf.create(text)
         if not isinstance(cfg, DictConfig):
             raise SettingError("config", None, "settings with values")
-        with _own_hydra():
-            baseline = _baseline(choices)
-        for key, default in baseline.items():
+        with own_hydra():
+            present = baseline(choices)
+        for key, default in present.items():
             if key not in cfg:
                 cfg[key] = default
-        defaults = _leaves(baseline)
-        _validate(cfg, defaults)
+        known = leaves(present)
+        _validate(cfg, known)
     except YAMLError as error:
         raise SettingError("config", None, f"YAML: {' '.join(str(error).split())}") from error
     except Exception as error:
@@ -277,7 +256,7 @@ def reopened(text: str, choices: Mapping[str, str | None], training: int = 0) ->
         if explained is None:
             raise
         raise explained from error
-    found = _identity(cfg, choices, defaults)
+    found = _identity(cfg, choices, known)
     return Reopened(cfg, dict(found["changed"]), _run_id(found, training), _config_hash(found, training))
 
 
@@ -303,53 +282,9 @@ def explain(error: Exception, overrides: list[str]) -> SettingError | None:
     return None
 
 
-def _baseline(choices: Mapping[str, str | None]) -> DictConfig:
-    """The config with the same choices and nothing else set; not to be changed."""
-    places = tuple(
-        place.path for place in GlobalHydra.instance().config_loader().get_search_path().get_path()
-    )
-    return _composed_once(tuple(f"{group}={choices[group]}" for group in IDENTITY_GROUPS), places)
-
-
-@cache
-def _composed_once(overrides: tuple[str, ...], places: tuple[str, ...]) -> DictConfig:
-    """The config of ``overrides``, searched in ``places``: a sweep asks for the same several times a run."""
-    return compose("train", overrides=list(overrides))
-
-
-def _leaves(cfg: DictConfig) -> dict[str, Any]:
-    """Dotted key -> resolved value; lists are leaves."""
-    found: dict[str, Any] = {}
-
-    def walk(prefix: str, node: dict[Any, Any]) -> None:
-        for key, value in node.items():
-            if isinstance(value, dict):
-                walk(f"{prefix}{key}.", value)
-            else:
-                found[f"{prefix}{key}"] = value
-
-    container = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(container, dict)
-    walk("", container)
-    return found
-
-
 def _known_settings() -> list[str]:
-    with _own_hydra():
-        return [*groups(), *_leaves(compose("train"))]
-
-
-@contextmanager
-def _own_hydra() -> Iterator[None]:
-    """Inside, configs are composed from this package's; after, Hydra is as it was."""
-    outer, base = GlobalHydra.instance().hydra, version.VersionBase.instance().version_base
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            yield
-    finally:
-        GlobalHydra.instance().hydra = outer
-        version.VersionBase.instance().version_base = base
+    with own_hydra():
+        return [*groups(), *leaves(compose("train"))]
 
 
 def _digest(value: object) -> str:

@@ -258,9 +258,13 @@ class Train:
 
     def __call__(self, words: Sequence[str]) -> int:
         """The exit status of ``sparsebench train WORDS``."""
-        from sparsebench.cli import main
+        from sparsebench.commands import train
 
-        return main(["train", *words])
+        try:
+            return train.main(words)
+        except (SettingError, RunError) as error:
+            print(f"sparsebench: error: {error}", file=sys.stderr)
+            return 1
 
     def checkpoint(self, words: Sequence[str]) -> Any:
         """The same again: the run itself knows where it was."""

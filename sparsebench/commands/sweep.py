@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import re
 import sys
@@ -11,8 +12,9 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
 import sparsebench
@@ -20,6 +22,7 @@ from sparsebench.commands.estimate import Estimate
 from sparsebench.commands.work import DONE, Planned, Work, table
 from sparsebench.config import as_word, run_id, validate
 from sparsebench.errors import SettingError
+from sparsebench.location import groups
 from sparsebench.records.states import Results
 
 _PLAIN = re.compile(r"[A-Za-z_]\w*$|\d+(ep|it)$")
@@ -66,6 +69,7 @@ class GridSweeper(BasicSweeper):
         if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
             raise SettingError("retries", retries, "a whole number, 0 or more")
         self.retries = retries
+        self._bases: dict[tuple[str, ...], tuple[DictConfig, dict[str, str | None]]] = {}
         self.grids, self.reference, self.dry_run = [dict(grid) for grid in grids], reference, dry_run
 
     def split_arguments(  # type: ignore[override] # a static method of Hydra's, called through self
@@ -118,9 +122,7 @@ class GridSweeper(BasicSweeper):
         found: dict[Path, Results] = {}
         jobs = [job for batch in batches for job in batch]
         for job in tqdm(jobs, desc="planning", unit="run", disable=None, leave=False):
-            cfg = self._composed(job)
-            choices: dict[str, str | None] = dict(cfg.hydra.runtime.choices)
-            del cfg.hydra
+            cfg, choices = self._composed(job)
             validate(cfg, choices)
             name, results = run_id(cfg, choices), Path(cfg.results_dir).expanduser()
             if name in runs:
@@ -136,12 +138,37 @@ class GridSweeper(BasicSweeper):
         parser = OverridesParser.create(config_loader=loader)
         return list(parser.parse_overrides(list(words)))
 
-    def _composed(self, overrides: Sequence[str]) -> DictConfig:
+    def _composed(self, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str | None]]:
+        """The config of a job and its choices. Jobs with the same choices are composed once: Hydra takes 0.1 s."""
+        assert self.hydra_context is not None and self.config is not None
+        known, values = set(groups()), []
+        chosen: list[str] = []
+        for word, override in zip(overrides, self._parsed(overrides), strict=True):
+            plain = override.type is OverrideType.CHANGE and override.package is None  # not +, ++ or ~
+            if plain and "/" not in override.key_or_group and override.key_or_group not in known:
+                values.append(override)
+            else:
+                chosen.append(word)
+        key = tuple(chosen)
+        if key not in self._bases:
+            self._bases[key] = self._loaded(chosen)
+        base, choices = self._bases[key]
+        cfg = copy.deepcopy(base)
+        try:
+            for override in values:
+                OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True)
+        except OmegaConfBaseException:
+            cfg, choices = self._loaded(overrides)  # Hydra says what is wrong
+        return cfg, choices
+
+    def _loaded(self, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str | None]]:
         assert self.hydra_context is not None and self.config is not None
         cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        choices: dict[str, str | None] = dict(cfg.hydra.runtime.choices)
         OmegaConf.set_readonly(cfg, False)
         OmegaConf.set_readonly(cfg.hydra, False)
-        return cfg
+        del cfg.hydra
+        return cfg, choices
 
     def _compare(self) -> None:
         from sparsebench.commands import compare
