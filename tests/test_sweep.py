@@ -138,3 +138,60 @@ def composed_sweeper(experiment):
         return compose(
             "train", [f"experiment={experiment}", "scale=smoke"], return_hydra_config=True
         ).hydra.sweeper
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["local"])
+def test_tuning_takes_the_validation_accuracy_as_its_objective(tmp_path, launcher):
+    pytest.importorskip("optuna")
+    import yaml
+
+    words = [
+        "hydra/sweeper=tune",
+        "hydra.sweeper.n_trials=2",
+        f"launcher={launcher}",
+        "optimizer.lr=choice(0.001,0.1)",
+    ]
+    more = ["hydra.sweeper.n_jobs=2"] if launcher == "local" else []
+    assert main(["sweep", *words, *more, "prune=dpf", *TINY, f"results_dir={tmp_path}"]) == 0
+    (best,) = tmp_path.glob(".sweeps/*/optimization_results.yaml")
+    rows = [row for path in tmp_path.glob("*/summary.csv") for row in read_csv(path)]
+    assert yaml.safe_load(best.read_text())["best_value"] == max(float(row["val_top1"]) for row in rows)
+
+
+@pytest.mark.slow
+def test_hydras_own_launchers_work_too(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    words = ["prune=dense,dpf", *TINY, "launcher=joblib", "launcher.n_jobs=2", f"results_dir={tmp_path}"]
+    assert main(["sweep", *words]) == 0
+    assert len(list(tmp_path.glob("*/summary.csv"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["launcher=nowhere"], "hydra/launcher=nowhere: expected one of"),
+        (["retries=-1"], "retries=-1: expected a whole number, 0 or more"),
+        (
+            ["launcher=local", "launcher.n_jobs=0"],
+            "launcher.n_jobs=0: expected a whole number of at least 1, or null",
+        ),
+        (["launcher=local", "launcher.jobs=2"], "hydra.launcher.jobs"),
+        (["prune=dense,dpf", "sparsity=0.5,1.5"], "sparsity=1.5: expected a fraction of zeros in [0, 1)"),
+    ],
+)
+def test_bad_input_of_a_sweep_is_one_line_and_nothing_is_written(tmp_path, capsys, words, said):
+    results = tmp_path / "results"
+    assert main(["sweep", "prune=dpf", *TINY, *words, f"results_dir={results}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line and not results.exists()
+
+
+def test_a_job_planned_from_its_neighbours_config_is_the_one_that_hydra_composes(tmp_path):
+    """Jobs of equal choices are composed once: their names have to be those of the runs."""
+    from sparsebench.records.states import states
+
+    words = ["prune=dense,dpf", "seed=0,1", "optimizer.lr=0.1,0.05", *TINY]
+    assert main(["sweep", *words, f"results_dir={tmp_path}"]) == 0
+    found = states(tmp_path)
+    assert len(found) == 8 and {run.state for run in found} == {"finished"}
