@@ -20,12 +20,13 @@ class Progress:
         label: Of the run.
         total_steps: Of the whole run.
         done_steps: Of them, those before a resume.
+        shown: Whether anything is shown.
     """
 
-    def __init__(self, label: str, total_steps: int, done_steps: int = 0) -> None:
-        self.label, self.left = label, total_steps - done_steps
+    def __init__(self, label: str, total_steps: int, done_steps: int = 0, shown: bool = True) -> None:
+        self.label, self.left, self.shown = label, total_steps - done_steps, shown
         self.steps = self.samples = 0
-        self.terminal = sys.stderr.isatty()
+        self.terminal = shown and sys.stderr.isatty()
         self.bar = tqdm(
             total=total_steps, initial=done_steps, desc=label, unit="step", dynamic_ncols=True, mininterval=0.2,
             disable=not self.terminal,
@@ -72,6 +73,8 @@ class Progress:
             self._shown |= {"loss": loss, "val": f"{row['val_top1']:.2f}%"}
             self._shown |= {"sparsity": f"{row['sparsity']:.3f}", "img/s": f"{self.rate:,.0f}"}
             self.bar.set_postfix(self._shown)
+            return
+        if not self.shown:
             return
         eta = int((self.left - self.steps) * (time.monotonic() - self.started) / max(self.steps, 1))
         print(

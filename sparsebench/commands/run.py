@@ -25,6 +25,7 @@ from sparsebench.config import build, config_hash, run_id, validate
 from sparsebench.data.arrays import ImageDataset
 from sparsebench.data.loader import TrainLoader, batches
 from sparsebench.device import Device, seed_everything
+from sparsebench.distributed import shared
 from sparsebench.errors import SettingError
 from sparsebench.library import build_method
 from sparsebench.lr_schedules import LRSchedule
@@ -69,6 +70,9 @@ def assemble(cfg: DictConfig, dataset: ImageDataset | None = None) -> Assembly:
         dataset: Taken instead of the one that ``cfg`` describes.
     """
     net = network(cfg, dataset)
+    if cfg.batch_size < 2 * net.device.ranks > 2:
+        least = f"at least {2 * net.device.ranks}, two images for each of {net.device.ranks} ranks"
+        raise SettingError("batch_size", cfg.batch_size, least)
     data = TrainLoader(net.dataset, cfg.batch_size, cfg.seed, channels_last=net.device.channels_last)
     clock = Clock(data.steps_per_epoch * epochs(cfg), data.steps_per_epoch, cfg.extend)
     parameters = parameter_groups(net.model, cfg.optimizer.get("weight_decay", 0.0), cfg.norm_weight_decay)
@@ -87,7 +91,9 @@ def network(cfg: DictConfig, dataset: ImageDataset | None = None) -> Network:
     """The part of :func:`assemble` that a finished run is checked with: the model as it starts, and its data."""
     device: Device = build(cfg.device)
     seed_everything(cfg.seed)
-    dataset = dataset or build(cfg.dataset, "dataset", device=device.torch_device)
+    dataset = dataset or device.in_turn(
+        lambda: build(cfg.dataset, "dataset", device=device.torch_device)
+    )  # the first rank downloads, if need be
     model = build(cfg.model, "model", input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     device.place(model)
     prunable = Prunable(**cfg.prunable).select(model)
@@ -96,7 +102,7 @@ def network(cfg: DictConfig, dataset: ImageDataset | None = None) -> Network:
 
 def run(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]) -> float:
     """As :func:`complete`; returns the validation accuracy, in per cent: what a search may optimise."""
-    return float((complete(cfg, choices, overrides).summary() or {})["val_top1"])
+    return float((shared(complete(cfg, choices, overrides).summary) or {})["val_top1"])
 
 
 def complete(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]) -> RunFolder:
@@ -116,13 +122,14 @@ def complete(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list
     """
     validate(cfg, choices)
     made, chosen = assemble(cfg), extras(cfg)
+    device = made.device
     tracker: Tracker = build(cfg.tracker, "tracker")
     trainings = [_Training(cfg, choices, overrides, made, number) for number in range(made.pruner.trainings)]
     last = trainings[-1]
     results = last.folder.results_dir
-    dense = dense_run(chosen, cfg, choices, results)
-    if (finished := last.folder.summary()) is not None and not cfg.overwrite:
-        _tidy(trainings)
+    dense = device.shared(lambda: dense_run(chosen, cfg, choices, results))
+    if (finished := device.shared(last.folder.summary)) is not None and not cfg.overwrite:
+        device.shared(lambda: _tidy(trainings))
         print(f"{last.folder.path}: already finished; nothing done (overwrite=true to do it again)")
         if missing := [
             name for name in chosen if not (last.folder.path / EVALUATION / f"{name}.csv").exists()
@@ -130,17 +137,14 @@ def complete(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list
             print(f"sparsebench evaluate {last.folder.path} evaluate=[{','.join(missing)}] evaluates it")
         check(finished)
         return last.folder
-    # Go on after the last training that is finished and has left what the next one needs.
-    left = [training.handover.load() for training in trainings] if not cfg.overwrite else []
-    start = max((n + 1 for n, state in enumerate(left) if state and trainings[n].folder.summary()), default=0)
-    before: dict[str, Any] = left[start - 1] or {} if start else {}
+    start, before = device.shared(lambda: (0, {}) if cfg.overwrite else _left(trainings))
     for training in trainings[start:]:
         if training is not trainings[start]:
             made = assemble(cfg, made.dataset)
         evaluate = partial(apply, chosen, batch_size=cfg.batch_size, dense=dense)
         row, before = training.run(made, before, evaluate, tracker)
         check({key: str(value) for key, value in row.items()})
-    _tidy(trainings)
+    device.shared(lambda: _tidy(trainings))
     return last.folder
 
 
@@ -195,42 +199,61 @@ class _Training:
         runner = _runner(cfg, made, folder, self.label, first_step, record)
         if before:
             runner.flops.go_on_from(before["flops"])
+
         try:
-            if cfg.overwrite or folder.summary() is not None:
-                folder.clear()
-            folder.open()
-            row |= _write_origin(folder, cfg, self.choices, row)
-            if made.dataset.note and self.number == 0:
-                print(f"sparsebench: {made.dataset.note}", flush=True)
-            tracking.start()
-            steps = made.clock.total_steps - first_step
-            print(f"{self.label}: {steps} steps on {made.device.label}, {cfg.precision}", flush=True)
+            row |= made.device.shared(lambda: self._begin(made, row, first_step, tracking))
             history = runner.run()
             row |= measured(history, made.device, runner.images) | {"steps": runner.step - first_step}
-            names, asked = list(made.pruner.weights.parameters), made.pruner.zeros(made.clock.total_steps - 1)
-            row |= counted(made.model, names, made.layers, made.dataset.input_shape, asked)
-            row |= trained(made.pruner.weights, asked, runner.flops)
-            folder.write_layers(layer_rows(made.model, names, made.layers))
-            folder.write_model(made.model.state_dict())
-            state = made.pruner.handover()
-            if state:
-                state["flops"] = runner.flops.state_dict()
-                self.handover.save(state)
-            extra = made.pruner.summary()
-            if row["status"] == "finished":
-                net = Network(
-                    made.device, made.dataset, made.model, made.pruner.weights.parameters, made.layers
-                )
-                extra |= evaluate(made=net, folder=folder.path)
-            folder.write_summary({**row, **extra}, extra)
-            tracking.finish({**row, **extra})
-            runner.checkpoint.remove()
+            return made.device.shared(lambda: self._end(made, row, runner, evaluate, tracking))
         except OSError as error:
             if str(error.filename or "").startswith(str(folder.results_dir)):
                 raise SettingError(
                     "results_dir", cfg.results_dir, f"a folder to write to: {error.strerror}"
                 ) from error
             raise
+
+    def _begin(
+        self, made: Assembly, row: Mapping[str, Any], first_step: int, tracking: Tracking
+    ) -> dict[str, Any]:
+        """Open the folder; returns where the run comes from."""
+        cfg, folder = self.cfg, self.folder
+        if cfg.overwrite or folder.summary() is not None:
+            folder.clear()
+        folder.open()
+        origin = _write_origin(folder, cfg, self.choices, {**row, "ranks": made.device.ranks})
+        if made.dataset.note and self.number == 0:
+            print(f"sparsebench: {made.dataset.note}", flush=True)
+        tracking.start()
+        steps = made.clock.total_steps - first_step
+        print(f"{self.label}: {steps} steps on {made.device.label}, {cfg.precision}", flush=True)
+        return origin
+
+    def _end(
+        self,
+        made: Assembly,
+        measurements: dict[str, Any],
+        runner: Runner,
+        evaluate: Callable[..., dict[str, Any]],
+        tracking: Tracking,
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Write the results; returns the row, and what the next training needs."""
+        folder, names = self.folder, list(made.pruner.weights.parameters)
+        asked = made.pruner.zeros(made.clock.total_steps - 1)
+        row = measurements | counted(made.model, names, made.layers, made.dataset.input_shape, asked)
+        row |= trained(made.pruner.weights, asked, runner.flops)
+        folder.write_layers(layer_rows(made.model, names, made.layers))
+        folder.write_model(made.model.state_dict())
+        state = made.pruner.handover()
+        if state:
+            state["flops"] = runner.flops.state_dict()
+            self.handover.save(state)
+        extra = made.pruner.summary()
+        if row["status"] == "finished":
+            net = Network(made.device, made.dataset, made.model, made.pruner.weights.parameters, made.layers)
+            extra |= evaluate(made=net, folder=folder.path)
+        folder.write_summary({**row, **extra}, extra)
+        tracking.finish({**row, **extra})
+        runner.checkpoint.remove()
         show(row, folder.path)
         return row, state
 
@@ -238,6 +261,13 @@ class _Training:
 def epochs(cfg: DictConfig) -> int:
     """Length of a training in whole epochs."""
     return max(round(cfg.epochs * cfg.extend), 1)
+
+
+def _left(trainings: list[_Training]) -> tuple[int, dict[str, Any]]:
+    """After the last training that is finished and has left what the next one needs: the next one, and that."""
+    left = [training.handover.load() for training in trainings]
+    start = max((n + 1 for n, state in enumerate(left) if state and trainings[n].folder.summary()), default=0)
+    return start, left[start - 1] or {} if start else {}
 
 
 def _tidy(trainings: list[_Training]) -> None:
@@ -257,7 +287,8 @@ def _runner(
     """The loop over the assembled objects."""
 
     def evaluation(split: Literal["val", "test"]) -> Iterator[tuple[Tensor, Tensor]]:
-        return batches(made.dataset, split, cfg.batch_size, channels_last=made.device.channels_last)
+        last, rank, ranks = made.device.channels_last, made.device.rank, made.device.ranks
+        return batches(made.dataset, split, cfg.batch_size, channels_last=last, rank=rank, ranks=ranks)
 
     def reinitialize() -> None:
         shape, classes = made.dataset.input_shape, made.dataset.num_classes
@@ -271,7 +302,7 @@ def _runner(
         criterion=nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing),
         checkpoint=Checkpoint(folder.path, _warn),
         record=record,
-        progress=lambda total, done: Progress(label, total, done),
+        progress=lambda total, done: Progress(label, total, done, shown=made.device.first),
         eval_every=max(made.clock.duration(cfg.eval_every, "eval_every"), 1),
         save_every=max(made.clock.duration(cfg.save_every, "save_every"), 1),
         accumulate=cfg.accumulate, clip_norm=cfg.clip_norm, seed=cfg.seed, reinitialize=reinitialize,
