@@ -344,4 +344,4 @@ def _of_communication(error: RuntimeError) -> bool:
 def _reason(error: Exception) -> str:
     """The first line of an error, without where in which library it arose."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
-    return line.split("] ", 1)[-1].strip()[:200] or type(error).__name__
+    return line.split("] ", 1)[-1].split(". ")[0].strip()[:200] or type(error).__name__
