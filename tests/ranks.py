@@ -1,6 +1,6 @@
 """Several ranks of ``sparsebench train device=ddp``, one command after another: importing torch takes long, once is enough.
 
-    python ranks.py FOLDER     reads FOLDER/jobs.json, writes FOLDER/statuses<rank>.json
+python ranks.py FOLDER     reads FOLDER/jobs.json, writes FOLDER/statuses<rank>.json
 """
 
 from __future__ import annotations
