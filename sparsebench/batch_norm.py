@@ -32,7 +32,7 @@ def with_joint_statistics(model: nn.Module, group: Any) -> nn.Module:
 
 
 class _JointBatchNorm(nn.Module):
-    """A batch norm in training mode, by the mean and the biased variance over all ranks.
+    """A batch norm that in training mode goes by the mean and the biased variance over all ranks.
 
     Args:
         own: Gives parameters, buffers and settings.
@@ -46,6 +46,8 @@ class _JointBatchNorm(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Features [N, C, ...] normalised over all but C, over all ranks; a rank may have N = 0."""
         own = self.own
+        if not self.training:
+            return own(inputs)
         over = [dim for dim in range(inputs.dim()) if dim != 1]
         shape = [1, -1] + [1] * (inputs.dim() - 2)
         count = inputs.new_tensor([inputs.numel() / inputs.shape[1]])

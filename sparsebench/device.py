@@ -168,8 +168,14 @@ class Device:
     def refuse_different(self, value: Callable[[], str], what: str, step: int) -> None:
         """Raise RunError on every rank if ``value`` is not the same on all; ``what`` names it."""
 
-    def parallel(self, model: nn.Module, forward: nn.Module) -> nn.Module:
-        """What a training step calls: ``forward``, which is :meth:`callable` of ``model``, with all gradients."""
+    def parallel(self, model: nn.Module, forward: nn.Module, example: Callable[[], Tensor]) -> nn.Module:
+        """What a training step calls, with the gradients of all ranks.
+
+        Args:
+            model: The model.
+            forward: :meth:`callable` of it.
+            example: Gives some inputs.
+        """
         return forward
 
     def split(self, inputs: Tensor, targets: Tensor, parts: int) -> list[tuple[Tensor, Tensor]]:

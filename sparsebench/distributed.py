@@ -178,10 +178,12 @@ class DDP(Device):
 
     # ------------------------------------------------------------------------------------- training
 
-    def parallel(self, model: nn.Module, forward: nn.Module) -> nn.Module:
+    def parallel(self, model: nn.Module, forward: nn.Module, example: Callable[[], Tensor]) -> nn.Module:
         """The model in ``DistributedDataParallel``, under the same parameters.
 
         Buffers are not sent at every forward: those of the first rank are its own, and are sent before evaluation.
+        Gradients are put into buckets anew after the first backward; two passes here get that behind, for the order
+        within a bucket is the order of sums, and a run that goes on after a kill would start in the other one.
         """
         if self.ranks == 1:
             return forward
@@ -193,6 +195,12 @@ class DDP(Device):
         )  # before 2.15
         with self._watched():
             self._wrapped = DistributedDataParallel(forward, process_group=DDP._gradients, **{option: False})
+        self._wrapped.register_comm_hook(DDP._gradients, lambda group, bucket: _added_up(group, bucket))
+        with self._watched(), torch.compiler.set_stance("force_eager"):
+            self._wrapped.eval()
+            for _ in range(2):
+                self._wrapped(example()).sum().backward()
+        self._wrapped.train().zero_grad(set_to_none=True)
         return self._wrapped
 
     def split(self, inputs: Tensor, targets: Tensor, parts: int) -> list[tuple[Tensor, Tensor]]:
@@ -208,10 +216,6 @@ class DDP(Device):
         wrapped = self._wrapped
         with self._watched(), nullcontext() if last or wrapped is None else wrapped.no_sync():
             yield
-
-    def backward(self, loss: Tensor) -> None:
-        """Backward pass of this rank's share of the mean loss; gradients are averaged over ranks, hence the factor."""
-        super().backward(loss * self.ranks)
 
     def same_start(self, pruner: Stateful, model: nn.Module, seed: int) -> None:
         """Masks and weights of the first rank on every rank; random numbers differ from here on."""
@@ -292,6 +296,16 @@ def copy_from_first(method: Stateful, model: nn.Module, group: Any) -> None:
     method.load_state_dict(torch.load(io.BytesIO(message[0]), map_location="cpu", weights_only=True))
     for parameter in model.parameters():
         dist.broadcast(parameter.detach(), src=first, group=group)
+
+
+def _added_up(group: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """The sum of a bucket of gradients, where the wrapper would take a mean: each rank's loss is its share of it.
+
+    So what backward computes has the scale that it has in one process, and fp16 overflows where it does there.
+    """
+    work = dist.all_reduce(bucket.buffer(), group=group, async_op=True)
+    assert work is not None
+    return work.get_future().then(lambda done: done.value()[0])
 
 
 def _meet(here: Launch, timeout: timedelta) -> None:

@@ -100,7 +100,7 @@ class Runner:
         first_step: int = 0,
     ) -> None:
         self.model, self.forward = model, device.callable(model)
-        self.parallel = device.parallel(model, self.forward)
+        self.parallel = device.parallel(model, self.forward, lambda: data.batch(0)[0][:2])
         self.data, self.evaluation, self.optimizer = data, evaluation, optimizer
         self.lr_schedule, self.pruner = lr_schedule, pruner
         self.device, self.clock, self.criterion, self.flops = device, clock, criterion, flops

@@ -1,7 +1,4 @@
-"""Several ranks of ``sparsebench train device=ddp``, one command after another: importing torch takes long, once is enough.
-
-python ranks.py FOLDER     reads FOLDER/jobs.json, writes FOLDER/statuses<rank>.json
-"""
+"""Several ranks of ``sparsebench train``, one command after another: importing torch takes long, once is enough."""
 
 from __future__ import annotations
 
@@ -30,14 +27,15 @@ def start(command: Sequence[str], ranks: int) -> list[subprocess.Popen[str]]:
     ]  # fmt: skip
 
 
-def run(folder: Path, jobs: Sequence[Sequence[str]], ranks: int = 2) -> list[list[int]]:
-    """The exit statuses of ``sparsebench train JOB`` for every job, on every rank."""
+def run(folder: Path, jobs: Sequence[Sequence[str]], ranks: int = 2) -> list[tuple[list[int], str, str]]:
+    """Of every rank: the exit statuses of ``sparsebench train JOB`` for every job, its output and its errors."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "jobs.json").write_text(json.dumps([list(job) for job in jobs]))
     processes = start([str(Path(__file__)), str(folder)], ranks)
     ended = [process.communicate(timeout=900) for process in processes]
     assert [process.returncode for process in processes] == [0] * ranks, ended
-    return [json.loads((folder / f"statuses{rank}.json").read_text()) for rank in range(ranks)]
+    statuses = [json.loads((folder / f"statuses{rank}.json").read_text()) for rank in range(ranks)]
+    return [(found, *said) for found, said in zip(statuses, ended, strict=True)]
 
 
 if __name__ == "__main__":
