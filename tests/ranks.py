@@ -9,6 +9,15 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from sparsebench.cli import main
+from sparsebench.commands.run import complete
+from sparsebench.location import config_dir
 
 HERE = Path(__file__).resolve().parent
 
@@ -27,10 +36,10 @@ def start(command: Sequence[str], ranks: int) -> list[subprocess.Popen[str]]:
     ]  # fmt: skip
 
 
-def run(folder: Path, jobs: Sequence[Sequence[str]], ranks: int = 2) -> list[tuple[list[int], str, str]]:
-    """Of every rank: the exit statuses of ``sparsebench train JOB`` for every job, its output and its errors."""
+def run(folder: Path, jobs: Sequence[Any], ranks: int = 2) -> list[tuple[list[int], str, str]]:
+    """Of every rank: the exit statuses of all jobs (see :func:`train`), its output and its errors."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "jobs.json").write_text(json.dumps([list(job) for job in jobs]))
+    (folder / "jobs.json").write_text(json.dumps(jobs))
     processes = start([str(Path(__file__)), str(folder)], ranks)
     ended = [process.communicate(timeout=900) for process in processes]
     assert [process.returncode for process in processes] == [0] * ranks, ended
@@ -38,9 +47,24 @@ def run(folder: Path, jobs: Sequence[Sequence[str]], ranks: int = 2) -> list[tup
     return [(found, *said) for found, said in zip(statuses, ended, strict=True)]
 
 
-if __name__ == "__main__":
-    from sparsebench.cli import main
+def job(cfg: DictConfig, choices: dict[str, str | None], results: Path) -> dict[str, Any]:
+    """A composed config as a job: composing takes longer than these runs."""
+    return {"config": OmegaConf.to_yaml(cfg, resolve=True), "choices": choices, "results": str(results)}
 
+
+def train(job: Any) -> int:
+    """The exit status of a job: words of the command line, or what :func:`job` made."""
+    if isinstance(job, list):
+        return main(["train", *job])
+    cfg = OmegaConf.create(job["config"])
+    cfg.results_dir = job["results"]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        complete(cfg, job["choices"], [])
+    return 0
+
+
+if __name__ == "__main__":
     place = Path(sys.argv[1])
-    statuses = [main(["train", *job]) for job in json.loads((place / "jobs.json").read_text())]
+    statuses = [train(todo) for todo in json.loads((place / "jobs.json").read_text())]
     (place / f"statuses{os.environ['RANK']}.json").write_text(json.dumps(statuses))

@@ -21,31 +21,36 @@ from sparsebench.files import read_csv
 from sparsebench.launch import Launch, first_host, launched, speaks
 from sparsebench.records.schema import MEASURED_COLUMNS
 
-TOLERANCE = 2e-6
-"""Of a weight after these few steps in fp32, where two ranks differ from one process: sums in another order."""
+TOLERANCE, NORM_TOLERANCE = 2e-6, 3e-4
+"""Of a weight after these few steps in fp32, where two ranks differ from one process: sums in another order.
 
-SHORT = ("dataset=digits", "dataset.train_samples=300", "epochs=2", "ramp_end=0.5", "eval_every=4it")
+The second is of networks with batch norm, which divides by the deviation of channels that hardly have a weight left.
+"""
+
+SHORT = ("dataset=digits", "dataset.train_samples=300", "epochs=2", "ramp_end=0.5")
 MLP = (*SHORT, "model=mlp", "model.hidden=[32,16]", "batch_size=31")  # no batch norm; 31 images for two ranks
 RESNET = (*SHORT, "model=resnet", "model.depth=8", "model.width=4", "prune=dpf", "schedule.interval=4it")
 DPF = ("prune=dpf", "schedule.interval=4it")
 METHODS = options("prune")
 
 
-def words_of(method: str, network: tuple[str, ...] = MLP) -> tuple[str, ...]:
-    """Of a short run of a method: its default settings, as far as they fit into 18 steps."""
-    default, words = composed([f"prune={method}"])[0], [*network, f"prune={method}"]
-    if "interval" in default.schedule:
-        words.append("schedule.interval=4it")
-    if default.prune.get("rounds", 1) is None:
-        words.append("prune.rounds=2")
-    words += ["prune.retrain=0.75"] if "retrain" in default.prune else []
-    words += ["prune.rewind=3it"] if "rewind" in default.prune else []
+def short(method: str, network: tuple[str, ...] = MLP):
+    """(config, choices) of a short run of a method: its default settings, as far as they fit into 18 steps."""
+    cfg, choices = composed(["device=ddp", *network, f"prune={method}"])
+    if "interval" in cfg.schedule:
+        cfg.schedule.interval = "4it"
+    if cfg.prune.get("rounds", 1) is None:
+        cfg.prune.rounds = 2
+    for name, early in {"retrain": "0.75", "rewind": "3it"}.items():
+        if name in cfg.prune:
+            cfg.prune[name] = early
     try:
-        assemble(composed(words)[0])
+        assemble(cfg)
     except SettingError:  # a method for residual networks
         assert network is MLP
-        return words_of(method, (*SHORT, "model=resnet", "model.depth=8", "model.width=4", "batch_size=31"))
-    return tuple(words)
+        joint = ("batch_size=31", "device.sync_bn=true")
+        return short(method, (*SHORT, "model=resnet", "model.depth=8", "model.width=4", *joint))
+    return cfg, choices
 
 
 # name -> (words of two ranks, words of one process that has to give the same)
@@ -60,26 +65,21 @@ SAME = {
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
     """A folder with the results of two ranks and of one process, for :data:`SAME`."""
-    return both(tmp_path_factory.mktemp("same"), SAME)
+    jobs = {n: [composed(["device=ddp", *words]) for words in pair] for n, pair in SAME.items()}
+    return both(tmp_path_factory.mktemp("same"), jobs)
 
 
 @pytest.fixture(scope="module")
 def methods(tmp_path_factory):
     """The same for every method."""
-    jobs = {name: words_of(name) for name in METHODS}
-    two = {name: ("device.sync_bn=true",) if "model=resnet" in words else () for name, words in jobs.items()}
-    return both(
-        tmp_path_factory.mktemp("methods"), {n: ((*words, *two[n]), words) for n, words in jobs.items()}
-    )
+    return both(tmp_path_factory.mktemp("methods"), {name: [short(name)] * 2 for name in METHODS})
 
 
 def both(folder, jobs):
-    two = [
-        ("device=ddp", *words, f"results_dir={folder / name / 'two'}") for name, (words, _) in jobs.items()
-    ]
+    two = [ranks.job(*pair[0], folder / name / "two") for name, pair in jobs.items()]
     assert [statuses for statuses, *_ in ranks.run(folder, two)] == [[0] * len(two)] * 2
-    for name, (_, words) in jobs.items():
-        assert main(["train", "device=cpu", *words, f"results_dir={folder / name / 'one'}"]) == 0, name
+    for name, pair in jobs.items():
+        assert ranks.train(ranks.job(*pair[1], folder / name / "one")) == 0
     return folder
 
 
@@ -98,9 +98,10 @@ def weights(path):
 
 def assert_same(one, two):
     ours, theirs = weights(two), weights(one)
+    tolerance = NORM_TOLERANCE if "resnet" in one.name else TOLERANCE
     for name in theirs:
         assert torch.equal(ours[name] == 0, theirs[name] == 0), name  # masks, to the bit
-        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=TOLERANCE)
+        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=tolerance)
     assert (two / "layers.csv").read_bytes() == (one / "layers.csv").read_bytes()
     assert sorted(path.name for path in two.iterdir()) == sorted(path.name for path in one.iterdir())
 
@@ -173,7 +174,7 @@ def test_a_killed_rank_ends_the_others_and_any_number_of_ranks_goes_on(tmp_path)
     assert line.startswith("sparsebench: error: rank 0 lost another rank at step ")
     assert line.endswith("; the same command goes on from the last checkpoint")
     shutil.copytree(tmp_path / "two", tmp_path / "one")
-    jobs = [(*CRASHED, f"results_dir={tmp_path / name}") for name in ("two", "unbroken")]
+    jobs = [[*CRASHED, f"results_dir={tmp_path / name}"] for name in ("two", "unbroken")]
     assert [statuses for statuses, *_ in ranks.run(tmp_path, jobs)] == [[0, 0]] * 2
     assert final(tmp_path / "two") == final(tmp_path / "unbroken")
     assert (
