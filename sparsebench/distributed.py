@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -19,21 +19,20 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from sparsebench.batch_norm import with_joint_statistics
+from sparsebench.collectives import (
+    Stateful,
+    added_up,
+    copy_from_first,
+    of_communication,
+    packed,
+    portable,
+    reason,
+)
 from sparsebench.device import Device, seed_everything
 from sparsebench.errors import RunError, SettingError
 from sparsebench.launch import Launch, launched
 
 T = TypeVar("T")
-
-
-class Stateful(Protocol):
-    """What has a state to copy."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take a state over."""
 
 
 class DDP(Device):
@@ -116,7 +115,7 @@ class DDP(Device):
                 value = make()
             except Exception as raised:  # the others are told before it goes on its way
                 error = raised
-            message = [_packed((None if error else value, _portable(error, 0)))]
+            message = [packed((None if error else value, portable(error, 0)))]
         with self._watched():
             dist.broadcast_object_list(message, src=0)
         if error is not None:
@@ -136,7 +135,7 @@ class DDP(Device):
             value = make()
         except Exception as raised:  # the others are told before it goes on its way
             error = raised
-        errors = self.gathered(_portable(error, self.rank))
+        errors = self.gathered(portable(error, self.rank))
         if first := next((passed for passed in errors if passed is not None), None):
             if error is not None and first.rank == self.rank:  # type: ignore[attr-defined]
                 error.rank = self.rank  # type: ignore[attr-defined]
@@ -193,9 +192,10 @@ class DDP(Device):
         option = (
             "forward_sync_buffers" if "forward_sync_buffers" in told else "broadcast_buffers"
         )  # before 2.15
+        options: dict[str, Any] = {"process_group": DDP._gradients, option: False}
         with self._watched():
-            self._wrapped = DistributedDataParallel(forward, process_group=DDP._gradients, **{option: False})
-        self._wrapped.register_comm_hook(DDP._gradients, lambda group, bucket: _added_up(group, bucket))
+            self._wrapped = DistributedDataParallel(forward, **options)
+        self._wrapped.register_comm_hook(DDP._gradients, lambda group, bucket: added_up(group, bucket))
         with self._watched(), torch.compiler.set_stance("force_eager"):
             self._wrapped.eval()
             for _ in range(2):
@@ -267,12 +267,12 @@ class DDP(Device):
         try:
             yield
         except RuntimeError as error:
-            if not _of_communication(error):
+            if not of_communication(error):
                 raise
             DDP._lost = True
             when = f"at step {self.step_now}" if self.step_now >= 0 else "before the first step"
             lost = RunError(
-                f"rank {self.rank} lost another rank {when} ({_reason(error)}); "
+                f"rank {self.rank} lost another rank {when} ({reason(error)}); "
                 "the same command goes on from the last checkpoint"
             )
             lost.rank = self.rank  # type: ignore[attr-defined]
@@ -288,26 +288,6 @@ def shared(make: Callable[[], T]) -> T:
     return device.shared(make)
 
 
-def copy_from_first(method: Stateful, model: nn.Module, group: Any) -> None:
-    """Give every rank of ``group`` the state of its first rank's ``method``, and the parameters of its ``model``."""
-    first = dist.get_global_rank(group, 0) if group is not None else 0
-    message = [_packed(method.state_dict())]
-    dist.broadcast_object_list(message, src=first, group=group)
-    method.load_state_dict(torch.load(io.BytesIO(message[0]), map_location="cpu", weights_only=True))
-    for parameter in model.parameters():
-        dist.broadcast(parameter.detach(), src=first, group=group)
-
-
-def _added_up(group: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-    """The sum of a bucket of gradients, where the wrapper would take a mean: each rank's loss is its share of it.
-
-    So what backward computes has the scale that it has in one process, and fp16 overflows where it does there.
-    """
-    work = dist.all_reduce(bucket.buffer(), group=group, async_op=True)
-    assert work is not None
-    return work.get_future().then(lambda done: done.value()[0])
-
-
 def _meet(here: Launch, timeout: timedelta) -> None:
     """Join the others, once a process."""
     if dist.is_initialized():
@@ -320,7 +300,7 @@ def _meet(here: Launch, timeout: timedelta) -> None:
             place = f"tcp://{where}"
             dist.init_process_group("gloo", place, rank=here.rank, world_size=here.ranks, timeout=timeout)
     except (RuntimeError, ValueError) as error:
-        allowed = f"not all of {here.ranks} ranks came to {where} ({_reason(error)})"
+        allowed = f"not all of {here.ranks} ranks came to {where} ({reason(error)})"
         missed = RunError(f"rank {here.rank}: {allowed}")
         missed.rank = here.rank  # type: ignore[attr-defined]
         raise missed from error
@@ -331,31 +311,3 @@ def _part() -> None:
     """Leave the others in order; after one of them is lost there is no order."""
     if dist.is_initialized() and not DDP._lost:
         dist.destroy_process_group()
-
-
-def _packed(value: Any) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return buffer.getvalue()
-
-
-def _portable(error: Exception | None, rank: int) -> Exception | None:
-    """``error`` as other ranks are told of it: they end in the same way, and leave the printing to ``rank``."""
-    if error is None:
-        return None
-    told = error if isinstance(error, (SettingError, RunError, OSError)) else RunError(_reason(error))
-    if not hasattr(told, "rank"):
-        told.rank = rank  # type: ignore[union-attr]
-    return told
-
-
-def _of_communication(error: RuntimeError) -> bool:
-    if isinstance(error, RunError):
-        return False
-    return isinstance(error, dist.DistError) or "gloo" in str(error).lower() or "NCCL" in str(error)
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error, without where in which library it arose."""
-    line = (str(error).splitlines() or [type(error).__name__])[0]
-    return line.split("] ", 1)[-1].split(". ")[0].strip()[:200] or type(error).__name__

@@ -7,7 +7,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from sparsebench.location import config_dir
 HERE = Path(__file__).resolve().parent
 
 
-def start(command: Sequence[str], ranks: int) -> list[subprocess.Popen[str]]:
+def start(
+    command: Sequence[str], ranks: int, environment: Mapping[str, str] | None = None
+) -> list[subprocess.Popen[str]]:
     """``python COMMAND`` as so many ranks, as torchrun starts them."""
     port = str(random.randint(12000, 29999))
     meet = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
@@ -30,7 +32,7 @@ def start(command: Sequence[str], ranks: int) -> list[subprocess.Popen[str]]:
     return [
         subprocess.Popen(
             [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, **meet, **path, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env={**os.environ, **meet, **path, **(environment or {}), "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(ranks)
     ]  # fmt: skip
