@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import sparsebench
 from sparsebench.errors import RunError, SettingError, one_of
+from sparsebench.launch import speaks
 from sparsebench.signals import Interrupted
 
 COMMANDS = {
@@ -66,20 +67,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SettingError, RunError) as error:
         if os.environ.get("SPARSEBENCH_DEBUG") == "1":
             raise
-        return _fail(str(error), 2 if isinstance(error, SettingError) else 1)
+        return _fail(str(error), 2 if isinstance(error, SettingError) else 1, speaks(words, error))
     except Interrupted as stop:
-        return _fail(f"stopped by {stop}; the same command goes on from there", int(stop.code or 1))
+        said = f"stopped by {stop}; the same command goes on from there"
+        return _fail(said, int(stop.code or 1), speaks(words, stop))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at exit
         return 1
     except OSError as error:
         if os.environ.get("SPARSEBENCH_DEBUG") == "1":
             raise
-        return _fail(": ".join(str(part) for part in (error.filename, error.strerror or error) if part), 2)
-    except KeyboardInterrupt:
+        what = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
+        return _fail(what, 2, speaks(words, error))
+    except KeyboardInterrupt as error:
         goes_on = words[:1] in (["train"], ["sweep"])
         more = "; the same command goes on from the last checkpoint" if goes_on else ""
-        return _fail(f"interrupted{more}", 130)
+        return _fail(f"interrupted{more}", 130, speaks(words, error))
 
 
 def _dispatch(words: list[str]) -> int:
@@ -148,6 +151,7 @@ def _help() -> str:
     return HELP.format(commands=commands, configs=" and ".join(map(str, config_dirs()))).rstrip()
 
 
-def _fail(text: str, status: int) -> int:
-    print(f"sparsebench: error: {text}", file=sys.stderr)
+def _fail(text: str, status: int, spoken: bool) -> int:
+    if spoken:
+        print(f"sparsebench: error: {text}", file=sys.stderr)
     return status

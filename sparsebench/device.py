@@ -6,8 +6,9 @@ import os
 import random
 import resource
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -15,12 +16,16 @@ from torch import Tensor, nn
 
 from sparsebench.errors import SettingError, one_of
 
+T = TypeVar("T")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BACKENDS = ("auto", "cpu", "cuda")
 
 
 class Device:
     """One device with its precision: autocast, loss scaling, memory format, compilation.
+
+    Where several processes train one model (:class:`sparsebench.distributed.DDP`), each is a rank; the hooks for that
+    do nothing here.
 
     Args:
         name: ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one.
@@ -31,8 +36,14 @@ class Device:
         deterministic: Only deterministic kernels; on a GPU that is what makes a resumed run equal to the bit.
 
     Raises:
-        SettingError: An unknown name or precision, or a GPU is asked for where there is none.
+        SettingError: An unknown name or precision, a GPU is asked for where there is none, or torchrun started
+            several processes that know nothing of each other.
     """
+
+    joins: ClassVar[bool] = False
+    """Whether processes that torchrun started together make up one run."""
+    rank = 0
+    ranks = 1
 
     def __init__(
         self,
@@ -42,6 +53,9 @@ class Device:
         compile: bool = False,
         deterministic: bool = False,
     ) -> None:
+        if not self.joins and (ranks := int(os.environ.get("WORLD_SIZE") or 1)) > 1 and "RANK" in os.environ:
+            allowed = f"ddp: torchrun started {ranks} processes, and each would do the same run"
+            raise SettingError("device", name, allowed)
         if name not in BACKENDS:
             raise SettingError("device", name, one_of(BACKENDS, name))
         if precision not in DTYPES:
@@ -105,7 +119,7 @@ class Device:
         return {
             "scaler": self.scaler.state_dict(),
             "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if self.type == "cuda" else [],
+            "cuda": [torch.cuda.get_rng_state()] if self.type == "cuda" else [],
             "python": random.getstate(),
             "numpy": (
                 version,
@@ -121,10 +135,76 @@ class Device:
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["torch"])
         if self.type == "cuda" and state["cuda"]:
-            torch.cuda.set_rng_state_all(state["cuda"])
+            torch.cuda.set_rng_state(state["cuda"][0])
         random.setstate(state["python"])
         version, keys, position, has_gauss, gauss = state["numpy"]
         np.random.set_state((version, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and prints."""
+        return self.rank == 0
+
+    def shared(self, make: Callable[[], T]) -> T:
+        """What ``make`` returns on the first rank, on every rank; what it raises there is raised everywhere."""
+        return make()
+
+    def together(self, make: Callable[[], T]) -> T:
+        """What ``make`` returns on each rank; what it raises on any of them is raised on all."""
+        return make()
+
+    def in_turn(self, make: Callable[[], T]) -> T:
+        """As :meth:`together`, the first rank first, then one on each machine, then the others: for downloads."""
+        return make()
+
+    def gathered(self, value: T) -> list[T]:
+        """The ``value`` of every rank, on every rank."""
+        return [value]
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all ranks, the same bits on each."""
+        return tensor
+
+    def agreed(self, numbers: Sequence[int], step: int) -> list[int]:
+        """The largest of each number over all ranks; 0 at steps at which ranks do not ask each other."""
+        return list(numbers)
+
+    def refuse_different(self, value: Callable[[], str], what: str, step: int) -> None:
+        """Raise RunError on every rank if ``value`` is not the same on all; ``what`` names it."""
+
+    def parallel(self, model: nn.Module, forward: nn.Module, example: Callable[[], Tensor]) -> nn.Module:
+        """What a training step calls, with the gradients of all ranks.
+
+        Args:
+            model: The model.
+            forward: :meth:`callable` of it.
+            example: Gives some inputs.
+        """
+        return forward
+
+    def split(self, inputs: Tensor, targets: Tensor, parts: int) -> list[tuple[Tensor, Tensor]]:
+        """A rank's share of a batch in at most so many parts, one backward each."""
+        return list(zip(inputs.chunk(parts), targets.chunk(parts), strict=True))
+
+    def micro_batch(self, step: int, last: bool) -> AbstractContextManager[Any]:
+        """Around forward and backward of a part; at the ``last`` of a step, gradients of all ranks are summed."""
+        return nullcontext()
+
+    def same_start(self, pruner: Any, model: nn.Module, seed: int) -> None:
+        """Masks and weights of the first rank on every rank; random numbers differ from here on."""
+
+    def same_buffers(self, model: nn.Module) -> None:
+        """Buffers (batch statistics) of the first rank on every rank."""
+
+    def resume(self, states: list[dict[str, Any]], seed: int, step: int) -> None:
+        """Go on from :meth:`state_dict` of all ranks.
+
+        Args:
+            states: Of each rank.
+            seed: Of the run.
+            step: Where it goes on. With another number of ranks than before, those after the first draw anew from it.
+        """
+        self.load_state_dict(states[0])
 
 
 def seed_everything(seed: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class SettingError(ValueError):
@@ -28,6 +29,9 @@ class SettingError(ValueError):
         head = setting if given is None else f"{setting}={given}"
         super().__init__(f"{head}: expected {allowed}")
 
+    def __reduce__(self) -> tuple[Any, ...]:  # so that another process can be told of it
+        return type(self), (self.setting, self.given, self.allowed), self.__dict__
+
 
 def one_of(options: Iterable[object], given: object) -> str:
     """``"one of a, b, c"``, with a suggestion where ``given`` looks like a mistyped option.
@@ -43,3 +47,8 @@ def one_of(options: Iterable[object], given: object) -> str:
 
 class RunError(RuntimeError):
     """A run that was started well and ended badly; one line, exit status 1."""
+
+
+def origin(error: BaseException) -> int:
+    """The rank where ``error`` arose, if it was passed on to others; else 0, for it arises on every rank."""
+    return int(getattr(error, "rank", 0))

@@ -25,13 +25,22 @@ class Accuracy:
 
 
 @torch.no_grad()
-def evaluate(forward: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> Accuracy:
+def evaluate(
+    forward: Callable[[Tensor], Tensor],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    total: Callable[[Tensor], Tensor] = lambda sums: sums,
+) -> Accuracy:
     """Loss and accuracy of ``forward`` over ``batches`` of (inputs, targets).
 
     A class counts as hit only if fewer than k others have a higher logit, or an equal one at a lower index.
     Sums stay on the device and are read once. A logit that is not a number counts as a miss.
+
+    Args:
+        forward: Inputs -> logits.
+        batches: All samples, once; with several ranks, this rank's.
+        total: Adds the sums of all ranks, float64 on the CPU.
     """
-    totals, samples = None, 0
+    sums, samples = None, 0
     for inputs, targets in batches:
         logits = forward(inputs).float()
         true = logits.gather(1, targets[:, None])
@@ -40,11 +49,12 @@ def evaluate(forward: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor
         valid = logits.isfinite().all(1)
         loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
         batch = torch.stack([loss.double(), ((ahead < 1) & valid).sum(), ((ahead < 5) & valid).sum()])
-        totals = batch if totals is None else totals + batch
+        sums = batch if sums is None else sums + batch
         samples += len(targets)
-    if totals is None:
+    own = torch.zeros(3, dtype=torch.float64) if sums is None else sums.cpu()
+    loss_sum, top1, top5, samples = total(torch.cat([own, own.new_tensor([samples])])).tolist()
+    if samples == 0:
         raise ValueError("no samples to evaluate")
-    loss_sum, top1, top5 = totals.tolist()
     return Accuracy(loss_sum / samples, 100 * top1 / samples, 100 * top5 / samples)
 
 

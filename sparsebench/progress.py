@@ -22,6 +22,7 @@ class Progress:
         done_steps: Of them, those before a resume.
         epochs: Length of the whole run.
         log: Given one line an evaluation.
+        shown: Whether anything is shown.
     """
 
     def __init__(
@@ -31,12 +32,13 @@ class Progress:
         done_steps: int = 0,
         epochs: float = 0.0,
         log: Callable[[str], None] = lambda line: None,
+        shown: bool = True,
     ) -> None:
         self.label, self.total, self.left = label, total_steps, total_steps - done_steps
-        self.epochs, self.log = epochs, log
+        self.epochs, self.log, self.shown = epochs, log, shown
         self._last: Mapping[str, float | None] = {}
         self.steps = self.samples = 0
-        self.terminal = sys.stderr.isatty()
+        self.terminal = shown and sys.stderr.isatty()
         self.bar = tqdm(
             total=total_steps, initial=done_steps, desc=label, unit="step", dynamic_ncols=True, mininterval=0.2,
             disable=not self.terminal,
@@ -106,7 +108,8 @@ class Progress:
             self._shown |= {"sparsity": f"{row['sparsity']:.3f}", "img/s": f"{self.rate:,.0f}"}
             self.bar.set_postfix(self._shown)
             return
-        print(line, file=sys.stderr, flush=True)
+        if self.shown:
+            print(line, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Leave the terminal tidy."""

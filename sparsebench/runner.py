@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
@@ -29,8 +30,11 @@ class Data(Protocol):
 
     steps_per_epoch: int
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """The inputs and targets of ``step``: a pure function of seed and step."""
+    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> tuple[Tensor, Tensor]:
+        """A rank's share of the inputs and targets of ``step``: a pure function of seed and step."""
+
+    def size(self, step: int) -> int:
+        """Samples of ``step`` over all ranks."""
 
 
 @dataclass
@@ -52,11 +56,11 @@ class Runner:
     Args:
         model: On its device, in its memory format.
         data: Training batches by position.
-        evaluation: ``"val"`` or ``"test"`` -> all its samples, once, in order.
+        evaluation: ``"val"`` or ``"test"`` -> all its samples, once, in order; with several ranks, this rank's.
         optimizer: Holds the dense weights.
         lr_schedule: Factor of the learning rate of each step.
         pruner: The method.
-        device: Precision and generators.
+        device: Precision, generators, and other ranks if there are any.
         clock: Length of the training.
         criterion: (logits, targets) -> mean loss.
         checkpoint: Where the state is kept.
@@ -101,6 +105,7 @@ class Runner:
         signals: StopSignals | None = None,
     ) -> None:
         self.model, self.forward = model, device.callable(model)
+        self.parallel = device.parallel(model, self.forward, lambda: data.batch(0)[0][:2])
         self.data, self.evaluation, self.optimizer = data, evaluation, optimizer
         self.lr_schedule, self.pruner = lr_schedule, pruner
         self.device, self.clock, self.criterion, self.flops = device, clock, criterion, flops
@@ -118,17 +123,19 @@ class Runner:
     def run(self) -> History:
         """Train to the end, or until the loss is no longer a number; goes on from a checkpoint if there is one."""
         total = self.clock.total_steps
-        if (state := self.checkpoint.load()) is not None:
+        if (state := self.device.shared(self.checkpoint.load)) is not None:
             self.load_state_dict(state)
         else:
             self.pruner.on_start(self._probe())
+            self.device.same_start(self.pruner, self.model, self.seed)
         self.progress = self.make_progress(total, self.step)
         if state is None and self.step > 0:  # what an earlier training left, right after pruning
             self.evaluate_and_record(time.monotonic())
         started = before = self._saved = time.monotonic()
         spent = self.history.seconds
         while self.step < total and not self.history.diverged:
-            self.train_step(*self.data.batch(self.step))
+            share = self.data.batch(self.step, self.device.rank, self.device.ranks)
+            self.train_step(*share, self.data.size(self.step))
             self.step += 1
             self.history.seconds = spent + time.monotonic() - started
             if self.step % self.eval_every == 0 or self.step == total or self.pruner.cuts(self.step - 1):
@@ -140,8 +147,15 @@ class Runner:
         self.progress.close()
         return self.history
 
-    def train_step(self, inputs: Tensor, targets: Tensor) -> None:
-        """One optimiser step. Masks go in and out outside autocast; nothing here waits for the device."""
+    def train_step(self, inputs: Tensor, targets: Tensor, samples: int | None = None) -> None:
+        """One optimiser step. Masks go in and out outside autocast; nothing here waits for the device.
+
+        Args:
+            inputs: Of the batch, or of this rank's share of it.
+            targets: Theirs.
+            samples: Of the whole batch, if these are not all.
+        """
+        samples = len(targets) if samples is None else samples
         self.optimizer.zero_grad(set_to_none=True)
         factor = self.pruner.lr_factor(self.step, self.lr_schedule)
         for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
@@ -151,13 +165,17 @@ class Runner:
             self.pruner.dense_forward(self.step),
             self.pruner.dense_gradient(self.step),
         )
-        self.flops.count(len(targets), dense_gradient, dense_forward)
+        self.flops.count(samples, dense_gradient, dense_forward)
         loss = torch.zeros((), device=inputs.device)
-        for part, answer in zip(inputs.chunk(self.accumulate), targets.chunk(self.accumulate), strict=True):
-            with self.device.autocast():
-                part_loss = self.criterion(self.forward(part), answer) * (len(answer) / len(targets))
-            self.device.backward(part_loss)
-            loss += part_loss.detach()
+        parts = self.device.split(inputs, targets, self.accumulate)
+        for number, (part, answer) in enumerate(parts, start=1):
+            with self.device.micro_batch(self.step, last=number == len(parts)):
+                with self.device.autocast():
+                    part_loss = self.criterion(self.parallel(part), answer) * (len(answer) / samples)
+                self.device.backward(part_loss)
+            if len(answer):  # the mean over none is not a number
+                loss += part_loss.detach()
+        loss = self.device.sum(loss)
         self.device.unscale(self.optimizer)
         # The dense weights come back here, before the optimiser's step: weight decay acts on them.
         stepping = self.pruner.after_backward(self.step)
@@ -165,14 +183,16 @@ class Runner:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
         self.device.step(self.optimizer, stepping)
         self.pruner.after_step(self.step)
-        self.images += len(targets)
-        self.train_loss.update(loss, len(targets))
-        self.progress.step(len(targets), loss, self.pruner.target(self.step))
+        self.images += samples
+        self.train_loss.update(loss, samples)
+        self.progress.step(samples, loss, self.pruner.target(self.step))
 
     @torch.no_grad()
     def evaluate_and_record(self, since: float) -> None:
         """Evaluate the weights that the method would deploy; at the end, bake them in first."""
         weights, samples = self.pruner.weights, self.train_loss.samples
+        self.device.refuse_different(weights.fingerprint, "masks", self.step)
+        self.device.same_buffers(self.model)
         train_loss = self.train_loss.read()
         rate = samples / max(time.monotonic() - since, 1e-9)
         pruning_error = float(weights.pruning_error())
@@ -202,14 +222,16 @@ class Runner:
             self.history.test = self._evaluate("test")
         if better and self.history.test is not None:  # chosen on validation; the test set is only reported
             self.history.best_val_top1, self.history.test_top1_at_best_val = val.top1, self.history.test.top1
-        self.record(self.history.rows)
+        self.device.shared(lambda: self.record(self.history.rows))
         self.progress.evaluated(row)
 
     def _save_or_stop(self) -> None:
         """Between two steps: save when it is time, or when a signal asks to stop, which is followed then."""
-        stop = self.signals.pending
-        if stop or self.step % self.save_every == 0 or time.monotonic() - self._saved > self.save_seconds:
-            self.checkpoint.save(self.state_dict())
+        long_ago = time.monotonic() - self._saved > self.save_seconds
+        stop, due = self.device.agreed((self.signals.pending, int(long_ago)), self.step)
+        if stop or due or self.step % self.save_every == 0:
+            state = self.state_dict()
+            self.device.shared(partial(self.checkpoint.save, state))
             self._saved = time.monotonic()
         if stop:
             self.signals.act(stop)
@@ -220,7 +242,7 @@ class Runner:
         return {
             "step": self.step, "images": self.images, "model": self.model.state_dict(),
             "pruner": self.pruner.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "device": self.device.state_dict(), "flops": self.flops.state_dict(),
+            "device": self.device.gathered(self.device.state_dict()), "flops": self.flops.state_dict(),
             "train_loss": self.train_loss.state_dict(),
             "history": history, "last_masks": self._last_masks,
         }  # fmt: skip
@@ -235,13 +257,13 @@ class Runner:
         self.train_loss.load_state_dict(state["train_loss"])
         self.history = History(**state["history"])
         self._last_masks = state["last_masks"].to(self._last_masks.device)
-        self.device.load_state_dict(state["device"])
+        self.device.resume(state["device"], self.seed, self.step)
 
     def _evaluate(self, split: Literal["val", "test"]) -> Accuracy:
         self.model.eval()
         try:
             with self.pruner.evaluating(), self.device.autocast():
-                return evaluate(self.forward, self.evaluation(split))
+                return evaluate(self.forward, self.evaluation(split), self.device.sum)
         finally:
             self.model.train()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import ranks
 import torch
 from oracle import OracleDPF
 from test_dpf import Net, data, step_of
@@ -94,3 +95,36 @@ def test_the_training_step_never_waits_for_the_device(hydra_config):
             runner.train_step(*made.data.batch(step))
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="PyTorch sees fewer than two CUDA devices")
+def test_two_gpus_prune_as_one_does(tmp_path):
+    from test_distributed import DPF, MLP, NORM_TOLERANCE, RESNET, runs, weights
+
+    jobs = {
+        "mlp": ([*MLP, *DPF, "device=ddp"], [*MLP, *DPF]),
+        "joint": (
+            [*RESNET, "batch_size=31", "device=ddp", "device.sync_bn=true"],
+            [*RESNET, "batch_size=31"],
+        ),
+    }
+    two = [[*words, f"results_dir={tmp_path / name / 'two'}"] for name, (words, _) in jobs.items()]
+    assert [statuses for statuses, *_ in ranks.run(tmp_path, two)] == [[0, 0]] * 2
+    for name, (_, words) in jobs.items():
+        assert main(["train", *words, "device=cuda", f"results_dir={tmp_path / name / 'one'}"]) == 0
+        ours, theirs = (weights(runs(tmp_path, name, who)[0]) for who in ("two", "one"))
+        for key in theirs:
+            assert torch.equal(ours[key] == 0, theirs[key] == 0)
+            torch.testing.assert_close(ours[key], theirs[key], rtol=0, atol=NORM_TOLERANCE)
+
+
+def test_two_ranks_on_one_gpu_are_refused(tmp_path):
+    visible = {"CUDA_VISIBLE_DEVICES": "0"}
+    processes = ranks.start(
+        ["-m", "sparsebench", "train", "device=ddp", f"results_dir={tmp_path}"], 2, visible
+    )
+    ended = [(*process.communicate(timeout=120), process.returncode) for process in processes]
+    message = (
+        "sparsebench: error: device=ddp: expected a GPU for every rank, but these are 2 ranks on 1 GPUs\n"
+    )
+    assert ended == [("", message, 2), ("", "", 2)]

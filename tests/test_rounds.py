@@ -84,6 +84,16 @@ def test_momentum_is_rewound_with_the_weights_and_masked():
     assert optimizer.state[model.weight]["momentum_buffer"].tolist() == [0, 0, 0, -2.25]
 
 
+def test_every_round_rewinds_to_the_momentum_of_the_dense_training():
+    settings = {"rounds": 2, "rewind": "1it", "momentum": 0.5}
+    _, _, left = train(Lottery, 0, {}, **settings)
+    (buffer,) = (state["momentum_buffer"] for state in left["ticket"]["optimizer"].values())
+    early = buffer.clone()
+    _, _, left = train(Lottery, 1, left, **settings)
+    (buffer,) = (state["momentum_buffer"] for state in left["ticket"]["optimizer"].values())
+    assert torch.equal(buffer, early)
+
+
 @pytest.mark.parametrize("method", [IMP, LRRewind])
 def test_momentum_starts_anew_in_retraining(method):
     _, _, left = train(method, 0, {}, rounds=1, momentum=0.5, retrain="1it")

@@ -12,11 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from sparsebench.commands.result import Network, load_weights
 from sparsebench.commands.run import network
-from sparsebench.config import Reopened, composed, reopened
+from sparsebench.config import Reopened, accepted, composed, reopened
 from sparsebench.data.arrays import ImageDataset
 from sparsebench.errors import RunError
 from sparsebench.files import read_csv
 from sparsebench.records import schema
+
+_ALONE = accepted("sparsebench.device.Device") or set()
 
 
 class Datasets:
@@ -72,8 +74,10 @@ class FinishedRun:
             path / schema.CONFIG, lambda text: reopened(text, self.choices, self.training)
         )
         self.cfg = self.opened.cfg
-        # Where it runs is not part of what it is: as trained if that is here, else whatever is.
-        self.cfg.device.name = "cpu" if self.row.get("device") == "cpu" else "auto"
+        # Where it runs is not part of what it is: as trained if that is here, else whatever is; in one process.
+        alone = {key: value for key, value in self.cfg.device.items() if key in _ALONE}
+        name = "cpu" if str(self.row.get("device")).endswith("cpu") else "auto"
+        self.cfg.device = {**alone, "_target_": "sparsebench.device.Device", "name": name}
 
     def network(self, datasets: Datasets) -> Network:
         """The model with the run's final weights, and its data.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,8 @@ from sparsebench.config import build, config_hash, run_id, validate
 from sparsebench.data.arrays import ImageDataset
 from sparsebench.data.loader import TrainLoader, batches
 from sparsebench.device import Device, seed_everything
+from sparsebench.distributed import shared
+from sparsebench.errors import SettingError
 from sparsebench.library import build_method
 from sparsebench.lr_schedules import LRSchedule
 from sparsebench.optim import parameter_groups
@@ -74,6 +76,9 @@ def assemble(cfg: DictConfig, dataset: ImageDataset | None = None) -> Assembly:
         dataset: Taken instead of the one that ``cfg`` describes.
     """
     net = network(cfg, dataset)
+    if cfg.batch_size < 2 * net.device.ranks > 2:
+        least = f"at least {2 * net.device.ranks}, two images for each of {net.device.ranks} ranks"
+        raise SettingError("batch_size", cfg.batch_size, least)
     data = TrainLoader(net.dataset, cfg.batch_size, cfg.seed, channels_last=net.device.channels_last)
     clock = Clock(data.steps_per_epoch * epochs(cfg), data.steps_per_epoch, cfg.extend)
     parameters = parameter_groups(net.model, cfg.optimizer.get("weight_decay", 0.0), cfg.norm_weight_decay)
@@ -94,7 +99,9 @@ def network(cfg: DictConfig, dataset: ImageDataset | None = None) -> Network:
     """The part of :func:`assemble` that a finished run is checked with: the model as it starts, and its data."""
     device: Device = build(cfg.device)
     seed_everything(cfg.seed)
-    dataset = dataset or build(cfg.dataset, "dataset", device=device.torch_device)
+    dataset = dataset or device.in_turn(
+        lambda: build(cfg.dataset, "dataset", device=device.torch_device)
+    )  # the first rank downloads, if need be
     model = build(cfg.model, "model", input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     device.place(model)
     prunable = Prunable(**cfg.prunable).select(model)
@@ -103,7 +110,7 @@ def network(cfg: DictConfig, dataset: ImageDataset | None = None) -> Network:
 
 def run(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]) -> float:
     """As :func:`complete`; returns the validation accuracy, in per cent: what a search may optimise."""
-    return float((complete(cfg, choices, overrides).summary() or {})["val_top1"])
+    return float((shared(complete(cfg, choices, overrides).summary) or {})["val_top1"])
 
 
 def complete(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]) -> RunFolder:
@@ -124,14 +131,19 @@ def complete(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list
     validate(cfg, choices)
     chosen, name, results = extras(cfg), run_id(cfg, choices), Path(cfg.results_dir).expanduser()
     tracker: Tracker = build(cfg.tracker, "tracker")
-    dense = dense_run(chosen, cfg, choices, results)
-    if not cfg.overwrite and (folder := _finished(Results(results).trainings(name), chosen)) is not None:
+    device: Device = build(cfg.device)
+    dense = device.shared(lambda: dense_run(chosen, cfg, choices, results))
+
+    def finished(folders: Callable[[], list[Path]]) -> RunFolder | None:
+        return device.shared(lambda: _finished(folders(), chosen))
+
+    if not cfg.overwrite and (folder := finished(lambda: Results(results).trainings(name))) is not None:
         return folder
     made = assemble(cfg)
     trainings = [_Training(cfg, choices, overrides, made, number) for number in range(made.pruner.trainings)]
-    with exclusively(results, name, cfg) as (lease, waited), StopSignals() as signals:
+    with exclusively(results, name, cfg, device) as (lease, waited), StopSignals() as signals:
         paths = [training.folder.path for training in trainings]
-        if (waited or not cfg.overwrite) and (folder := _finished(paths, chosen)) is not None:
+        if (waited or not cfg.overwrite) and (folder := finished(lambda: paths)) is not None:
             return folder
         evaluate = partial(apply, chosen, batch_size=cfg.batch_size, dense=dense)
         _train(trainings, made, evaluate, tracker, lease, signals)
@@ -143,25 +155,28 @@ def _train(
     made: Assembly,
     evaluate: Callable[..., dict[str, Any]],
     tracker: Tracker,
-    lease: Lease,
+    lease: Lease | None,
     signals: StopSignals,
 ) -> None:
-    """All trainings that are left: go on after the last that is finished and has left what the next one needs."""
-    cfg = trainings[0].cfg
-    left = [training.handover.load() for training in trainings] if not cfg.overwrite else []
-    finished = (n + 1 for n, state in enumerate(left) if state and trainings[n].folder.summary())
-    start = max(finished, default=0)
-    before: dict[str, Any] = left[start - 1] or {} if start else {}
+    """All trainings that are left."""
+    cfg, device, ids = trainings[0].cfg, made.device, [training.row["run_id"] for training in trainings]
+    start, before = device.shared(lambda: (0, {}) if cfg.overwrite else _left(trainings))
     for training in trainings[start:]:
         if training is not trainings[start]:
             made = assemble(cfg, made.dataset)
-        ids = [training.row["run_id"] for training in trainings]
         row, before = training.run(made, before, evaluate, tracker, lease, signals, ids)
         check({key: str(value) for key, value in row.items()})
-        if signals.pending:
-            signals.act()
-    for training in trainings:
-        _tidy(training.folder.path)
+        (stop,) = device.agreed((signals.pending,), step=0)
+        if stop:
+            signals.act(stop)
+    device.shared(lambda: _tidy(training.folder.path for training in trainings))
+
+
+def _left(trainings: list[_Training]) -> tuple[int, dict[str, Any]]:
+    """After the last training that is finished and has left what the next one needs: the next one, and that."""
+    left = [training.handover.load() for training in trainings]
+    start = max((n + 1 for n, state in enumerate(left) if state and trainings[n].folder.summary()), default=0)
+    return start, left[start - 1] or {} if start else {}
 
 
 def _finished(folders: Sequence[Path], chosen: Collection[str]) -> RunFolder | None:
@@ -169,8 +184,7 @@ def _finished(folders: Sequence[Path], chosen: Collection[str]) -> RunFolder | N
     last = RunFolder(folders[-1].parent, folders[-1].name) if folders else None
     if last is None or (summary := last.summary()) is None:
         return None
-    for path in folders:
-        _tidy(path)
+    _tidy(folders)
     print(f"{last.path}: already finished; nothing done (overwrite=true to do it again)")
     if missing := [extra for extra in chosen if not (last.path / EVALUATION / f"{extra}.csv").exists()]:
         print(f"sparsebench evaluate {last.path} evaluate=[{','.join(missing)}] evaluates it")
@@ -212,7 +226,7 @@ class _Training:
         before: dict[str, Any],
         evaluate: Callable[..., dict[str, Any]],
         tracker: Tracker,
-        lease: Lease,
+        lease: Lease | None,
         signals: StopSignals,
         ids: list[str],
     ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -231,10 +245,11 @@ class _Training:
             tracking.record(rows)
 
         def progress(total: int, done: int) -> Progress:
-            folder.log(f"{self.label}: from step {done} of {total}, {made.device.label}, {lease.holder}")
-            shown = Progress(
-                self.label, total, done, made.clock.total_steps / made.clock.steps_per_epoch, folder.log
-            )
+            length, log = made.clock.total_steps / made.clock.steps_per_epoch, folder.log
+            if lease is None:  # of another rank than the first
+                return Progress(self.label, total, done, length, shown=False)
+            shown = Progress(self.label, total, done, length, log)
+            log(f"{self.label}: from step {done} of {total}, {made.device.label}, {lease.holder}")
             lease.progress = lambda: {"folder": folder.path.name, **shown.snapshot()}
             lease.renew()
             return shown
@@ -242,27 +257,50 @@ class _Training:
         runner = self._runner(made, first_step, record, progress, signals)
         if before:
             runner.flops.go_on_from(before["flops"])
+        row |= made.device.shared(lambda: self._begin(made, row, first_step, tracking, ids))
+        try:
+            history = runner.run()
+        except BaseException as error:  # a signal to stop, too
+            how = "stopped by " if isinstance(error, (SystemExit, KeyboardInterrupt)) else ""
+            if lease is not None:
+                folder.log(f"step {runner.step}: {how}{type(error).__name__}: {error}")
+            raise
+        row |= measured(history, made.device, runner.images) | {"steps": runner.step - first_step}
+
+        def end() -> tuple[dict[str, Any], dict[str, Any]]:
+            held(lease)
+            return self._end(made, row, runner, evaluate, tracking)
+
+        return made.device.shared(end)
+
+    def _begin(
+        self, made: Assembly, row: Mapping[str, Any], first_step: int, tracking: Tracking, ids: list[str]
+    ) -> dict[str, Any]:
+        """Open the folder; returns where the run comes from."""
+        cfg, folder = self.cfg, self.folder
         if cfg.overwrite or folder.summary() is not None:
             folder.clear()
         folder.open()
-        row |= _write_origin(folder, cfg, self.choices, row, ids)
+        origin = _write_origin(folder, cfg, self.choices, {**row, "ranks": made.device.ranks}, ids)
         if made.dataset.note and self.number == 0:
             print(f"sparsebench: {made.dataset.note}", flush=True)
         tracking.start()
         steps = made.clock.total_steps - first_step
         print(f"{self.label}: {steps} steps on {made.device.label}, {cfg.precision}", flush=True)
-        try:
-            history = runner.run()
-        except BaseException as error:  # a signal to stop, too
-            stopped = isinstance(error, (SystemExit, KeyboardInterrupt))
-            folder.log(
-                f"step {runner.step}: {'stopped by ' if stopped else ''}{type(error).__name__}: {error}"
-            )
-            raise
-        held(lease)
-        row |= measured(history, made.device, runner.images) | {"steps": runner.step - first_step}
-        names, asked = list(made.pruner.weights.parameters), made.pruner.zeros(made.clock.total_steps - 1)
-        row |= counted(made.model, names, made.layers, made.dataset.input_shape, asked)
+        return origin
+
+    def _end(
+        self,
+        made: Assembly,
+        measurements: dict[str, Any],
+        runner: Runner,
+        evaluate: Callable[..., dict[str, Any]],
+        tracking: Tracking,
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Write the results; returns the row, and what the next training needs."""
+        folder, names = self.folder, list(made.pruner.weights.parameters)
+        asked = made.pruner.zeros(made.clock.total_steps - 1)
+        row = measurements | counted(made.model, names, made.layers, made.dataset.input_shape, asked)
         row |= trained(made.pruner.weights, asked, runner.flops)
         folder.write_layers(layer_rows(made.model, names, made.layers))
         folder.write_model(made.model.state_dict())
@@ -293,7 +331,8 @@ class _Training:
         cfg = self.cfg
 
         def evaluation(split: Literal["val", "test"]) -> Iterator[tuple[Tensor, Tensor]]:
-            return batches(made.dataset, split, cfg.batch_size, channels_last=made.device.channels_last)
+            last, rank, ranks = made.device.channels_last, made.device.rank, made.device.ranks
+            return batches(made.dataset, split, cfg.batch_size, channels_last=last, rank=rank, ranks=ranks)
 
         def reinitialize() -> None:
             shape, classes = made.dataset.input_shape, made.dataset.num_classes
@@ -329,10 +368,11 @@ def epochs(cfg: DictConfig) -> int:
     return max(round(cfg.epochs * cfg.extend), 1)
 
 
-def _tidy(folder: Path) -> None:
-    """Remove what a finished training no longer needs; one that was killed right after its last row has left it."""
-    for name in ("handover", "checkpoint"):
-        Checkpoint(folder, print, name).remove()
+def _tidy(folders: Iterable[Path]) -> None:
+    """Remove what finished trainings no longer need; one that was killed right after its last row has left it."""
+    for folder in folders:
+        for name in ("handover", "checkpoint"):
+            Checkpoint(folder, print, name).remove()
 
 
 def _write_origin(

@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from sparsebench.config import explain
 from sparsebench.errors import RunError, SettingError
+from sparsebench.launch import only_first_prints, speaks
 from sparsebench.location import config_dir
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def _task(cfg: DictConfig) -> float | None:
     except (SettingError, RunError, OSError) as error:
         _note(cfg, choices, error)
         if job.mode == hydra.types.RunMode.MULTIRUN:  # the others go on; the last word is the sweep's
-            print(f"sparsebench: {' '.join(job.overrides.task)}: {error}", file=sys.stderr)
+            if speaks(job.overrides.task, error):
+                print(f"sparsebench: {' '.join(job.overrides.task)}: {error}", file=sys.stderr)
             raise
         _failed.append(error)  # raised by main: Hydra would print a line of its own
         return None
@@ -92,7 +94,8 @@ def main(arguments: Sequence[str], sweep: bool = False) -> int:
     program, sys.argv = sys.argv, ["sparsebench", *words]
     try:
         _failed.clear()
-        _task()
+        with only_first_prints(arguments):
+            _task()
         if _failed:
             raise _failed[0]
     except Exception as error:  # a config that is missing is an OSError too

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from sparsebench.commands.result import show
 from sparsebench.commands.run import complete
 from sparsebench.config import validate
+from sparsebench.distributed import shared
 from sparsebench.errors import SettingError
 from sparsebench.pruning.learned import Tuned
 
@@ -58,7 +59,7 @@ def tune(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str
         one.tune_to_target = False
         OmegaConf.update(one, tuned.setting, value)
         folder = complete(one, choices, [*words, f"{tuned.setting}={value}"])
-        row = folder.summary() or {}
+        row = shared(folder.summary) or {}
         sparsity = float(row["sparsity"])
         print(
             f"tune_to_target: try {number} of at most {TRIES}, {tuned.setting}={value}: sparsity {sparsity:.4f}"

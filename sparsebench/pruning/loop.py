@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsebench.clock import Clock
+from sparsebench.collectives import copy_from_first
 from sparsebench.errors import RunError, SettingError
 from sparsebench.pruning.pruner import Probe, Pruner
 
@@ -208,17 +208,8 @@ class LoopPruner:
         self._started = True
         wrapping = layers_of_wrapping(self._model)
         ranks = [layer for layer in wrapping if isinstance(layer, nn.parallel.DistributedDataParallel)]
-        if not ranks:
-            return
-        distributed, group = torch.distributed, ranks[0].process_group
-        first = distributed.get_global_rank(group, 0)
-        buffer = io.BytesIO()
-        torch.save(self.method.state_dict(), buffer)
-        message = [buffer.getvalue()]
-        distributed.broadcast_object_list(message, src=first, group=group)
-        self.method.load_state_dict(torch.load(io.BytesIO(message[0]), map_location="cpu", weights_only=True))
-        for parameter in self._probe.model.parameters():
-            distributed.broadcast(parameter.detach(), src=first, group=group)
+        if ranks:
+            copy_from_first(self.method, self._probe.model, ranks[0].process_group)
 
     def _refuse_autocast(self, what: str) -> None:
         device = next(iter(self.method.weights.parameters.values())).device.type

@@ -110,4 +110,5 @@ def snapshot(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, An
 def restore(state: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Put :func:`snapshot` back."""
     model.load_state_dict(state["model"])
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state["optimizer"]})
+    # A copy: the optimiser goes on in the tensors that it is given, and the next round comes back to these.
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": copy.deepcopy(state["optimizer"])})
