@@ -104,7 +104,7 @@ def test_two_gpus_prune_as_one_does(tmp_path):
     jobs = {
         "mlp": ([*MLP, *DPF, "device=ddp"], [*MLP, *DPF]),
         "joint": (
-            [*RESNET, "batch_size=31", "device=ddp", "device.sync_bn=true"],
+            [*RESNET, "batch_size=31", "device=ddp", "sync_bn=true"],
             [*RESNET, "batch_size=31"],
         ),
     }
