@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from sparsebench.checkpoint import Checkpoint
 from sparsebench.cli import main
-from sparsebench.commands.run import assemble
+from sparsebench.commands.assembly import assemble
 from sparsebench.config import build, composed
 from sparsebench.data.loader import TrainLoader, batches, share
 from sparsebench.errors import RunError, SettingError

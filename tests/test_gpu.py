@@ -75,7 +75,7 @@ def test_the_training_step_never_waits_for_the_device(hydra_config):
     from test_contract import SMALL, Quiet
 
     from sparsebench.accounting import TrainingFLOPs
-    from sparsebench.commands.run import assemble
+    from sparsebench.commands.assembly import assemble
     from sparsebench.runner import Runner
 
     cfg, _ = hydra_config(*SMALL[:-1], "device=cuda", "prune=dpf")
