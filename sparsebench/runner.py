@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sparsebench.accounting import TrainingFLOPs
 from sparsebench.checkpoint import Checkpoint
 from sparsebench.clock import Clock
+from sparsebench.data.dataset import Loader
 from sparsebench.device import Device
 from sparsebench.lr_schedules import LRSchedule
 from sparsebench.metrics import Accuracy, TrainLoss, evaluate
@@ -21,15 +22,6 @@ from sparsebench.progress import Progress
 from sparsebench.pruning.pruner import Probe, Pruner
 
 Batches = Iterator[tuple[Tensor, Tensor]]
-
-
-class Data(Protocol):
-    """Training batches by position."""
-
-    steps_per_epoch: int
-
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """The inputs and targets of ``step``: a pure function of seed and step."""
 
 
 @dataclass
@@ -75,7 +67,7 @@ class Runner:
         self,
         *,
         model: nn.Module,
-        data: Data,
+        data: Loader,
         evaluation: Callable[[Literal["val", "test"]], Batches],
         optimizer: torch.optim.Optimizer,
         lr_schedule: LRSchedule,
@@ -206,7 +198,7 @@ class Runner:
         return {
             "step": self.step, "images": self.images, "model": self.model.state_dict(),
             "pruner": self.pruner.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "device": self.device.state_dict(), "flops": self.flops.state_dict(),
+            "device": self.device.state_dict(), "data": self.data.state_dict(), "flops": self.flops.state_dict(),
             "train_loss": self.train_loss.state_dict(),
             "history": history, "last_masks": self._last_masks,
         }  # fmt: skip
@@ -221,6 +213,7 @@ class Runner:
         self.train_loss.load_state_dict(state["train_loss"])
         self.history = History(**state["history"])
         self._last_masks = state["last_masks"].to(self._last_masks.device)
+        self.data.load_state_dict(state.get("data", {}))
         self.device.load_state_dict(state["device"])
 
     def _evaluate(self, split: Literal["val", "test"]) -> Accuracy:

@@ -18,7 +18,7 @@ from sparsebench.records.schema import SUMMARY
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from sparsebench.data.arrays import ImageDataset
+    from sparsebench.data.dataset import Dataset
 
 SAMPLES = 32
 """Images of a measured step, at most."""
@@ -38,7 +38,7 @@ def estimate(jobs: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], D
     Raises:
         SettingError: A job has a setting that is wrong.
     """
-    costs, datasets, speeds = _Costs(), dict[str, "ImageDataset"](), dict[str, tuple[float, float]]()
+    costs, datasets, speeds = _Costs(), dict[str, "Dataset"](), dict[str, tuple[float, float]]()
     seen: set[str] = set()
     lengths: dict[str, tuple[int, float, float]] = {}
     for overrides in tqdm(jobs, desc="estimating", unit="run", disable=None, leave=False):

@@ -14,8 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from sparsebench.accounting import Layer, TrainingFLOPs, dead_outputs, effective_nonzeros, nonzeros
-from sparsebench.data.arrays import ImageDataset
-from sparsebench.data.loader import batches
+from sparsebench.data.dataset import Dataset
 from sparsebench.device import Device
 from sparsebench.errors import RunError
 from sparsebench.metrics import Accuracy, evaluate
@@ -36,7 +35,7 @@ class Network:
     """
 
     device: Device
-    dataset: ImageDataset
+    dataset: Dataset
     model: nn.Module
     prunable: Mapping[str, nn.Parameter]
     layers: list[Layer]
@@ -45,7 +44,7 @@ class Network:
     def accuracy(self, split: Literal["val", "test"], batch_size: int) -> Accuracy:
         """Of the weights as they are, in the device's precision, as a training evaluates them."""
         self.model.eval()
-        inputs = batches(self.dataset, split, batch_size, channels_last=self.device.channels_last)
+        inputs = self.dataset.batches(split, batch_size, channels_last=self.device.channels_last)
         with self.device.autocast():
             return evaluate(self.device.callable(self.model), inputs)
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
+from torch import nn
 
 import sparsebench
 from sparsebench import provenance
@@ -22,8 +22,7 @@ from sparsebench.commands.extras import FOLDER as EVALUATION
 from sparsebench.commands.extras import apply, dense_run, extras
 from sparsebench.commands.result import Network, check, counted, layer_rows, measured, show, trained
 from sparsebench.config import build, config_hash, run_id, validate
-from sparsebench.data.arrays import ImageDataset
-from sparsebench.data.loader import TrainLoader, batches
+from sparsebench.data.dataset import Dataset, Loader
 from sparsebench.device import Device, seed_everything
 from sparsebench.errors import SettingError
 from sparsebench.library import build_method
@@ -46,8 +45,8 @@ class Assembly:
     """The finished objects of a run."""
 
     device: Device
-    dataset: ImageDataset
-    data: TrainLoader
+    dataset: Dataset
+    data: Loader
     model: nn.Module
     clock: Clock
     optimizer: torch.optim.Optimizer
@@ -61,7 +60,7 @@ class Assembly:
         return self.pruner.target(self.clock.total_steps - 1)
 
 
-def assemble(cfg: DictConfig, dataset: ImageDataset | None = None) -> Assembly:
+def assemble(cfg: DictConfig, dataset: Dataset | None = None) -> Assembly:
     """Build everything that ``cfg`` describes; seeds are set before the model is built. Writes nothing.
 
     Args:
@@ -69,7 +68,7 @@ def assemble(cfg: DictConfig, dataset: ImageDataset | None = None) -> Assembly:
         dataset: Taken instead of the one that ``cfg`` describes.
     """
     net = network(cfg, dataset)
-    data = TrainLoader(net.dataset, cfg.batch_size, cfg.seed, channels_last=net.device.channels_last)
+    data = net.dataset.loader(cfg.batch_size, cfg.seed, channels_last=net.device.channels_last)
     clock = Clock(data.steps_per_epoch * epochs(cfg), data.steps_per_epoch, cfg.extend)
     parameters = parameter_groups(net.model, cfg.optimizer.get("weight_decay", 0.0), cfg.norm_weight_decay)
     optimizer = build(cfg.optimizer, "optimizer", params=parameters)
@@ -83,7 +82,7 @@ def assemble(cfg: DictConfig, dataset: ImageDataset | None = None) -> Assembly:
     )  # fmt: skip
 
 
-def network(cfg: DictConfig, dataset: ImageDataset | None = None) -> Network:
+def network(cfg: DictConfig, dataset: Dataset | None = None) -> Network:
     """The part of :func:`assemble` that a finished run is checked with: the model as it starts, and its data."""
     device: Device = build(cfg.device)
     seed_everything(cfg.seed)
@@ -216,7 +215,7 @@ class _Training:
             if state:
                 state["flops"] = runner.flops.state_dict()
                 self.handover.save(state)
-            extra = made.pruner.summary()
+            extra = made.pruner.summary() | made.dataset.summary()
             if row["status"] == "finished":
                 net = Network(
                     made.device, made.dataset, made.model, made.pruner.weights.parameters, made.layers
@@ -256,16 +255,16 @@ def _runner(
 ) -> Runner:
     """The loop over the assembled objects."""
 
-    def evaluation(split: Literal["val", "test"]) -> Iterator[tuple[Tensor, Tensor]]:
-        return batches(made.dataset, split, cfg.batch_size, channels_last=made.device.channels_last)
-
     def reinitialize() -> None:
         shape, classes = made.dataset.input_shape, made.dataset.num_classes
         fresh: nn.Module = build(cfg.model, "model", input_shape=shape, num_classes=classes)
         made.model.load_state_dict(fresh.state_dict())
 
     return Runner(
-        model=made.model, data=made.data, evaluation=evaluation, optimizer=made.optimizer,
+        model=made.model, data=made.data, optimizer=made.optimizer,
+        evaluation=partial(
+            made.dataset.batches, batch_size=cfg.batch_size, channels_last=made.device.channels_last
+        ),
         lr_schedule=made.lr_schedule, pruner=made.pruner, device=made.device, clock=made.clock,
         flops=TrainingFLOPs(made.layers, made.pruner.weights),
         criterion=nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing),
