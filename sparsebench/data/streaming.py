@@ -1,0 +1,256 @@
+"""Batches read from disk by worker processes: the same to the bit however many there are, from any step on."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
+
+from sparsebench.data.decoding import TestView, TrainView, decode
+from sparsebench.data.listing import Source
+from sparsebench.data.loader import Normalize, check_batch_size, check_seed, mixed, steps_per_epoch
+from sparsebench.errors import RunError
+
+if TYPE_CHECKING:
+    from sparsebench.data.folder import FolderDataset
+
+PREFETCH = 2
+"""Batches that every worker is ahead."""
+
+Request = tuple[int, tuple[int, ...]]
+"""Index of an image in its source, and what its view is drawn from; nothing for a view that draws nothing."""
+
+Failures = dict[int, str]
+"""Index of an unreadable image -> reason."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What a worker does: reads, decodes and views the images of a batch.
+
+    An image that cannot be read or decoded becomes one of a single colour, and is told of beside the batch.
+
+    Args:
+        source: Where the bytes come from.
+        view: Of the decoded image.
+        fill: Raw pixel [R, G, B] of an unreadable image.
+    """
+
+    source: Source
+    view: TrainView | TestView
+    fill: tuple[int, ...]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.source)
+
+    def __getitems__(self, requests: Sequence[Request]) -> tuple[Tensor, Failures]:
+        """Images, uint8 [N, 3, size, size], and what went wrong."""
+        failures: Failures = {}
+        images = [self._image(index, drawn, failures) for index, drawn in requests]
+        return default_collate(images), failures  # in a worker right into shared memory
+
+    def _image(self, index: int, drawn: tuple[int, ...], failures: Failures) -> Tensor:
+        try:
+            image = decode(self.source.read(index))
+        except (OSError, ValueError) as error:
+            failures[index] = " ".join(str(error).split())
+            size = self.view.size
+            return torch.tensor(self.fill, dtype=torch.uint8).view(3, 1, 1).repeat(1, size, size)
+        return self.view(image, mixed(*drawn)) if isinstance(self.view, TrainView) else self.view(image)
+
+
+def stream(
+    reader: Reader,
+    requests: Iterable[Sequence[Request]],
+    workers: int,
+    device: torch.device,
+    persistent: bool,
+) -> DataLoader[tuple[Tensor, Failures]]:
+    """A loader over ``requests``, a list a batch; an iterator of it can be taken more than once.
+
+    Args:
+        reader: What the workers do.
+        requests: Of every batch.
+        workers: Processes; 0 reads in this one.
+        device: Where batches are going: pinned memory for a GPU.
+        persistent: Whether the workers outlive an iterator.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "This DataLoader will create"
+        )  # more workers than cores were asked for
+        return DataLoader(
+            reader,  # type: ignore[arg-type]  # it has __getitems__, which is what loaders call
+            batch_sampler=requests,  # type: ignore[arg-type]  # an iterable of lists; not of integers
+            num_workers=workers,
+            collate_fn=_as_it_is,  # what __getitems__ gives is a whole batch
+            pin_memory=device.type == "cuda",
+            prefetch_factor=PREFETCH if workers else None,
+            persistent_workers=persistent and workers > 0,
+            generator=torch.Generator(),  # or every iterator would draw from the global one
+        )
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def following(iterator: Iterator[tuple[Tensor, Failures]]) -> tuple[Tensor, Failures]:
+    """The next batch of a loader.
+
+    Raises:
+        RunError: A worker died.
+    """
+    try:
+        return next(iterator)
+    except RuntimeError as error:
+        reason = next((line for line in str(error).splitlines()[::-1] if line.strip()), type(error).__name__)
+        hint = "out of memory or of shared memory (/dev/shm)? fewer workers=N need less"
+        raise RunError(f"images could not be read: {reason.strip()} ({hint})") from error
+
+
+def available_workers(ranks: int = 1) -> int:
+    """One a core that this process may use, shared by ``ranks`` such processes."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    return max(cores // ranks, 1)
+
+
+class StreamedLoader:
+    """Shuffled and augmented training batches of images on disk, each a function of (seed, step).
+
+    An epoch's order is drawn from (seed, epoch), and everything about the view of an image from (seed, epoch, index,
+    repetition): workers only compute, so their number changes no bit, and a training that resumes inside an epoch
+    starts reading there. Batches are read ahead across the ends of epochs. The last batch of an epoch is as in
+    `sparsebench.data.loader.TrainLoader`.
+
+    With ``repeats`` r (repeated augmentation) an epoch has as many images as ever, but only a share 1/r of all,
+    each r times in different views, next to one another.
+
+    Args:
+        dataset: Its ``train`` split is used.
+        batch_size: Images a batch, at least 1.
+        seed: Seed of the run, 0 or more.
+        channels_last: Whether inputs are channels_last in memory; the values are the same.
+        part: (rank, ranks): of every batch only the rows rank, rank + ranks, ... are read; all by default.
+
+    Raises:
+        SettingError: A value is out of its range, or no whole batch is left.
+
+    References:
+        Hoffer et al., "Augment your batch", CVPR 2020, arXiv 1901.09335, and Berman et al., "MultiGrain", 2019, arXiv
+        1902.05509 (repeated augmentation).
+    """
+
+    def __init__(
+        self,
+        dataset: FolderDataset,
+        batch_size: int,
+        seed: int,
+        *,
+        channels_last: bool = False,
+        part: tuple[int, int] = (0, 1),
+    ) -> None:
+        check_seed(seed)
+        self.steps_per_epoch = steps_per_epoch(len(dataset.train), batch_size)
+        self.dataset, self.batch_size, self.seed, self.part = dataset, batch_size, seed, part
+        self.normalize = Normalize(dataset, channels_last)
+        self.labels = dataset.train.labels.cpu()
+        self.indices = dataset.train.indices
+        self._plan = _Plan(self)
+        workers = dataset.workers if dataset.workers is not None else available_workers(part[1])
+        self._loader = stream(dataset.train.reader, self._plan, workers, dataset.device, persistent=True)
+        self._iterator: Iterator[tuple[Tensor, Failures]] = iter(())
+        self._next = -1
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """The batch of ``step``, counted from 0 over all epochs.
+
+        Returns:
+            Inputs, float32 [B, C, H, W], and targets, int64 [B], on the device of the data set.
+
+        Raises:
+            RunError: Too many images cannot be read, or a worker died.
+        """
+        if step != self._next:
+            self._plan.start = step
+            self._iterator = iter(self._loader)
+        images, failures = following(self._iterator)
+        self.dataset.notice(self.dataset.train, failures)
+        self._next = step + 1
+        device = self.dataset.device
+        inputs = self.normalize(images.to(device, non_blocking=True))
+        return inputs, self.labels[self.places(step)].to(device, non_blocking=True)
+
+    def places(self, step: int) -> Tensor:
+        """Positions in the ``train`` split of the images of ``step``, int64 [B]."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        (rank, ranks), end = self.part, (position + 1) * self.batch_size
+        return self._plan.order(epoch)[position * self.batch_size + rank : end : ranks]
+
+    def requests(self, step: int) -> list[Request]:
+        """What the workers are asked for."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        rank, ranks = self.part
+        first = position * self.batch_size + rank
+        repeats = self.dataset.repeats
+        return [
+            (index, (self.seed, epoch, index, (first + row * ranks) % repeats))
+            for row, index in enumerate(self.indices[self.places(step)].tolist())
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The unreadable images met so far."""
+        return {"unreadable": dict(self.dataset.unreadable)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        self.dataset.unreadable.update(state.get("unreadable", {}))
+
+
+class _Plan:
+    """The requests of every step from ``start`` on, without an end; what the data loader iterates over."""
+
+    def __init__(self, loader: StreamedLoader) -> None:
+        self.start = 0
+        self._of = loader.requests
+        self._seed, self._count = loader.seed, len(loader.labels)
+        self._repeats = loader.dataset.repeats
+        self._orders: dict[int, Tensor] = {}
+
+    def __iter__(self) -> Iterator[list[Request]]:
+        step = self.start
+        while True:
+            yield self._of(step)
+            step += 1
+
+    def order(self, epoch: int) -> Tensor:
+        """Positions in the split in the order of ``epoch``; reading ahead needs two epochs at a time."""
+        if epoch not in self._orders:
+            random = torch.Generator().manual_seed(mixed(self._seed, epoch))
+            order = torch.randperm(self._count, generator=random)
+            if self._repeats > 1:
+                order = order[: -(-self._count // self._repeats)]
+                order = order.repeat_interleave(self._repeats)[: self._count]
+            self._orders = {e: o for e, o in self._orders.items() if abs(e - epoch) == 1} | {epoch: order}
+        return self._orders[epoch]
+
+
+def in_order(
+    dataset: FolderDataset, reader: Reader, indices: Tensor, size: int
+) -> Iterator[tuple[Tensor, Failures]]:
+    """Raw images of a source in the order of ``indices``, ``size`` at a time."""
+    check_batch_size(size)
+    requests = [[(index, ()) for index in part] for part in (p.tolist() for p in indices.split(size))]
+    workers = dataset.workers if dataset.workers is not None else available_workers()
+    loader = stream(reader, requests, min(workers, len(requests)), dataset.device, persistent=False)
+    iterator = iter(loader)
+    for _ in requests:
+        yield following(iterator)
