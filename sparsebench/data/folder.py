@@ -177,7 +177,18 @@ class FolderDataset:
             SettingError: They are not there, or something is wrong with them.
         """
         if packed_side is None:
-            return cls.find(root)
+            try:
+                return cls.find(root)
+            except SettingError as error:
+                there = [
+                    index.parent.name
+                    for place in cls.places(root)
+                    for index in place.glob(f"packed-*/{INDEX}")
+                ]
+                if there:
+                    side = there[0].removeprefix("packed-")
+                    raise SettingError("packed", None, f"{side}: {root} holds packed images only") from error
+                raise
         places = [place / f"packed-{packed_side}" for place in cls.places(root)]
         found = next((place for place in places if (place / INDEX).is_file()), None)
         if found is None:

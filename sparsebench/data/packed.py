@@ -113,7 +113,8 @@ def pack(
     quality: int,
     about: dict[str, Any],
     workers: int,
-    step: Callable[[int], None],
+    step: Callable[[int], object],
+    per_shard: int = PER_SHARD,
 ) -> dict[str, Any]:
     """Write the images of ``found`` into shards in ``folder``; whole shards that are there already are kept.
 
@@ -128,6 +129,7 @@ def pack(
         about: What else the index is to say; ``source`` among it, where the images come from.
         workers: Threads.
         step: Told how many images are done, a shard at a time.
+        per_shard: Images of a shard.
 
     Returns:
         What the index says: ``images``, ``bytes``, ``kept_shards``, ``unreadable`` among it.
@@ -144,8 +146,8 @@ def pack(
         if source is None:
             continue
         places: list[tuple[int, int, int]] = []
-        for number, first in enumerate(range(0, len(source), PER_SHARD)):
-            indices = range(first, min(first + PER_SHARD, len(source)))
+        for number, first in enumerate(range(0, len(source), per_shard)):
+            indices = range(first, min(first + per_shard, len(source)))
             shard = _Shard(folder / f"{split}-{number:05}.tar", said)
             kept += shard.there
             if not shard.there:

@@ -160,11 +160,12 @@ class StreamedLoader:
     ) -> None:
         check_seed(seed)
         self.steps_per_epoch = steps_per_epoch(len(dataset.train), batch_size)
-        self.dataset, self.batch_size, self.seed, self.part = dataset, batch_size, seed, part
+        self.dataset = dataset
         self.normalize = Normalize(dataset, channels_last)
         self.labels = dataset.train.labels.cpu()
-        self.indices = dataset.train.indices
-        self._plan = _Plan(self)
+        self._plan = _Plan(
+            dataset.train.indices, batch_size, self.steps_per_epoch, seed, dataset.repeats, part
+        )
         workers = dataset.workers if dataset.workers is not None else available_workers(part[1])
         self._loader = stream(dataset.train.reader, self._plan, workers, dataset.device, persistent=True)
         self._iterator: Iterator[tuple[Tensor, Failures]] = iter(())
@@ -191,20 +192,7 @@ class StreamedLoader:
 
     def places(self, step: int) -> Tensor:
         """Positions in the ``train`` split of the images of ``step``, int64 [B]."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        (rank, ranks), end = self.part, (position + 1) * self.batch_size
-        return self._plan.order(epoch)[position * self.batch_size + rank : end : ranks]
-
-    def requests(self, step: int) -> list[Request]:
-        """What the workers are asked for."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        rank, ranks = self.part
-        first = position * self.batch_size + rank
-        repeats = self.dataset.repeats
-        return [
-            (index, (self.seed, epoch, index, (first + row * ranks) % repeats))
-            for row, index in enumerate(self.indices[self.places(step)].tolist())
-        ]
+        return self._plan.places(step)
 
     def state_dict(self) -> dict[str, Any]:
         """The unreadable images met so far."""
@@ -216,29 +204,49 @@ class StreamedLoader:
 
 
 class _Plan:
-    """The requests of every step from ``start`` on, without an end; what the data loader iterates over."""
+    """The requests of every step from ``start`` on, without an end; what the data loader iterates over.
 
-    def __init__(self, loader: StreamedLoader) -> None:
+    It does not know the loader: in a cycle of references, workers are not told to end.
+    """
+
+    def __init__(
+        self, indices: Tensor, batch_size: int, steps: int, seed: int, repeats: int, part: tuple[int, int]
+    ) -> None:
         self.start = 0
-        self._of = loader.requests
-        self._seed, self._count = loader.seed, len(loader.labels)
-        self._repeats = loader.dataset.repeats
+        self._indices, self._batch_size, self._steps = indices, batch_size, steps
+        self._seed, self._repeats, self._part = seed, repeats, part
         self._orders: dict[int, Tensor] = {}
 
     def __iter__(self) -> Iterator[list[Request]]:
         step = self.start
         while True:
-            yield self._of(step)
+            yield self.requests(step)
             step += 1
+
+    def places(self, step: int) -> Tensor:
+        """Positions in the split of the images of ``step``."""
+        epoch, position = divmod(step, self._steps)
+        (rank, ranks), end = self._part, (position + 1) * self._batch_size
+        return self.order(epoch)[position * self._batch_size + rank : end : ranks]
+
+    def requests(self, step: int) -> list[Request]:
+        """What the workers are asked for."""
+        epoch, position = divmod(step, self._steps)
+        rank, ranks = self._part
+        first = position * self._batch_size + rank
+        return [
+            (index, (self._seed, epoch, index, (first + row * ranks) % self._repeats))
+            for row, index in enumerate(self._indices[self.places(step)].tolist())
+        ]
 
     def order(self, epoch: int) -> Tensor:
         """Positions in the split in the order of ``epoch``; reading ahead needs two epochs at a time."""
         if epoch not in self._orders:
             random = torch.Generator().manual_seed(mixed(self._seed, epoch))
-            order = torch.randperm(self._count, generator=random)
+            order = torch.randperm(len(self._indices), generator=random)
             if self._repeats > 1:
-                order = order[: -(-self._count // self._repeats)]
-                order = order.repeat_interleave(self._repeats)[: self._count]
+                order = order[: -(-len(order) // self._repeats)].repeat_interleave(self._repeats)
+                order = order[: len(self._indices)]
             self._orders = {e: o for e, o in self._orders.items() if abs(e - epoch) == 1} | {epoch: order}
         return self._orders[epoch]
 
