@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsebench.accounting import TrainingFLOPs
+from sparsebench.averaging import WeightAverage
 from sparsebench.checkpoint import Checkpoint
 from sparsebench.clock import Clock
 from sparsebench.data.dataset import Loader
@@ -22,6 +24,7 @@ from sparsebench.progress import Progress
 from sparsebench.pruning.pruner import Probe, Pruner
 
 Batches = Iterator[tuple[Tensor, Tensor]]
+Mixing = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass
@@ -61,6 +64,8 @@ class Runner:
         seed: Of the generator that methods draw from.
         reinitialize: Draws the model's weights anew, for methods that ask for it.
         first_step: Where the training starts: not at 0 for one that goes on from an earlier one.
+        mix: (step, inputs, targets) -> what is trained on instead; methods that look at data see it unmixed.
+        average: Of the weights: then it is what is evaluated, and in the end kept.
     """
 
     def __init__(
@@ -86,6 +91,8 @@ class Runner:
         seed: int = 0,
         reinitialize: Callable[[], None] = lambda: None,
         first_step: int = 0,
+        mix: Mixing | None = None,
+        average: WeightAverage | None = None,
     ) -> None:
         self.model, self.forward = model, device.callable(model)
         self.data, self.evaluation, self.optimizer = data, evaluation, optimizer
@@ -94,7 +101,7 @@ class Runner:
         self.checkpoint, self.record, self.make_progress = checkpoint, record, progress
         self.eval_every, self.save_every = eval_every, save_every
         self.accumulate, self.clip_norm, self.seed = accumulate, clip_norm, seed
-        self.reinitialize = reinitialize
+        self.reinitialize, self.mix, self.average = reinitialize, mix, average
         self.base_lrs = [group["lr"] for group in optimizer.param_groups]
         self.train_loss = TrainLoss(device.torch_device)
         self.history = History()
@@ -115,7 +122,8 @@ class Runner:
         started = before = time.monotonic()
         spent = self.history.seconds
         while self.step < total and not self.history.diverged:
-            self.train_step(*self.data.batch(self.step))
+            inputs, targets = self.data.batch(self.step)
+            self.train_step(*(self.mix(self.step, inputs, targets) if self.mix else (inputs, targets)))
             self.step += 1
             self.history.seconds = spent + time.monotonic() - started
             if self.step % self.eval_every == 0 or self.step == total or self.pruner.cuts(self.step - 1):
@@ -152,6 +160,8 @@ class Runner:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
         self.device.step(self.optimizer, stepping)
         self.pruner.after_step(self.step)
+        if self.average is not None:
+            self.average.update()
         self.images += len(targets)
         self.train_loss.update(loss, len(targets))
         self.progress.step(len(targets), loss, self.pruner.target(self.step))
@@ -165,6 +175,8 @@ class Runner:
         pruning_error = float(weights.pruning_error())
         final = self.step == self.clock.total_steps
         if final:
+            if self.average is not None:
+                self.average.install()
             self.pruner.on_end()
         masks = weights.packed()
         flips = float((masks != self._last_masks).double().mean())
@@ -201,6 +213,7 @@ class Runner:
             "device": self.device.state_dict(), "data": self.data.state_dict(), "flops": self.flops.state_dict(),
             "train_loss": self.train_loss.state_dict(),
             "history": history, "last_masks": self._last_masks,
+            **({"average": self.average.state_dict()} if self.average is not None else {}),
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -209,6 +222,8 @@ class Runner:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.pruner.load_state_dict(state["pruner"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.flops.load_state_dict(state["flops"])
         self.train_loss.load_state_dict(state["train_loss"])
         self.history = History(**state["history"])
@@ -219,7 +234,8 @@ class Runner:
     def _evaluate(self, split: Literal["val", "test"]) -> Accuracy:
         self.model.eval()
         try:
-            with self.pruner.evaluating(), self.device.autocast():
+            averaged = self.average.applied() if self.average is not None else nullcontext()
+            with averaged, self.pruner.evaluating(), self.device.autocast():
                 return evaluate(self.forward, self.evaluation(split))
         finally:
             self.model.train()

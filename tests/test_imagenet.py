@@ -368,8 +368,8 @@ WORDS = (
 
 def test_a_training_on_files_from_the_command_line_and_its_evaluations(tree, tmp_path, capsys):
     words = [*WORDS, f"data_root={tree}", f"results_dir={tmp_path}", "prune=dpf", "sparsity=0.9", "workers=1"]
-    evaluations = "evaluate=[calibration,per_class,bn_recalibration,corruptions,prunability]"
-    assert main(["train", *words, evaluations, "evaluate.corruptions.samples=4"]) == 0
+    evaluations = "evaluate=[calibration,per_class,bn_recalibration,prunability]"
+    assert main(["train", *words, evaluations, "evaluate.prunability.samples=8"]) == 0
     assert main(["audit", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "results are of imagenet_subset" in out and "sparsity   0.9000" in out
@@ -408,3 +408,49 @@ def test_resnet_50_is_what_model_resnet_means_on_imagenet(hydra_config):
     assert (model.name, sum(p.numel() for p in model.parameters())) == ("resnet50", 25_557_032)
     assert model.layer2[0].conv2.stride == (2, 2) and model.layer2[0].conv1.stride == (1, 1)  # v1.5
     assert sum(layer.macs for layer in count_layers(model, (3, 224, 224))) == 4_089_184_256
+
+
+def test_training_is_counted_at_its_size_and_inference_at_that_of_evaluation(tree, hydra_config):
+    from sparsebench.commands.run import assemble, training_layers
+
+    words = (
+        "dataset=imagenet", "model=resnet", "model.depth=18", f"data_root={tree}", "dataset.val_fraction=0.25",
+        "batch_size=4", "prune=dense", "dataset.test_resize=64", "dataset.test_size=64", "dataset.size=32",
+    )  # fmt: skip
+    made = assemble(hydra_config(*words)[0])
+    inference, training = (
+        sum(layer.macs for layer in layers) for layers in (made.layers, training_layers(made))
+    )
+    fc = 512 * 4
+    assert (inference - fc) == 4 * (training - fc)
+    plain = [word for word in words if not word.startswith("model")]
+    vit = assemble(hydra_config(*plain, "model=torchvision", "model.name=vit_b_32")[0])
+    with pytest.raises(
+        SettingError, match=r"^dataset.size=32: expected 64, the size of evaluation, for vit_b_32"
+    ):
+        training_layers(vit)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "peak", "factors"),
+    [  # epoch -> factor of the peak, as published; 310 steps of 4,096, 1,238 of 1,024 or 4,954 of 256 images an epoch
+        ("dpf_imagenet", 0.4, {29: 1, 31: 0.1, 59: 0.1, 61: 0.01, 79: 0.01, 81: 0.001}),
+        ("rigl_imagenet", 1.6, {29: 1, 31: 0.1, 69: 0.1, 71: 0.01, 89: 0.01, 91: 0.001}),
+        ("acdc_imagenet", 0.256, {5: 1, 99.9: 0}),
+        ("torchvision", 0.5, {5: 1, 599.9: 0}),
+    ],
+)
+def test_published_learning_rates(hydra_config, recipe, peak, factors):
+    from sparsebench.clock import Clock
+    from sparsebench.config import build, validate
+
+    cfg, choices = hydra_config("dataset=imagenet", "model=resnet", f"recipe={recipe}")
+    validate(cfg, choices)
+    steps = 1_268_355 // cfg.batch_size + 1
+    schedule = build(cfg.lr_schedule, "lr_schedule", clock=Clock(steps * cfg.epochs, steps))
+    assert cfg.optimizer.lr == peak and schedule.factor(0) < 0.01
+    for epoch, factor in factors.items():
+        assert schedule.factor(int(epoch * steps)) == pytest.approx(factor, rel=0.02, abs=1e-4)
+    if recipe == "rigl_imagenet":
+        assert abs(steps * cfg.epochs - 32_000) < 100
+        assert abs(float(cfg.ramp_end) * steps * cfg.epochs - 25_000) < 100

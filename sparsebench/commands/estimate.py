@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from tqdm import tqdm
 
-from sparsebench.commands.run import Assembly, assemble
+from sparsebench.commands.run import Assembly, assemble, training_layers
 from sparsebench.config import config_hash, run_id, validate
 from sparsebench.records.schema import SUMMARY
 
@@ -96,7 +96,7 @@ def _length(
 ) -> tuple[int, float, float]:
     """(trainings, FLOPs, seconds) of one run."""
     trainings, images = made.pruner.trainings, made.clock.total_steps * int(cfg.batch_size)
-    macs = sum(layer.macs for layer in made.layers)
+    macs = sum(layer.macs for layer in training_layers(made))
     kind = f"{made.model.name} {made.dataset.input_shape} {macs} {cfg.precision} {cfg.channels_last} {cfg.device}"
     if kind not in speeds:
         speeds[kind] = _measured(made, min(SAMPLES, int(cfg.batch_size)))

@@ -16,6 +16,7 @@ from torch import nn
 import sparsebench
 from sparsebench import provenance
 from sparsebench.accounting import Layer, TrainingFLOPs, count_layers
+from sparsebench.averaging import WeightAverage
 from sparsebench.checkpoint import Checkpoint
 from sparsebench.clock import Clock
 from sparsebench.commands.extras import FOLDER as EVALUATION
@@ -34,7 +35,7 @@ from sparsebench.pruning.prunable import Prunable
 from sparsebench.pruning.pruner import Pruner
 from sparsebench.records.run_folder import RunFolder
 from sparsebench.records.schema import SCHEMA
-from sparsebench.runner import Runner
+from sparsebench.runner import Mixing, Runner
 from sparsebench.trackers.tracker import TrackedRun, Tracker, Tracking
 
 Record = Callable[[list[dict[str, float | None]]], None]
@@ -90,7 +91,11 @@ def network(cfg: DictConfig, dataset: Dataset | None = None) -> Network:
     model = build(cfg.model, "model", input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     device.place(model)
     prunable = Prunable(**cfg.prunable).select(model)
-    return Network(device, dataset, model, prunable, count_layers(model, dataset.input_shape))
+    layers = count_layers(model, dataset.input_shape)
+    if unknown := sorted(prunable.keys() - {layer.name for layer in layers}):
+        allowed = f"a model that calls its layers; what {unknown[0]} costs cannot be counted"
+        raise SettingError("model", model.name, allowed)
+    return Network(device, dataset, model, prunable, layers)
 
 
 def run(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]) -> float:
@@ -215,7 +220,7 @@ class _Training:
             if state:
                 state["flops"] = runner.flops.state_dict()
                 self.handover.save(state)
-            extra = made.pruner.summary() | made.dataset.summary()
+            extra = made.pruner.summary() | made.dataset.summary() | made.device.summary()
             if row["status"] == "finished":
                 net = Network(
                     made.device, made.dataset, made.model, made.pruner.weights.parameters, made.layers
@@ -254,6 +259,7 @@ def _runner(
     cfg: DictConfig, made: Assembly, folder: RunFolder, label: str, first_step: int, record: Record
 ) -> Runner:
     """The loop over the assembled objects."""
+    average = None if cfg.ema is None else WeightAverage(made.model, made.pruner.weights, cfg.ema)
 
     def reinitialize() -> None:
         shape, classes = made.dataset.input_shape, made.dataset.num_classes
@@ -266,7 +272,7 @@ def _runner(
             made.dataset.batches, batch_size=cfg.batch_size, channels_last=made.device.channels_last
         ),
         lr_schedule=made.lr_schedule, pruner=made.pruner, device=made.device, clock=made.clock,
-        flops=TrainingFLOPs(made.layers, made.pruner.weights),
+        flops=TrainingFLOPs(training_layers(made), made.pruner.weights),
         criterion=nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing),
         checkpoint=Checkpoint(folder.path, _warn),
         record=record,
@@ -274,8 +280,32 @@ def _runner(
         eval_every=max(made.clock.duration(cfg.eval_every, "eval_every"), 1),
         save_every=max(made.clock.duration(cfg.save_every, "save_every"), 1),
         accumulate=cfg.accumulate, clip_norm=cfg.clip_norm, seed=cfg.seed, reinitialize=reinitialize,
-        first_step=first_step,
+        first_step=first_step, mix=_mixing(cfg, made), average=average,
     )  # fmt: skip
+
+
+def training_layers(made: Assembly) -> list[Layer]:
+    """The layers with their cost at the size of training images, which may not be that of evaluation.
+
+    Raises:
+        SettingError: The model takes no images of another size.
+    """
+    size, evaluated = made.dataset.train_shape, made.dataset.input_shape
+    if size == evaluated:
+        return made.layers
+    try:
+        return count_layers(made.model, size)
+    except (RuntimeError, AssertionError) as error:
+        allowed = f"{evaluated[-1]}, the size of evaluation, for {made.model.name}, which takes no two sizes"
+        raise SettingError("dataset.size", size[-1], allowed) from error
+
+
+def _mixing(cfg: DictConfig, made: Assembly) -> Mixing | None:
+    if not (cfg.mixup or cfg.cutmix):
+        return None
+    from sparsebench.data.mixing import Mix  # here: torchvision is slow to import
+
+    return Mix(cfg.mixup, cfg.cutmix, made.dataset.num_classes, cfg.seed)
 
 
 def _write_origin(

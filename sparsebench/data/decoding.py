@@ -1,6 +1,6 @@
 """Image files as tensors: decoded, cropped, resized and augmented, by torchvision's own kernels on bytes.
 
-One of the two modules of ``sparsebench.data`` that import torchvision.
+One of the modules of ``sparsebench.data`` that import torchvision.
 """
 
 from __future__ import annotations
