@@ -94,6 +94,18 @@ def test_batches_do_not_depend_on_the_number_of_workers_or_on_where_the_loader_s
     assert [len(targets) for _, targets in one[:3]] == [9, 9, 6]
 
 
+def test_large_batches_are_read_in_parts_by_several_workers(tree, monkeypatch):
+    from sparsebench.data import streaming
+
+    one = batches(imagenet(tree).loader(11, seed=1), range(5))
+    whole = [images for images, _ in imagenet(tree).batches("test", 12)]
+    monkeypatch.setattr(streaming, "PART", 4)
+    for workers in (0, 2):
+        dataset = imagenet(tree, workers=workers)
+        assert same(batches(dataset.loader(11, seed=1), range(5)), one)
+        assert torch.equal(torch.cat([images for images, _ in dataset.batches("test", 7)]), whole[0])
+
+
 def test_every_image_once_an_epoch_and_a_new_view_each_time(tree):
     loader = imagenet(tree, flip=False).loader(8, seed=0)
     epochs = [torch.cat([loader.places(step) for step in range(3 * e, 3 * e + 3)]) for e in range(2)]

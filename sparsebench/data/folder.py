@@ -65,7 +65,7 @@ class FolderSplit:
         reader = Reader(self.source, self.view, self.dataset.fill)
         for images, failures in in_order(self.dataset, reader, self.indices, size):
             self.dataset.notice(self, failures)
-            yield images.to(self.dataset.device, non_blocking=True)
+            yield images
 
 
 class FolderDataset:

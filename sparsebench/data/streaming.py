@@ -20,8 +20,8 @@ from sparsebench.errors import RunError
 if TYPE_CHECKING:
     from sparsebench.data.folder import FolderDataset
 
-PREFETCH = 2
-"""Batches that every worker is ahead."""
+PART = 64
+"""Images that a worker reads at a time: several work at one batch, and shared memory holds about two batches."""
 
 Request = tuple[int, tuple[int, ...]]
 """Index of an image in its source, and what its view is drawn from; nothing for a view that draws nothing."""
@@ -32,9 +32,9 @@ Failures = dict[int, str]
 
 @dataclass(frozen=True)
 class Reader:
-    """What a worker does: reads, decodes and views the images of a batch.
+    """What a worker does: reads, decodes and views images, a part of a batch.
 
-    An image that cannot be read or decoded becomes one of a single colour, and is told of beside the batch.
+    An image that cannot be read or decoded becomes one of a single colour, and is told of beside the others.
 
     Args:
         source: Where the bytes come from.
@@ -69,19 +69,22 @@ class Reader:
 def stream(
     reader: Reader,
     requests: Iterable[Sequence[Request]],
+    batch_size: int,
     workers: int,
     device: torch.device,
     persistent: bool,
 ) -> DataLoader[tuple[Tensor, Failures]]:
-    """A loader over ``requests``, a list a batch; an iterator of it can be taken more than once.
+    """A loader of parts of batches; an iterator of it can be taken more than once.
 
     Args:
         reader: What the workers do.
-        requests: Of every batch.
+        requests: Of every part of every batch.
+        batch_size: Images a batch; twice as many are read ahead.
         workers: Processes; 0 reads in this one.
         device: Where batches are going: pinned memory for a GPU.
         persistent: Whether the workers outlive an iterator.
     """
+    ahead = max(-(-2 * batch_size // (PART * workers)), 2) if workers else None
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", "This DataLoader will create"
@@ -92,7 +95,7 @@ def stream(
             num_workers=workers,
             collate_fn=_as_it_is,  # what __getitems__ gives is a whole batch
             pin_memory=device.type == "cuda",
-            prefetch_factor=PREFETCH if workers else None,
+            prefetch_factor=ahead,
             persistent_workers=persistent and workers > 0,
             generator=torch.Generator(),  # or every iterator would draw from the global one
         )
@@ -102,18 +105,28 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def following(iterator: Iterator[tuple[Tensor, Failures]]) -> tuple[Tensor, Failures]:
-    """The next batch of a loader.
+def parts_of(requests: Sequence[Request]) -> list[Sequence[Request]]:
+    """What is read at a time of a batch."""
+    return [requests[first : first + PART] for first in range(0, len(requests), PART)]
+
+
+def following(
+    iterator: Iterator[tuple[Tensor, Failures]], images: int, device: torch.device
+) -> tuple[Tensor, Failures]:
+    """The next batch of a loader, of so many images, on ``device``, and what went wrong.
 
     Raises:
         RunError: A worker died.
     """
     try:
-        return next(iterator)
+        read = [next(iterator) for _ in range(0, images, PART)]
     except RuntimeError as error:
         reason = next((line for line in str(error).splitlines()[::-1] if line.strip()), type(error).__name__)
         hint = "out of memory or of shared memory (/dev/shm)? fewer workers=N need less"
         raise RunError(f"images could not be read: {reason.strip()} ({hint})") from error
+    parts = [part.to(device, non_blocking=True) for part, _ in read]
+    failures = {index: reason for _, failed in read for index, reason in failed.items()}
+    return (parts[0] if len(parts) == 1 else torch.cat(parts)), failures
 
 
 def available_workers(ranks: int = 1) -> int:
@@ -167,7 +180,10 @@ class StreamedLoader:
             dataset.train.indices, batch_size, self.steps_per_epoch, seed, dataset.repeats, part
         )
         workers = dataset.workers if dataset.workers is not None else available_workers(part[1])
-        self._loader = stream(dataset.train.reader, self._plan, workers, dataset.device, persistent=True)
+        share = -(-batch_size // part[1])
+        self._loader = stream(
+            dataset.train.reader, self._plan, share, workers, dataset.device, persistent=True
+        )
         self._iterator: Iterator[tuple[Tensor, Failures]] = iter(())
         self._next = -1
 
@@ -183,12 +199,11 @@ class StreamedLoader:
         if step != self._next:
             self._plan.start = step
             self._iterator = iter(self._loader)
-        images, failures = following(self._iterator)
+        places, device = self.places(step), self.dataset.device
+        images, failures = following(self._iterator, len(places), device)
         self.dataset.notice(self.dataset.train, failures)
         self._next = step + 1
-        device = self.dataset.device
-        inputs = self.normalize(images.to(device, non_blocking=True))
-        return inputs, self.labels[self.places(step)].to(device, non_blocking=True)
+        return self.normalize(images), self.labels[places].to(device, non_blocking=True)
 
     def places(self, step: int) -> Tensor:
         """Positions in the ``train`` split of the images of ``step``, int64 [B]."""
@@ -204,7 +219,7 @@ class StreamedLoader:
 
 
 class _Plan:
-    """The requests of every step from ``start`` on, without an end; what the data loader iterates over.
+    """The requests of every step from ``start`` on, by parts, without an end; what the data loader iterates over.
 
     It does not know the loader: in a cycle of references, workers are not told to end.
     """
@@ -217,10 +232,10 @@ class _Plan:
         self._seed, self._repeats, self._part = seed, repeats, part
         self._orders: dict[int, Tensor] = {}
 
-    def __iter__(self) -> Iterator[list[Request]]:
+    def __iter__(self) -> Iterator[Sequence[Request]]:
         step = self.start
         while True:
-            yield self.requests(step)
+            yield from parts_of(self.requests(step))
             step += 1
 
     def places(self, step: int) -> Tensor:
@@ -254,11 +269,12 @@ class _Plan:
 def in_order(
     dataset: FolderDataset, reader: Reader, indices: Tensor, size: int
 ) -> Iterator[tuple[Tensor, Failures]]:
-    """Raw images of a source in the order of ``indices``, ``size`` at a time."""
+    """Raw images of a source in the order of ``indices``, ``size`` at a time, on the data set's device."""
     check_batch_size(size)
-    requests = [[(index, ()) for index in part] for part in (p.tolist() for p in indices.split(size))]
+    batches: list[list[Request]] = [[(index, ()) for index in part.tolist()] for part in indices.split(size)]
+    parts = [part for batch in batches for part in parts_of(batch)]
     workers = dataset.workers if dataset.workers is not None else available_workers()
-    loader = stream(reader, requests, min(workers, len(requests)), dataset.device, persistent=False)
+    loader = stream(reader, parts, size, min(workers, len(parts)), dataset.device, persistent=False)
     iterator = iter(loader)
-    for _ in requests:
-        yield following(iterator)
+    for batch in batches:
+        yield following(iterator, len(batch), dataset.device)
