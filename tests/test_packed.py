@@ -13,8 +13,9 @@ from test_imagenet import SETTINGS, imagenet
 
 from sparsebench.cli import main
 from sparsebench.data.decoding import decode
-from sparsebench.data.folder import ImageNet
-from sparsebench.data.packed import INDEX, pack, packed, read_index
+from sparsebench.data.folder import ImageFolder, ImageNet
+from sparsebench.data.listing import INDEX
+from sparsebench.data.packed import pack, packed, read_index
 from sparsebench.errors import SettingError
 
 SIDE = 40
@@ -170,6 +171,22 @@ def test_packing_twice_does_nothing(root, capsys):
     assert main(["data", "pack", "imagenet", f"data_root={root}", "--side", str(SIDE)]) == 0
     assert "packed already" in capsys.readouterr().out
     assert (root / f"packed-{SIDE}" / INDEX).stat().st_mtime_ns == before
+
+
+def test_a_folder_of_classes_is_packed_beside_them_and_settings_may_stand_anywhere(root, tmp_path, capsys):
+    flowers = shutil.copytree(root / "train", tmp_path / "flowers")
+    words = ["imagefolder", f"data_root={flowers}", "--side", "32", "dataset.name=flowers"]
+    assert main(["data", "pack", *words]) == 0
+    both = [
+        ImageFolder(data_root=str(flowers), name="flowers", **{**SETTINGS, "packed": side})
+        for side in (None, 32)
+    ]
+    assert [dataset.num_classes for dataset in both] == [3, 3]  # the folder of packed images is no class
+    assert both[0].val.indices.tolist() == both[1].val.indices.tolist()
+    assert (
+        main(["data", "check", "imagefolder", "--no-decode", f"data_root={flowers}", "dataset.name=flowers"])
+        == 0
+    )
 
 
 def test_what_is_kept_in_memory_is_checked_by_reading_it(capsys):

@@ -22,8 +22,8 @@ from tqdm import tqdm
 from sparsebench.config import build, composed
 from sparsebench.data.decoding import decode
 from sparsebench.data.folder import FolderDataset, ImageNet
-from sparsebench.data.listing import Listing, Source
-from sparsebench.data.packed import INDEX, Packed, pack, read_index, sha256
+from sparsebench.data.listing import INDEX, Listing, Source
+from sparsebench.data.packed import Packed, pack, read_index, sha256
 from sparsebench.data.streaming import available_workers
 from sparsebench.errors import SettingError, one_of
 from sparsebench.files import write_csv
@@ -59,10 +59,11 @@ def main(arguments: Sequence[str]) -> int:
         command.add_argument(
             "settings", nargs="*", metavar="SETTING", help="data_root=..., dataset.packed=..., workers=..."
         )
-    given = parser.parse_args(arguments)
+    settings = [word for word in arguments if "=" in word and word[0] != "-"]  # wherever they stand
+    given = parser.parse_args([word for word in arguments if word not in settings])
     if given.dataset not in options("dataset"):
         raise SettingError("dataset", given.dataset, one_of(options("dataset"), given.dataset))
-    cfg = composed([f"dataset={given.dataset}", *given.settings])[0]
+    cfg = composed([f"dataset={given.dataset}", *settings, *given.settings])[0]
     kind = get_object(cfg.dataset._target_)
     on_disk = isinstance(kind, type) and issubclass(kind, FolderDataset)
     if given.command == "pack":
@@ -72,9 +73,7 @@ def main(arguments: Sequence[str]) -> int:
             )
         return _pack(cfg, kind, given.side, given.quality, given.output)
     if not on_disk:
-        made = build(
-            cfg.dataset, "dataset", device="cpu"
-        )  # which reads everything, and refuses what is damaged
+        made = build(cfg.dataset, "dataset", device="cpu")  # reads everything, and refuses what is damaged
         sizes = ", ".join(f"{len(getattr(made, split)):,} {split}" for split in ("train", "val", "test"))
         print(f"{made.name}: {made.num_classes} classes, {sizes} images; nothing is wrong")
         return 0

@@ -14,9 +14,9 @@ from sparsebench.data import listing
 from sparsebench.data.arrays import splits_of, stratified, whole
 from sparsebench.data.dataset import SplitName
 from sparsebench.data.decoding import TestView, TrainView
-from sparsebench.data.listing import Listing, Source
+from sparsebench.data.listing import INDEX, Listing, Source
 from sparsebench.data.loader import Normalize
-from sparsebench.data.packed import INDEX, packed
+from sparsebench.data.packed import packed
 from sparsebench.data.streaming import Failures, Reader, StreamedLoader, in_order
 from sparsebench.errors import RunError, SettingError
 
@@ -177,18 +177,11 @@ class FolderDataset:
             SettingError: They are not there, or something is wrong with them.
         """
         if packed_side is None:
-            try:
-                return cls.find(root)
-            except SettingError as error:
-                there = [
-                    index.parent.name
-                    for place in cls.places(root)
-                    for index in place.glob(f"packed-*/{INDEX}")
-                ]
-                if there:
-                    side = there[0].removeprefix("packed-")
-                    raise SettingError("packed", None, f"{side}: {root} holds packed images only") from error
-                raise
+            there = [index.parent for place in cls.places(root) for index in place.glob(f"packed-*/{INDEX}")]
+            if there and not any(set(listing.folders_in(index.parent)) for index in there):
+                side = there[0].name.removeprefix("packed-")
+                raise SettingError("packed", None, f"{side}: {root} holds packed images only")
+            return cls.find(root)
         places = [place / f"packed-{packed_side}" for place in cls.places(root)]
         found = next((place for place in places if (place / INDEX).is_file()), None)
         if found is None:

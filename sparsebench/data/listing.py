@@ -18,6 +18,8 @@ from torch import Tensor
 from sparsebench.errors import SettingError
 
 ENDINGS = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".gif", ".ppm", ".tif", ".tiff")
+INDEX = "index.safetensors"
+"""Of packed images; the folder that holds it is no class."""
 TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 KAGGLE = "LOC_val_solution.csv"
 
@@ -94,9 +96,10 @@ def images_in(folder: Path) -> list[str]:
 
 
 def folders_in(folder: Path) -> list[str]:
-    """Names of the folders in ``folder``, sorted; hidden ones are none."""
+    """Names of the folders in ``folder``, sorted; hidden ones are none, nor are those of packed images."""
     with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+        names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    return [name for name in names if not (name.startswith("packed-") and (folder / name / INDEX).is_file())]
 
 
 def by_class(folder: Path, classes: Sequence[str], inside: str = "") -> tuple[Files, Tensor]:

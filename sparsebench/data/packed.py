@@ -24,11 +24,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from sparsebench.data.listing import Listing, Source
+from sparsebench.data.listing import INDEX, Listing, Source
 from sparsebench.errors import SettingError
 from sparsebench.files import atomic
 
-INDEX = "index.safetensors"
 PER_SHARD = 4096
 """Images; with a shorter side of 256 that is about 150 MB."""
 
