@@ -119,10 +119,22 @@ def test_every_image_once_an_epoch_and_a_new_view_each_time(tree):
 
 
 def test_a_rank_reads_its_rows_only_and_all_ranks_together_the_batch(tree):
-    whole = imagenet(tree).loader(9, seed=0).batch(2)
-    for rank in range(2):
-        inputs, targets = imagenet(tree).loader(9, seed=0, part=(rank, 2)).batch(2)
-        assert torch.equal(inputs, whole[0][rank::2]) and torch.equal(targets, whole[1][rank::2])
+    whole = imagenet(tree, repeats=2).loader(9, seed=0)
+    expected = [whole.batch(step) for step in range(4)]
+    assert [whole.size(step) for step in range(4)] == [9, 9, 6, 9]
+    loaders = [imagenet(tree, repeats=2, workers=n).loader(9, seed=0) for n in (0, 1, 0)]
+    for step in range(4):
+        parts = [loader.batch(step, rank, 3) for rank, loader in enumerate(loaders)]
+        assert [len(targets) for _, targets in parts] == ([2] * 3 if step == 2 else [3] * 3)
+        assert all(
+            torch.equal(torch.cat(given), e)
+            for given, e in zip(zip(*parts, strict=True), expected[step], strict=True)
+        )
+    last = imagenet(tree).loader(9, seed=0).batch(2, 5, 6)  # too few images for six ranks
+    assert last[0].shape == (0, 3, 24, 24) and len(last[1]) == 0
+    evaluated = [list(imagenet(tree).batches("test", 5, rank=rank, ranks=2)) for rank in range(2)]
+    order = [evaluated[0][0], evaluated[1][0], evaluated[0][1]]
+    assert same(order, list(imagenet(tree).batches("test", 5)))
     assert available_workers(10**6) == 1 <= available_workers()
 
 

@@ -125,17 +125,15 @@ class ImageDataset:
             Split(split.images.to(device), split.labels.to(device)) for split in (train, val, test)
         )
 
-    def loader(
-        self, batch_size: int, seed: int, *, channels_last: bool = False, part: tuple[int, int] = (0, 1)
-    ) -> TrainLoader:
+    def loader(self, batch_size: int, seed: int, *, channels_last: bool = False) -> TrainLoader:
         """Training batches by position."""
-        return TrainLoader(self, batch_size, seed, channels_last=channels_last, part=part)
+        return TrainLoader(self, batch_size, seed, channels_last=channels_last)
 
     def batches(
-        self, split: SplitName, batch_size: int, *, channels_last: bool = False
+        self, split: SplitName, batch_size: int, *, channels_last: bool = False, rank: int = 0, ranks: int = 1
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """All of a split once, in order."""
-        return batches(self, split, batch_size, channels_last=channels_last)
+        """All of a split once, in order; with several ranks, this rank's batches."""
+        return batches(self, split, batch_size, channels_last=channels_last, rank=rank, ranks=ranks)
 
     def summary(self) -> dict[str, Any]:
         """No columns: what is in memory has been read."""

@@ -32,8 +32,11 @@ class Loader(Protocol):
 
     steps_per_epoch: int
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """The inputs and targets of ``step``: a pure function of seed and step."""
+    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> tuple[Tensor, Tensor]:
+        """A rank's share of the inputs and targets of ``step``: a pure function of seed and step."""
+
+    def size(self, step: int) -> int:
+        """Samples of ``step`` over all ranks."""
 
     def state_dict(self) -> dict[str, Any]:
         """What has been noticed about the data so far; batches do not depend on it."""
@@ -68,15 +71,16 @@ class Dataset(Protocol):
     def test(self) -> Images:
         """What is only reported."""
 
-    def loader(
-        self, batch_size: int, seed: int, *, channels_last: bool = False, part: tuple[int, int] = (0, 1)
-    ) -> Loader:
-        """Training batches by position; of every batch only the rows rank, rank + ranks, ... with ``part``."""
+    def loader(self, batch_size: int, seed: int, *, channels_last: bool = False) -> Loader:
+        """Training batches by position."""
 
     def batches(
-        self, split: SplitName, batch_size: int, *, channels_last: bool = False
+        self, split: SplitName, batch_size: int, *, channels_last: bool = False, rank: int = 0, ranks: int = 1
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """All of a split once, in order, normalised, not augmented, on the device."""
+        """All of a split once, in order, normalised, not augmented, on the device.
+
+        Of several ranks one gets the batches rank, rank + ranks, ...
+        """
 
     def summary(self) -> dict[str, Any]:
         """Columns for the result row."""

@@ -15,7 +15,7 @@ from sparsebench.data.arrays import splits_of, stratified, whole
 from sparsebench.data.dataset import SplitName
 from sparsebench.data.decoding import TestView, TrainView
 from sparsebench.data.listing import INDEX, Listing, Source
-from sparsebench.data.loader import Normalize
+from sparsebench.data.loader import Normalize, check_batch_size
 from sparsebench.data.packed import packed
 from sparsebench.data.streaming import Failures, Reader, StreamedLoader, in_order
 from sparsebench.errors import RunError, SettingError
@@ -62,8 +62,13 @@ class FolderSplit:
 
     def chunks(self, size: int) -> Iterator[Tensor]:
         """The raw images in order, ``size`` at a time, uint8 [n, 3, H, W], on the device."""
+        check_batch_size(size)
+        return self.parts(self.indices.split(size), size)
+
+    def parts(self, parts: Sequence[Tensor], size: int) -> Iterator[Tensor]:
+        """The raw images at each of ``parts``, indices in the source, of at most ``size`` each."""
         reader = Reader(self.source, self.view, self.dataset.fill)
-        for images, failures in in_order(self.dataset, reader, self.indices, size):
+        for images, failures in in_order(self.dataset, reader, parts, size):
             self.dataset.notice(self, failures)
             yield images
 
@@ -204,21 +209,21 @@ class FolderDataset:
         """The name in results, and what a person should know who sees them."""
         return name, ""
 
-    def loader(
-        self, batch_size: int, seed: int, *, channels_last: bool = False, part: tuple[int, int] = (0, 1)
-    ) -> StreamedLoader:
+    def loader(self, batch_size: int, seed: int, *, channels_last: bool = False) -> StreamedLoader:
         """Training batches by position."""
-        return StreamedLoader(self, batch_size, seed, channels_last=channels_last, part=part)
+        return StreamedLoader(self, batch_size, seed, channels_last=channels_last)
 
     def batches(
-        self, split: SplitName, batch_size: int, *, channels_last: bool = False
+        self, split: SplitName, batch_size: int, *, channels_last: bool = False, rank: int = 0, ranks: int = 1
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """All of a split once, in order, normalised, not augmented, on the device."""
+        """All of a split once, in order, normalised, not augmented, on the device; with several ranks, this one's."""
+        check_batch_size(batch_size)
         chosen = {"train": self.train, "val": self.val, "test": self.test}[split]
-        normalize, done = Normalize(self, channels_last), 0
-        for images in chosen.chunks(batch_size):
-            yield normalize(images), chosen.labels[done : done + len(images)]
-            done += len(images)
+        normalize = Normalize(self, channels_last)
+        parts = chosen.indices.split(batch_size)[rank::ranks]
+        labels = chosen.labels.split(batch_size)[rank::ranks]
+        for images, targets in zip(chosen.parts(parts, batch_size), labels, strict=True):
+            yield normalize(images), targets
 
     def summary(self) -> dict[str, Any]:
         """Column ``unreadable_images``: how many there were, in all splits."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,7 +65,6 @@ class TrainLoader:
         seed: Seed of the run, 0 or more.
         channels_last: Whether inputs are channels_last in memory; the values are the same.
         drop_last: Whether any incomplete last batch is dropped.
-        part: (rank, ranks): of every batch only the rows rank, rank + ranks, ...; all by default.
 
     Raises:
         SettingError: A value is out of its range, or no whole batch is left.
@@ -82,11 +82,10 @@ class TrainLoader:
         *,
         channels_last: bool = False,
         drop_last: bool = False,
-        part: tuple[int, int] = (0, 1),
     ) -> None:
         self.steps_per_epoch = steps_per_epoch(len(dataset.train), batch_size, drop_last)
         check_seed(seed)
-        self.batch_size, self.seed, self.part = batch_size, seed, part
+        self.batch_size, self.seed = batch_size, seed
         self.labels, self.pad, self.flip = dataset.train.labels, dataset.pad, dataset.flip
         self.normalize = Normalize(dataset, channels_last)
 
@@ -97,8 +96,17 @@ class TrainLoader:
         self.crops = padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
         self._epoch = -1
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+    def size(self, step: int) -> int:
+        """Images in the batch of ``step``."""
+        return min(self.batch_size, len(self.labels) - step % self.steps_per_epoch * self.batch_size)
+
+    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> tuple[Tensor, Tensor]:
         """The batch of ``step``, counted from 0 over all epochs.
+
+        Args:
+            step: The step.
+            rank: Whose :func:`share` of it.
+            ranks: Among how many it is shared out.
 
         Returns:
             Inputs, float32 [B, C, H, W], and targets, int64 [B], on the device of the data set.
@@ -106,8 +114,8 @@ class TrainLoader:
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._plan_epoch(epoch)
-        (rank, ranks), end = self.part, (position + 1) * self.batch_size
-        part = slice(position * self.batch_size + rank, end, ranks)
+        own, start = share(self.size(step), rank, ranks), position * self.batch_size
+        part = slice(start + own.start, start + own.stop)
         index, row, column = self._places[:, part]
         images = self.crops[index, row, column]
         if self.flip:
@@ -138,7 +146,13 @@ class TrainLoader:
 
 
 def batches(
-    dataset: ImageDataset, split: SplitName, batch_size: int, *, channels_last: bool = False
+    dataset: ImageDataset,
+    split: SplitName,
+    batch_size: int,
+    *,
+    channels_last: bool = False,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """All of a split once, in order, normalised and otherwise as it is.
 
@@ -147,6 +161,8 @@ def batches(
         split: Which of its splits.
         batch_size: Images a batch; the last one holds what is left.
         channels_last: Whether inputs are channels_last in memory.
+        rank: Which of the ``ranks`` that take turns: it gets the batches rank, rank + ranks, ...
+        ranks: How many they are.
 
     Yields:
         Inputs, float32 [B, C, H, W], and targets, int64 [B], on the device of the data set.
@@ -154,8 +170,24 @@ def batches(
     check_batch_size(batch_size)
     chosen = {"train": dataset.train, "val": dataset.val, "test": dataset.test}[split]
     normalize = Normalize(dataset, channels_last)
-    for images, labels in zip(chosen.images.split(batch_size), chosen.labels.split(batch_size), strict=True):
+    parts = zip(chosen.images.split(batch_size), chosen.labels.split(batch_size), strict=True)
+    for images, labels in islice(parts, rank, None, ranks):
         yield normalize(images), labels
+
+
+def share(count: int, rank: int, ranks: int) -> slice:
+    """The part of ``count`` samples that is this rank's; parts are as equal as can be.
+
+    Each has two samples or more, for batch normalisation cannot train on one; where they are too few for that, the last
+    ranks have none.
+
+    Example:
+        >>> [share(7, rank, 2) for rank in range(2)], [share(5, rank, 4) for rank in range(4)]
+        ([slice(0, 3, None), slice(3, 7, None)],
+         [slice(0, 2, None), slice(2, 5, None), slice(5, 5, None), slice(5, 5, None)])
+    """
+    working = min(ranks, max(count // 2, 1))
+    return slice(count * min(rank, working) // working, count * min(rank + 1, working) // working)
 
 
 def steps_per_epoch(images: int, batch_size: int, drop_last: bool = False) -> int:

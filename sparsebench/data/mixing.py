@@ -13,7 +13,8 @@ from sparsebench.errors import SettingError
 class Mix:
     """Mixes every image of a training batch with the one before it, and their targets alike; torchvision does it.
 
-    What is drawn for a step is a function of (seed, step). Where both are on, each step uses one of them, by a coin.
+    What is drawn for a step is a function of (seed, step). Where both are on, each step uses one of them, by a coin. Of
+    several ranks each mixes its own share.
 
     Args:
         mixup: α of mixup's Beta(α, α); 0 is off.
@@ -45,7 +46,7 @@ class Mix:
 
     def __call__(self, step: int, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs [B, C, H, W] and class indices [B] as mixed inputs and probabilities [B, classes]."""
-        if not self.kinds:
+        if not self.kinds or not len(inputs):
             return inputs, targets
         before = torch.random.get_rng_state()
         try:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from sparsebench.data.decoding import TestView, TrainView, decode
 from sparsebench.data.listing import Source
-from sparsebench.data.loader import Normalize, check_batch_size, check_seed, mixed, steps_per_epoch
+from sparsebench.data.loader import Normalize, check_seed, mixed, share, steps_per_epoch
 from sparsebench.errors import RunError
 
 if TYPE_CHECKING:
@@ -152,7 +152,6 @@ class StreamedLoader:
         batch_size: Images a batch, at least 1.
         seed: Seed of the run, 0 or more.
         channels_last: Whether inputs are channels_last in memory; the values are the same.
-        part: (rank, ranks): of every batch only the rows rank, rank + ranks, ... are read; all by default.
 
     Raises:
         SettingError: A value is out of its range, or no whole batch is left.
@@ -169,26 +168,28 @@ class StreamedLoader:
         seed: int,
         *,
         channels_last: bool = False,
-        part: tuple[int, int] = (0, 1),
     ) -> None:
         check_seed(seed)
         self.steps_per_epoch = steps_per_epoch(len(dataset.train), batch_size)
-        self.dataset = dataset
+        self.dataset, self.batch_size = dataset, batch_size
         self.normalize = Normalize(dataset, channels_last)
         self.labels = dataset.train.labels.cpu()
-        self._plan = _Plan(
-            dataset.train.indices, batch_size, self.steps_per_epoch, seed, dataset.repeats, part
-        )
-        workers = dataset.workers if dataset.workers is not None else available_workers(part[1])
-        share = -(-batch_size // part[1])
-        self._loader = stream(
-            dataset.train.reader, self._plan, share, workers, dataset.device, persistent=True
-        )
+        self._plan = _Plan(dataset.train.indices, batch_size, self.steps_per_epoch, seed, dataset.repeats)
+        self._loader: DataLoader[tuple[Tensor, Failures]] | None = None
         self._iterator: Iterator[tuple[Tensor, Failures]] = iter(())
         self._next = -1
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+    def size(self, step: int) -> int:
+        """Images in the batch of ``step``."""
+        return self._plan.size(step)
+
+    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> tuple[Tensor, Tensor]:
         """The batch of ``step``, counted from 0 over all epochs.
+
+        Args:
+            step: The step.
+            rank: Whose `sparsebench.data.loader.share` of it: no other images are read.
+            ranks: Among how many it is shared out.
 
         Returns:
             Inputs, float32 [B, C, H, W], and targets, int64 [B], on the device of the data set.
@@ -196,17 +197,29 @@ class StreamedLoader:
         Raises:
             RunError: Too many images cannot be read, or a worker died.
         """
+        if self._loader is None or (rank, ranks) != self._plan.rank:
+            self._plan.rank, self._next = (rank, ranks), -1
+            workers, device = self.dataset.workers, self.dataset.device
+            workers = available_workers(ranks) if workers is None else workers
+            self._iterator = iter(())
+            own = -(-self.batch_size // ranks)
+            self._loader = stream(
+                self.dataset.train.reader, self._plan, own, workers, device, persistent=True
+            )
         if step != self._next:
             self._plan.start = step
             self._iterator = iter(self._loader)
-        places, device = self.places(step), self.dataset.device
-        images, failures = following(self._iterator, len(places), device)
-        self.dataset.notice(self.dataset.train, failures)
+        places = self.places(step)
         self._next = step + 1
-        return self.normalize(images), self.labels[places].to(device, non_blocking=True)
+        if not len(places):
+            empty = torch.empty(0, *self.dataset.train_shape, dtype=torch.uint8, device=self.dataset.device)
+            return self.normalize(empty), self.labels[places].to(self.dataset.device)
+        images, failures = following(self._iterator, len(places), self.dataset.device)
+        self.dataset.notice(self.dataset.train, failures)
+        return self.normalize(images), self.labels[places].to(self.dataset.device, non_blocking=True)
 
     def places(self, step: int) -> Tensor:
-        """Positions in the ``train`` split of the images of ``step``, int64 [B]."""
+        """Positions in the ``train`` split of the images of ``step``, or of the rank's share of them, int64 [B]."""
         return self._plan.places(step)
 
     def state_dict(self) -> dict[str, Any]:
@@ -224,12 +237,10 @@ class _Plan:
     It does not know the loader: in a cycle of references, workers are not told to end.
     """
 
-    def __init__(
-        self, indices: Tensor, batch_size: int, steps: int, seed: int, repeats: int, part: tuple[int, int]
-    ) -> None:
-        self.start = 0
+    def __init__(self, indices: Tensor, batch_size: int, steps: int, seed: int, repeats: int) -> None:
+        self.start, self.rank = 0, (0, 1)
         self._indices, self._batch_size, self._steps = indices, batch_size, steps
-        self._seed, self._repeats, self._part = seed, repeats, part
+        self._seed, self._repeats = seed, repeats
         self._orders: dict[int, Tensor] = {}
 
     def __iter__(self) -> Iterator[Sequence[Request]]:
@@ -238,20 +249,25 @@ class _Plan:
             yield from parts_of(self.requests(step))
             step += 1
 
+    def size(self, step: int) -> int:
+        """Images of ``step``, over all ranks."""
+        return min(self._batch_size, len(self._indices) - step % self._steps * self._batch_size)
+
+    def rows(self, step: int) -> slice:
+        """The rank's part of the order of the epoch of ``step``."""
+        own, start = share(self.size(step), *self.rank), step % self._steps * self._batch_size
+        return slice(start + own.start, start + own.stop)
+
     def places(self, step: int) -> Tensor:
-        """Positions in the split of the images of ``step``."""
-        epoch, position = divmod(step, self._steps)
-        (rank, ranks), end = self._part, (position + 1) * self._batch_size
-        return self.order(epoch)[position * self._batch_size + rank : end : ranks]
+        """Positions in the split of the rank's images of ``step``."""
+        return self.order(step // self._steps)[self.rows(step)]
 
     def requests(self, step: int) -> list[Request]:
         """What the workers are asked for."""
-        epoch, position = divmod(step, self._steps)
-        rank, ranks = self._part
-        first = position * self._batch_size + rank
+        epoch, first = step // self._steps, self.rows(step).start
         return [
-            (index, (self._seed, epoch, index, (first + row * ranks) % self._repeats))
-            for row, index in enumerate(self._indices[self.places(step)].tolist())
+            (index, (self._seed, epoch, index, row % self._repeats))
+            for row, index in enumerate(self._indices[self.places(step)].tolist(), first)
         ]
 
     def order(self, epoch: int) -> Tensor:
@@ -267,14 +283,13 @@ class _Plan:
 
 
 def in_order(
-    dataset: FolderDataset, reader: Reader, indices: Tensor, size: int
+    dataset: FolderDataset, reader: Reader, batches: Sequence[Tensor], size: int
 ) -> Iterator[tuple[Tensor, Failures]]:
-    """Raw images of a source in the order of ``indices``, ``size`` at a time, on the data set's device."""
-    check_batch_size(size)
-    batches: list[list[Request]] = [[(index, ()) for index in part.tolist()] for part in indices.split(size)]
-    parts = [part for batch in batches for part in parts_of(batch)]
+    """Raw images of a source, those at each of ``batches``, of at most ``size`` each, on the data set's device."""
+    requests: list[list[Request]] = [[(index, ()) for index in batch.tolist()] for batch in batches]
+    parts = [part for batch in requests for part in parts_of(batch)]
     workers = dataset.workers if dataset.workers is not None else available_workers()
     loader = stream(reader, parts, size, min(workers, len(parts)), dataset.device, persistent=False)
     iterator = iter(loader)
-    for batch in batches:
+    for batch in requests:
         yield following(iterator, len(batch), dataset.device)
