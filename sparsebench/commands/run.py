@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
+from torch import nn
 
 import sparsebench
 from sparsebench import provenance
 from sparsebench.accounting import Layer, TrainingFLOPs, count_layers
+from sparsebench.averaging import WeightAverage
 from sparsebench.checkpoint import Checkpoint
 from sparsebench.clock import Clock
 from sparsebench.commands.exclusive import exclusively, held
 from sparsebench.commands.extras import FOLDER as EVALUATION
 from sparsebench.commands.extras import apply, dense_run, extras
-from sparsebench.commands.result import Network, check, counted, layer_rows, measured, show, trained
+from sparsebench.commands.result import (
+    Network,
+    check,
+    counted,
+    layer_rows,
+    measured,
+    show,
+    trained,
+    training_layers,
+)
 from sparsebench.config import build, config_hash, run_id, validate
-from sparsebench.data.arrays import ImageDataset
-from sparsebench.data.loader import TrainLoader, batches
+from sparsebench.data.dataset import Dataset, Loader
+from sparsebench.data.mixing import Mix
 from sparsebench.device import Device, seed_everything
 from sparsebench.distributed import shared
 from sparsebench.errors import SettingError
@@ -51,8 +61,8 @@ class Assembly:
     """The finished objects of a run."""
 
     device: Device
-    dataset: ImageDataset
-    data: TrainLoader
+    dataset: Dataset
+    data: Loader
     model: nn.Module
     clock: Clock
     optimizer: torch.optim.Optimizer
@@ -68,7 +78,7 @@ class Assembly:
         return self.pruner.target(self.clock.total_steps - 1)
 
 
-def assemble(cfg: DictConfig, dataset: ImageDataset | None = None) -> Assembly:
+def assemble(cfg: DictConfig, dataset: Dataset | None = None) -> Assembly:
     """Build everything that ``cfg`` describes; seeds are set before the model is built. Writes nothing.
 
     Args:
@@ -79,7 +89,7 @@ def assemble(cfg: DictConfig, dataset: ImageDataset | None = None) -> Assembly:
     if cfg.batch_size < 2 * net.device.ranks > 2:
         least = f"at least {2 * net.device.ranks}, two images for each of {net.device.ranks} ranks"
         raise SettingError("batch_size", cfg.batch_size, least)
-    data = TrainLoader(net.dataset, cfg.batch_size, cfg.seed, channels_last=net.device.channels_last)
+    data = net.dataset.loader(cfg.batch_size, cfg.seed, channels_last=net.device.channels_last)
     clock = Clock(data.steps_per_epoch * epochs(cfg), data.steps_per_epoch, cfg.extend)
     parameters = parameter_groups(net.model, cfg.optimizer.get("weight_decay", 0.0), cfg.norm_weight_decay)
     optimizer = build(cfg.optimizer, "optimizer", params=parameters)
@@ -95,7 +105,7 @@ def assemble(cfg: DictConfig, dataset: ImageDataset | None = None) -> Assembly:
     )  # fmt: skip
 
 
-def network(cfg: DictConfig, dataset: ImageDataset | None = None) -> Network:
+def network(cfg: DictConfig, dataset: Dataset | None = None) -> Network:
     """The part of :func:`assemble` that a finished run is checked with: the model as it starts, and its data."""
     device: Device = build(cfg.device)
     seed_everything(cfg.seed)
@@ -105,7 +115,11 @@ def network(cfg: DictConfig, dataset: ImageDataset | None = None) -> Network:
     model = build(cfg.model, "model", input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     device.place(model)
     prunable = Prunable(**cfg.prunable).select(model)
-    return Network(device, dataset, model, prunable, count_layers(model, dataset.input_shape))
+    layers = count_layers(model, dataset.input_shape)
+    if unknown := sorted(prunable.keys() - {layer.name for layer in layers}):
+        allowed = f"a model that calls its layers; what {unknown[0]} costs cannot be counted"
+        raise SettingError("model", model.name, allowed)
+    return Network(device, dataset, model, prunable, layers)
 
 
 def run(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]) -> float:
@@ -260,6 +274,8 @@ class _Training:
         row |= made.device.shared(lambda: self._begin(made, row, first_step, tracking, ids))
         try:
             history = runner.run()
+            for seen in made.device.gathered(made.data.state_dict()):
+                made.data.load_state_dict(seen)
         except BaseException as error:  # a signal to stop, too
             how = "stopped by " if isinstance(error, (SystemExit, KeyboardInterrupt)) else ""
             if lease is not None:
@@ -308,7 +324,7 @@ class _Training:
         if state:
             state["flops"] = runner.flops.state_dict()
             self.handover.save(state)
-        extra = made.pruner.summary()
+        extra = made.pruner.summary() | made.dataset.summary() | made.device.summary()
         if row["status"] == "finished":
             net = Network(made.device, made.dataset, made.model, made.pruner.weights.parameters, made.layers)
             extra |= evaluate(made=net, folder=folder.path)
@@ -328,11 +344,12 @@ class _Training:
         signals: StopSignals,
     ) -> Runner:
         """The loop over the assembled objects."""
-        cfg = self.cfg
-
-        def evaluation(split: Literal["val", "test"]) -> Iterator[tuple[Tensor, Tensor]]:
-            last, rank, ranks = made.device.channels_last, made.device.rank, made.device.ranks
-            return batches(made.dataset, split, cfg.batch_size, channels_last=last, rank=rank, ranks=ranks)
+        cfg, device = self.cfg, made.device
+        average = None if cfg.ema is None else WeightAverage(made.model, made.pruner.weights, cfg.ema)
+        evaluation = partial(
+            made.dataset.batches, batch_size=cfg.batch_size, channels_last=device.channels_last, rank=device.rank,
+            ranks=device.ranks,
+        )  # fmt: skip
 
         def reinitialize() -> None:
             shape, classes = made.dataset.input_shape, made.dataset.num_classes
@@ -342,7 +359,7 @@ class _Training:
         return Runner(
             model=made.model, data=made.data, evaluation=evaluation, optimizer=made.optimizer,
             lr_schedule=made.lr_schedule, pruner=made.pruner, device=made.device, clock=made.clock,
-            flops=TrainingFLOPs(made.layers, made.pruner.weights),
+            flops=TrainingFLOPs(training_layers(made.model, made.dataset, made.layers), made.pruner.weights),
             criterion=nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing),
             checkpoint=Checkpoint(self.folder.path, self._warn),
             record=record,
@@ -351,6 +368,7 @@ class _Training:
             save_every=made.save_every,
             accumulate=cfg.accumulate, clip_norm=cfg.clip_norm, seed=cfg.seed, reinitialize=reinitialize,
             save_seconds=cfg.save_seconds, first_step=first_step, signals=signals,
+            mix=Mix(cfg.mixup, cfg.cutmix, made.dataset.num_classes, cfg.seed), average=average,
         )  # fmt: skip
 
     def _warn(self, text: str) -> None:
