@@ -51,17 +51,27 @@ def count_layers(model: nn.Module, input_shape: tuple[int, ...]) -> list[Layer]:
     """The convolution and linear layers of ``model`` with their cost for one sample of ``input_shape``.
 
     Convention: multiply-accumulates of convolutions and linear layers only; normalisation, activations,
-    pooling and biases are not counted. FLOPs = 2 · MACs.
+    pooling and biases are not counted, nor what attention does between its projections. FLOPs = 2 · MACs.
     """
+    kinds = (*COUNTED, nn.MultiheadAttention)
     names: dict[nn.Module, str] = {
-        module: name for name, module in model.named_modules() if isinstance(module, COUNTED)
+        module: name for name, module in model.named_modules() if isinstance(module, kinds)
     }
-    positions: dict[str, int] = {}
+    positions: dict[str, int] = {}  # parameter -> how often one weight of it is used
 
-    def hook(module: nn.Module, _inputs: Any, output: Tensor) -> None:
+    def count(name: str, times: int) -> None:
+        positions[name] = positions.get(name, 0) + times
+
+    def hook(module: nn.Module, _inputs: Any, output: Any) -> None:
+        prefix = f"{names[module]}." if names[module] else ""
+        if isinstance(module, nn.MultiheadAttention):  # one of a batch; it calls none of its parts
+            tokens = output[0].numel() // module.embed_dim
+            if module.in_proj_weight is not None:
+                count(f"{prefix}in_proj_weight", tokens)
+            count(f"{prefix}out_proj.weight", tokens)
+            return
         features = output.shape[1] if not isinstance(module, nn.Linear) else output.shape[-1]
-        name = names[module]
-        positions[name] = positions.get(name, 0) + output.numel() // (output.shape[0] * features)
+        count(f"{prefix}weight", output.numel() // (output.shape[0] * features))
 
     handles = [module.register_forward_hook(hook) for module in names]
     training = {module: module.training for module in model.modules()}
@@ -74,12 +84,11 @@ def count_layers(model: nn.Module, input_shape: tuple[int, ...]) -> list[Layer]:
             handle.remove()
         for module, was in training.items():
             module.training = was
-    modules = {name: module for module, name in names.items()}
+    parameters = dict(model.named_parameters())
     return [
-        Layer(f"{name}.weight" if name else "weight", tuple(w.shape), w.numel(), times)
+        Layer(name, tuple(parameters[name].shape), parameters[name].numel(), times)
         for name, times in positions.items()
-        for w in [modules[name].weight]
-        if isinstance(w, Tensor)
+        if name in parameters
     ]
 
 

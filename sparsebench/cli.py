@@ -22,6 +22,7 @@ COMMANDS = {
     "report": "a page and figures on results",
     "audit": "check what finished runs say of themselves against their weights, config and data",
     "evaluate": "calibration, classes, corruptions, ... of finished runs",
+    "data": "check a data set on disk, or pack its images to be read faster",
     "list": "models, data sets, methods, schedules, ... with their papers",
     "completion": "print the completion script for bash, zsh or fish",
 }
@@ -125,6 +126,10 @@ def _dispatch(words: list[str]) -> int:
         from sparsebench.commands import evaluate
 
         return _parsed(evaluate.main, rest)
+    if command == "data":
+        from sparsebench.commands import data
+
+        return _parsed(data.main, rest)
     if command == "list":
         from sparsebench.commands import list as listing
 

@@ -53,6 +53,10 @@ OPTIONS = {
     "status": ("--all", "--format", "--help", "--watch"),
 }
 """Of the commands that have options of their own; asking their parsers would import pandas."""
+OPTIONS_OF_DATA = {
+    "check": ("--help", "--no-decode", "--output"),
+    "pack": ("--help", "--output", "--quality", "--side"),
+}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -80,6 +84,11 @@ def candidates(before: Sequence[str], last: str) -> list[str]:
 
     if not before:
         return [name for name in COMMANDS if name.startswith(last)]
+    if before[0] == "data" and (len(before) < 3 or last.startswith("-")):
+        offered = list(OPTIONS_OF_DATA if len(before) == 1 else options("dataset"))
+        if last.startswith("-"):
+            offered = list(OPTIONS_OF_DATA.get(before[1], ()) if len(before) > 1 else ())
+        return [name for name in offered if name.startswith(last)]
     if last.startswith("-"):
         return [name for name in OPTIONS.get(before[0], ()) if name.startswith(last)]
     if before[0] == "list":
@@ -95,7 +104,7 @@ def candidates(before: Sequence[str], last: str) -> list[str]:
         return [name for name in SCRIPTS if name.startswith(last)]
     if before[0] == "evaluate" and not last.startswith("evaluate="):
         return ["evaluate="] if "evaluate=".startswith(last) else []
-    if before[0] not in ("train", "sweep", "evaluate"):
+    if before[0] not in ("train", "sweep", "evaluate", "data"):
         return []
     key, equals, value = last.partition("=")
     if equals:

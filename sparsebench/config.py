@@ -183,7 +183,7 @@ def _identity(cfg: DictConfig, choices: Mapping[str, str | None], defaults: dict
         key: float(value) if isinstance(defaults.get(key), float) and isinstance(value, int) else value
         for key, value in leaves(cfg).items()
         if key.split(".")[0] not in {*VOLATILE, *unused}
-        and key.split(".")[-1] not in {"data_root", "_target_"}
+        and key.split(".")[-1] not in {"data_root", "workers", "_target_"}
         and not (key in defaults and defaults[key] == value)
     }
     return {**{group: choices[group] for group in IDENTITY_GROUPS if group not in unused}, "changed": changed}

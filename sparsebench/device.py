@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sparsebench.errors import SettingError, one_of
 
 T = TypeVar("T")
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BACKENDS = ("auto", "cpu", "cuda")
 
 
@@ -29,8 +29,8 @@ class Device:
 
     Args:
         name: ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one.
-        precision: ``fp32``; ``bf16`` or ``fp16`` autocast the forward. Weights, gradients, masks and scores
-            stay float32.
+        precision: ``fp32``; ``tf32``, where a GPU multiplies with 10 bits of mantissa; ``bf16`` or ``fp16`` autocast
+            the forward. Weights, gradients, masks and scores stay float32.
         channels_last: Keep images and convolution weights in NHWC order.
         compile: Compile the model with torch.compile.
         deterministic: Only deterministic kernels; on a GPU that is what makes a resumed run equal to the bit.
@@ -63,8 +63,12 @@ class Device:
         if name == "cuda" and not torch.cuda.is_available():
             raise SettingError("device", name, "auto or cpu: this machine offers PyTorch no CUDA device")
         self.type = "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+        if precision == "tf32" and self.type == "cpu":
+            raise SettingError("precision", precision, "fp32, bf16 or fp16 on a CPU")
         self.torch_device = torch.device(self.type)
         self.precision, self.channels_last, self.compile = precision, channels_last, compile
+        self.skipped_steps = 0  # of fp16, whose gradients overflowed
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
         self.scaler = torch.amp.GradScaler(self.type, enabled=precision == "fp16")
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -87,7 +91,7 @@ class Device:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of forward passes."""
-        if self.precision == "fp32":
+        if DTYPES[self.precision] == torch.float32:
             return nullcontext()
         return torch.autocast(self.type, dtype=DTYPES[self.precision])
 
@@ -102,9 +106,15 @@ class Device:
 
     def step(self, optimizer: torch.optim.Optimizer, stepping: bool = True) -> None:
         """The optimiser's step; with ``stepping`` false none, as some mask updates ask."""
+        before = self.scaler.get_scale()
         if stepping:
             self.scaler.step(optimizer)  # itself skips a step whose gradients overflowed
         self.scaler.update()
+        self.skipped_steps += stepping and self.scaler.get_scale() < before
+
+    def summary(self) -> dict[str, Any]:
+        """Column ``skipped_steps`` of fp16: steps without an update of the weights, their gradients were no numbers."""
+        return {"skipped_steps": self.skipped_steps} if self.scaler.is_enabled() else {}
 
     def peak_memory_mb(self) -> float:
         """Peak memory in MiB: of the GPU's allocator, else of the process."""
@@ -118,6 +128,7 @@ class Device:
         version, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
         return {
             "scaler": self.scaler.state_dict(),
+            "skipped_steps": self.skipped_steps,
             "torch": torch.get_rng_state(),
             "cuda": [torch.cuda.get_rng_state()] if self.type == "cuda" else [],
             "python": random.getstate(),
@@ -133,6 +144,7 @@ class Device:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
         self.scaler.load_state_dict(state["scaler"])
+        self.skipped_steps = state.get("skipped_steps", 0)
         torch.set_rng_state(state["torch"])
         if self.type == "cuda" and state["cuda"]:
             torch.cuda.set_rng_state(state["cuda"][0])

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from sparsebench.accounting import TrainingFLOPs
+from sparsebench.averaging import WeightAverage
 from sparsebench.checkpoint import Checkpoint
 from sparsebench.clock import Clock
+from sparsebench.data.dataset import Loader
 from sparsebench.device import Device
 from sparsebench.lr_schedules import LRSchedule
 from sparsebench.metrics import Accuracy, TrainLoss, evaluate
@@ -23,18 +26,7 @@ from sparsebench.pruning.pruner import Probe, Pruner
 from sparsebench.signals import StopSignals
 
 Batches = Iterator[tuple[Tensor, Tensor]]
-
-
-class Data(Protocol):
-    """Training batches by position."""
-
-    steps_per_epoch: int
-
-    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> tuple[Tensor, Tensor]:
-        """A rank's share of the inputs and targets of ``step``: a pure function of seed and step."""
-
-    def size(self, step: int) -> int:
-        """Samples of ``step`` over all ranks."""
+Mixing = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass
@@ -76,13 +68,15 @@ class Runner:
         reinitialize: Draws the model's weights anew, for methods that ask for it.
         first_step: Where the training starts: not at 0 for one that goes on from an earlier one.
         signals: Looked at between two steps.
+        mix: (step, inputs, targets) -> what is trained on instead; methods that look at data see it unmixed.
+        average: Of the weights: then it is what is evaluated, and in the end kept.
     """
 
     def __init__(
         self,
         *,
         model: nn.Module,
-        data: Data,
+        data: Loader,
         evaluation: Callable[[Literal["val", "test"]], Batches],
         optimizer: torch.optim.Optimizer,
         lr_schedule: LRSchedule,
@@ -103,6 +97,8 @@ class Runner:
         reinitialize: Callable[[], None] = lambda: None,
         first_step: int = 0,
         signals: StopSignals | None = None,
+        mix: Mixing | None = None,
+        average: WeightAverage | None = None,
     ) -> None:
         self.model, self.forward = model, device.callable(model)
         self.parallel = device.parallel(model, self.forward, lambda: data.batch(0)[0][:2])
@@ -113,6 +109,7 @@ class Runner:
         self.eval_every, self.save_every, self.save_seconds = eval_every, save_every, save_seconds
         self.accumulate, self.clip_norm, self.seed = accumulate, clip_norm, seed
         self.reinitialize, self.signals = reinitialize, signals or StopSignals()
+        self.mix, self.average = mix, average
         self.base_lrs = [group["lr"] for group in optimizer.param_groups]
         self.train_loss = TrainLoss(device.torch_device)
         self.history = History()
@@ -134,8 +131,10 @@ class Runner:
         started = before = self._saved = time.monotonic()
         spent = self.history.seconds
         while self.step < total and not self.history.diverged:
-            share = self.data.batch(self.step, self.device.rank, self.device.ranks)
-            self.train_step(*share, self.data.size(self.step))
+            inputs, targets = self.data.batch(self.step, self.device.rank, self.device.ranks)
+            if self.mix is not None:
+                inputs, targets = self.mix(self.step, inputs, targets)
+            self.train_step(inputs, targets, self.data.size(self.step))
             self.step += 1
             self.history.seconds = spent + time.monotonic() - started
             if self.step % self.eval_every == 0 or self.step == total or self.pruner.cuts(self.step - 1):
@@ -183,6 +182,8 @@ class Runner:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
         self.device.step(self.optimizer, stepping)
         self.pruner.after_step(self.step)
+        if self.average is not None:
+            self.average.update()
         self.images += samples
         self.train_loss.update(loss, samples)
         self.progress.step(samples, loss, self.pruner.target(self.step))
@@ -198,6 +199,8 @@ class Runner:
         pruning_error = float(weights.pruning_error())
         final = self.step == self.clock.total_steps
         if final:
+            if self.average is not None:
+                self.average.install()
             self.pruner.on_end()
         masks = weights.packed()
         flips = float((masks != self._last_masks).double().mean())
@@ -243,8 +246,10 @@ class Runner:
             "step": self.step, "images": self.images, "model": self.model.state_dict(),
             "pruner": self.pruner.state_dict(), "optimizer": self.optimizer.state_dict(),
             "device": self.device.gathered(self.device.state_dict()), "flops": self.flops.state_dict(),
+            "data": self.device.gathered(self.data.state_dict()),
             "train_loss": self.train_loss.state_dict(),
             "history": history, "last_masks": self._last_masks,
+            **({"average": self.average.state_dict()} if self.average is not None else {}),
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -253,17 +258,24 @@ class Runner:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.pruner.load_state_dict(state["pruner"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.flops.load_state_dict(state["flops"])
         self.train_loss.load_state_dict(state["train_loss"])
         self.history = History(**state["history"])
         self._last_masks = state["last_masks"].to(self._last_masks.device)
+        for seen in state.get("data", []):
+            self.data.load_state_dict(seen)
         self.device.resume(state["device"], self.seed, self.step)
 
     def _evaluate(self, split: Literal["val", "test"]) -> Accuracy:
         self.model.eval()
         try:
-            with self.pruner.evaluating(), self.device.autocast():
-                return evaluate(self.forward, self.evaluation(split), self.device.sum)
+            with self.average.applied() if self.average is not None else nullcontext():
+                if self.average is not None:
+                    self.device.same_buffers(self.model)  # every rank has averaged its own
+                with self.pruner.evaluating(), self.device.autocast():
+                    return evaluate(self.forward, self.evaluation(split), self.device.sum)
         finally:
             self.model.train()
 

@@ -13,7 +13,7 @@ import yaml
 from conftest import options
 
 from sparsebench.cli import main
-from sparsebench.completion import OPTIONS, SCRIPTS, candidates
+from sparsebench.completion import OPTIONS, OPTIONS_OF_DATA, SCRIPTS, candidates
 from sparsebench.location import config_dir
 
 
@@ -33,6 +33,10 @@ from sparsebench.location import config_dir
         (["train", "model=mlp"], "model.h", ["model.hidden="]),
         (["train"], "prunable.fi", ["prunable.first_conv="]),
         (["list"], "meth", ["methods"]),
+        (["data"], "", ["check", "pack"]),
+        (["data", "pack"], "imagen", ["imagenet"]),
+        (["data", "check"], "--no", ["--no-decode"]),
+        (["data", "pack", "imagenet"], "data_", ["data_root="]),
         (["completion"], "", ["bash", "zsh", "fish"]),
     ],
 )
@@ -54,6 +58,12 @@ def test_completion_offers_every_group_and_every_setting():
 def test_completion_offers_exactly_the_options_that_the_help_names(command, capsys):
     assert main([command, "--help"]) == 0
     assert tuple(sorted(set(re.findall(r"--\w[\w-]*", capsys.readouterr().out)))) == OPTIONS[command]
+
+
+@pytest.mark.parametrize("command", OPTIONS_OF_DATA)
+def test_completion_offers_exactly_the_options_of_data(command, capsys):
+    assert main(["data", command, "--help"]) == 0
+    assert tuple(sorted(set(re.findall(r"--\w[\w-]*", capsys.readouterr().out)))) == OPTIONS_OF_DATA[command]
 
 
 @pytest.fixture

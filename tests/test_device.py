@@ -53,6 +53,31 @@ def test_precision_is_that_of_the_forward_and_weights_stay_float32(precision, dt
     torch.testing.assert_close(layer.weight.detach(), before - 0.1 * 3 / 8)
 
 
+def test_steps_whose_gradients_overflow_are_counted_and_the_count_resumes():
+    device = Device("cpu", precision="fp16")
+    layer = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    for factor in (1.0, float("inf"), 1.0):
+        before = layer.weight.detach().clone()
+        optimizer.zero_grad()
+        device.backward(layer(torch.ones(3, 4)).sum() / 1e4 * factor)
+        device.unscale(optimizer)
+        device.step(optimizer)
+        assert torch.equal(layer.weight, before) == (factor != 1)
+    assert device.summary() == {"skipped_steps": 1}
+    resumed = Device("cpu", precision="fp16")
+    resumed.load_state_dict(device.state_dict())
+    assert resumed.summary() == {"skipped_steps": 1}
+    assert Device("cpu").summary() == {}
+
+
+def test_tf32_is_for_gpus_and_fp32_is_fp32():
+    with pytest.raises(SettingError, match=r"^precision=tf32: expected fp32, bf16 or fp16 on a CPU"):
+        Device("cpu", precision="tf32")
+    Device("cpu")
+    assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
+
+
 def test_a_step_may_be_left_out():
     device = Device("cpu", precision="fp16")
     layer = nn.Linear(4, 2)

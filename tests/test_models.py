@@ -13,10 +13,11 @@ from sparsebench.errors import SettingError
 from sparsebench.models.lenet import LeNet
 from sparsebench.models.mlp import MLP
 from sparsebench.models.mobilenet import MobileNet
-from sparsebench.models.resnet import ResNet, ZeroPadShortcut
+from sparsebench.models.resnet import ResNet, ZeroPadShortcut, resnet
 from sparsebench.models.torchvision import classifier
 from sparsebench.models.vgg import VGG
 from sparsebench.models.wide_resnet import WideResNet
+from sparsebench.pruning.prunable import Prunable
 
 CIFAR = (3, 32, 32)
 
@@ -96,6 +97,49 @@ def test_torchvision_resnet50():
         assert parameters(classifier((3, 224, 224), 1000)) == 25_557_032
 
 
+@pytest.mark.parametrize(
+    ("name", "count", "macs"),
+    [  # parameters and MACs are torchvision's own; of ViT, 16.85 of its 17.56 G: not what is between projections
+        ("resnet18", 11_689_512, 1_814_073_344), ("resnet34", 21_797_672, 3_663_761_408),
+        ("resnet50", 25_557_032, 4_089_184_256), ("mobilenet_v2", 3_504_872, 300_774_272),
+        ("mobilenet_v3_large", 5_483_032, 216_589_760), ("vit_b_16", 86_567_656, 16_848_500_736),
+        ("convnext_tiny", 28_589_128, 4_455_531_264), ("efficientnet_b0", 5_288_548, 385_814_752),
+    ],
+)  # fmt: skip
+def test_torchvisions_classifiers_have_its_counts_and_a_cost_for_every_prunable_weight(name, count, macs):
+    with torch.device("meta"):
+        model = classifier((3, 224, 224), 1000, name)
+    layers = count_layers(model, (3, 224, 224))
+    assert (parameters(model), sum(x.macs for x in layers)) == (count, macs)
+    prunable = Prunable(last_fc=True).select(model)
+    assert prunable.keys() == {layer.name for layer in layers}
+
+
+def test_the_projections_of_attention_are_pruned_with_the_linear_layers():
+    with torch.device("meta"):
+        model = classifier((3, 224, 224), 1000, "vit_b_16")
+    of_block = "encoder.layers.encoder_layer_0."
+    parts = {"self_attention.in_proj_weight": (2304, 768), "self_attention.out_proj.weight": (768, 768),
+             "mlp.0.weight": (3072, 768), "mlp.3.weight": (768, 3072)}  # fmt: skip
+    chosen = Prunable().select(model)
+    found = {name: tuple(p.shape) for name, p in chosen.items() if name.startswith(of_block)}
+    assert found == {of_block + name: shape for name, shape in parts.items()}
+    assert len(chosen) == 1 + 12 * 4 and "heads.head.weight" not in chosen
+    assert Prunable(fc=False).select(model).keys() == {"conv_proj.weight"}
+    layers = {layer.name: layer for layer in count_layers(model, (3, 224, 224))}
+    assert all(layers[of_block + name].positions == 197 for name in parts)  # tokens
+
+
+@pytest.mark.parametrize(("sparsity", "overall"), [(0.9, 0.8260), (0.8, 0.7342)])
+def test_what_papers_call_82_6_per_cent_of_resnet_50_is_90_of_its_convolutions(sparsity, overall):
+    with torch.device("meta"):
+        model = classifier((3, 224, 224), 1000)
+    prunable = Prunable().select(model)  # the default: every convolution, no classifier
+    weights = sum(p.numel() for p in prunable.values())
+    assert weights == 23_454_912
+    assert round(sparsity * weights) / parameters(model) == pytest.approx(overall, abs=5e-5)
+
+
 @pytest.mark.parametrize("option", options("model"))
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64)])
 def test_every_model_takes_every_image_or_says_why_not(hydra_config, option, shape):
@@ -127,6 +171,7 @@ def test_only_resnets_of_torchvision_take_images_of_fewer_than_32_pixels():
     ("make", "name"),
     [
         (lambda: ResNet(CIFAR, 10), "resnet20"),
+        (lambda: resnet((3, 224, 224), 10, depth=18, variant="imagenet"), "resnet18"),
         (lambda: ResNet(CIFAR, 10, depth=32, width=32, variant="b"), "resnet32_b_w32"),
         (lambda: ResNet(CIFAR, 10, depth=56, variant="bottleneck"), "resnet56_bottleneck"),
         (lambda: WideResNet(CIFAR, 10, depth=22), "wrn22-2"),
@@ -152,6 +197,10 @@ def test_names_tell_variants_apart(make, name):
         (lambda: ResNet(CIFAR, 10, depth="deep"), "depth", "6n"),
         (lambda: ResNet(CIFAR, 10, variant="A"), "variant", "a, b"),
         (lambda: ResNet(CIFAR, 10, width=0), "width", "at least 1"),
+        (lambda: resnet(CIFAR, 10, variant="v2"), "variant", "a, b, bottleneck, imagenet"),
+        (lambda: resnet(CIFAR, 10, depth=20, variant="imagenet"), "depth", "18, 34, 50, 101, 152"),
+        (lambda: resnet(CIFAR, 10, depth=50, variant="imagenet", width=32), "width", "16"),
+        (lambda: resnet(CIFAR, 10, depth=50, variant="imagenet", stable=True), "stable", "false"),
         (lambda: WideResNet(CIFAR, 10, depth=20), "depth", "28"),
         (lambda: WideResNet(CIFAR, 10, dropout=1.5), "dropout", "[0, 1)"),
         (lambda: VGG(CIFAR, 10, depth=13), "depth", "11, 16, 19"),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import imagenet_tree
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,6 +36,10 @@ def run(words, cwd):
     return done.stdout
 
 
+def needs_images(words):
+    return any(word.startswith("dataset=") and word != "dataset=digits" for word in words)
+
+
 def test_the_readme_has_the_main_commands():
     assert "scripts/sparsebench train model=resnet prune=dpf sparsity=0.9" in COMMANDS
     assert {shlex.split(c)[1] for c in COMMANDS} >= {"train", "sweep", "compare", "list"}
@@ -43,12 +48,13 @@ def test_the_readme_has_the_main_commands():
 @pytest.mark.slow
 def test_the_commands_of_the_readme_run_in_their_order(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    tree = imagenet_tree.imagenet(tmp_path / "imagenet", classes=3, train=4, val=2, sides=(30, 60))
     for command in dict.fromkeys(COMMANDS):
-        words = shlex.split(command)[1:]
+        words = [word.replace("/data/imagenet", str(tree)) for word in shlex.split(command)[1:]]
         if words[0] in ("train", "sweep") and "--cfg" not in words:
-            # CIFAR-10 may not be here, and a training takes long: those compose, the others run two epochs.
+            # Images may not be here, and a training takes long: those compose, the others run two epochs.
             short = ["epochs=2", "schedule.interval=1it", "dataset.train_samples=200"]
-            words += ["--cfg", "job"] if "dataset=cifar10" in words else short
+            words += ["--cfg", "job"] if needs_images(words) else short
         if "experiment=dpf_cifar10" in words:  # a corner of the grid
             words += ["model=resnet", "model.depth=20", "prune=dense,dpf", "sparsity=0.9"]
         output = run(words, tmp_path)

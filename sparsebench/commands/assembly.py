@@ -12,8 +12,7 @@ from sparsebench.accounting import Layer, count_layers
 from sparsebench.clock import Clock
 from sparsebench.commands.result import Network
 from sparsebench.config import build
-from sparsebench.data.arrays import ImageDataset
-from sparsebench.data.loader import TrainLoader
+from sparsebench.data.dataset import Dataset, Loader
 from sparsebench.device import Device, seed_everything
 from sparsebench.errors import SettingError
 from sparsebench.library import build_method
@@ -29,8 +28,8 @@ class Assembly:
     """The finished objects of a run."""
 
     device: Device
-    dataset: ImageDataset
-    data: TrainLoader
+    dataset: Dataset
+    data: Loader
     model: nn.Module
     clock: Clock
     optimizer: torch.optim.Optimizer
@@ -46,7 +45,7 @@ class Assembly:
         return self.pruner.target(self.clock.total_steps - 1)
 
 
-def assemble(cfg: DictConfig, dataset: ImageDataset | None = None) -> Assembly:
+def assemble(cfg: DictConfig, dataset: Dataset | None = None) -> Assembly:
     """Build everything that ``cfg`` describes; seeds are set before the model is built. Writes nothing.
 
     Args:
@@ -57,7 +56,7 @@ def assemble(cfg: DictConfig, dataset: ImageDataset | None = None) -> Assembly:
     if cfg.batch_size < 2 * net.device.ranks > 2:
         least = f"at least {2 * net.device.ranks}, two images for each of {net.device.ranks} ranks"
         raise SettingError("batch_size", cfg.batch_size, least)
-    data = TrainLoader(net.dataset, cfg.batch_size, cfg.seed, channels_last=net.device.channels_last)
+    data = net.dataset.loader(cfg.batch_size, cfg.seed, channels_last=net.device.channels_last)
     clock = Clock(data.steps_per_epoch * epochs(cfg), data.steps_per_epoch, cfg.extend)
     parameters = parameter_groups(net.model, cfg.optimizer.get("weight_decay", 0.0), cfg.norm_weight_decay)
     optimizer = build(cfg.optimizer, "optimizer", params=parameters)
@@ -73,7 +72,7 @@ def assemble(cfg: DictConfig, dataset: ImageDataset | None = None) -> Assembly:
     )  # fmt: skip
 
 
-def network(cfg: DictConfig, dataset: ImageDataset | None = None) -> Network:
+def network(cfg: DictConfig, dataset: Dataset | None = None) -> Network:
     """The part of :func:`assemble` that a finished run is checked with: the model as it starts, and its data."""
     device: Device = build(cfg.device)
     seed_everything(cfg.seed)
@@ -83,7 +82,11 @@ def network(cfg: DictConfig, dataset: ImageDataset | None = None) -> Network:
     model = build(cfg.model, "model", input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     device.place(model)
     prunable = Prunable(**cfg.prunable).select(model)
-    return Network(device, dataset, model, prunable, count_layers(model, dataset.input_shape))
+    layers = count_layers(model, dataset.input_shape)
+    if unknown := sorted(prunable.keys() - {layer.name for layer in layers}):
+        allowed = f"a model that calls its layers; what {unknown[0]} costs cannot be counted"
+        raise SettingError("model", model.name, allowed)
+    return Network(device, dataset, model, prunable, layers)
 
 
 def epochs(cfg: DictConfig) -> int:

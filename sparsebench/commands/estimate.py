@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from sparsebench.commands.assembly import Assembly, assemble
+from sparsebench.commands.result import training_layers
 from sparsebench.config import config_hash
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from sparsebench.data.arrays import ImageDataset
+    from sparsebench.data.dataset import Dataset
 
 SAMPLES = 32
 """Images of a measured step, at most."""
@@ -31,7 +32,7 @@ class Estimate:
 
     def __init__(self) -> None:
         self.runs, self.finished, self.trainings, self.flops, self.seconds = 0, 0, 0, 0.0, 0.0
-        self._datasets: dict[str, ImageDataset] = {}
+        self._datasets: dict[str, Dataset] = {}
         self._speeds: dict[str, tuple[float, float]] = {}
         self._lengths: dict[str, tuple[int, float, float]] = {}
 
@@ -79,7 +80,7 @@ def _length(
 ) -> tuple[int, float, float]:
     """(trainings, FLOPs, seconds) of one run."""
     trainings, images = made.pruner.trainings, made.clock.total_steps * int(cfg.batch_size)
-    macs = sum(layer.macs for layer in made.layers)
+    macs = sum(layer.macs for layer in training_layers(made.model, made.dataset, made.layers))
     kind = f"{made.model.name} {made.dataset.input_shape} {macs} {cfg.precision} {cfg.channels_last} {cfg.device}"
     if kind not in speeds:
         speeds[kind] = _measured(made, min(SAMPLES, int(cfg.batch_size)))

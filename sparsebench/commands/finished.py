@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from sparsebench.commands.assembly import network
 from sparsebench.commands.result import Network, load_weights
 from sparsebench.config import Reopened, accepted, composed, reopened
-from sparsebench.data.arrays import ImageDataset
+from sparsebench.data.dataset import Dataset
 from sparsebench.errors import RunError
 from sparsebench.files import read_csv
 from sparsebench.records import schema
@@ -31,7 +31,7 @@ class Datasets:
 
     def __init__(self, data_root: Path | None = None) -> None:
         self.data_root = data_root
-        self._read: dict[str, ImageDataset] = {}
+        self._read: dict[str, Dataset] = {}
 
     def place(self, cfg: DictConfig) -> str:
         """Put ``data_root`` into the config; returns the key of its data set."""

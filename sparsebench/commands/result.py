@@ -13,11 +13,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from sparsebench.accounting import Layer, TrainingFLOPs, dead_outputs, effective_nonzeros, nonzeros
-from sparsebench.data.arrays import ImageDataset
-from sparsebench.data.loader import batches
+from sparsebench.accounting import (
+    Layer,
+    TrainingFLOPs,
+    count_layers,
+    dead_outputs,
+    effective_nonzeros,
+    nonzeros,
+)
+from sparsebench.data.dataset import Dataset
 from sparsebench.device import Device
-from sparsebench.errors import RunError
+from sparsebench.errors import RunError, SettingError
 from sparsebench.metrics import Accuracy, evaluate
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.runner import History
@@ -36,7 +42,7 @@ class Network:
     """
 
     device: Device
-    dataset: ImageDataset
+    dataset: Dataset
     model: nn.Module
     prunable: Mapping[str, nn.Parameter]
     layers: list[Layer]
@@ -45,9 +51,25 @@ class Network:
     def accuracy(self, split: Literal["val", "test"], batch_size: int) -> Accuracy:
         """Of the weights as they are, in the device's precision, as a training evaluates them."""
         self.model.eval()
-        inputs = batches(self.dataset, split, batch_size, channels_last=self.device.channels_last)
+        inputs = self.dataset.batches(split, batch_size, channels_last=self.device.channels_last)
         with self.device.autocast():
             return evaluate(self.device.callable(self.model), inputs)
+
+
+def training_layers(model: nn.Module, dataset: Dataset, layers: list[Layer]) -> list[Layer]:
+    """``layers``, with their cost at the size of training images, which may not be that of evaluation.
+
+    Raises:
+        SettingError: The model takes no images of another size.
+    """
+    size, evaluated = dataset.train_shape, dataset.input_shape
+    if size == evaluated:
+        return layers
+    try:
+        return count_layers(model, size)
+    except (RuntimeError, AssertionError) as error:
+        allowed = f"{evaluated[-1]}, the size of evaluation, for {model.name}, which takes no two sizes"
+        raise SettingError("dataset.size", size[-1], allowed) from error
 
 
 def measured(history: History, device: Device, samples: int) -> dict[str, Any]:

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
+from torch import nn
 
 import sparsebench
 from sparsebench import provenance
 from sparsebench.accounting import TrainingFLOPs
+from sparsebench.averaging import WeightAverage
 from sparsebench.checkpoint import Checkpoint
 from sparsebench.commands.assembly import Assembly, assemble, epochs
 from sparsebench.commands.exclusive import exclusively, held
 from sparsebench.commands.extras import FOLDER as EVALUATION
 from sparsebench.commands.extras import apply, dense_run, extras
-from sparsebench.commands.result import Network, check, counted, layer_rows, measured, show, trained
+from sparsebench.commands.result import (
+    Network,
+    check,
+    counted,
+    layer_rows,
+    measured,
+    show,
+    trained,
+    training_layers,
+)
 from sparsebench.config import build, config_hash, run_id, validate
-from sparsebench.data.loader import batches
+from sparsebench.data.mixing import Mix
 from sparsebench.device import Device
 from sparsebench.distributed import shared
 from sparsebench.progress import Progress
@@ -189,6 +199,8 @@ class _Training:
         row |= made.device.shared(lambda: self._begin(made, row, first_step, tracking, ids))
         try:
             history = runner.run()
+            for seen in made.device.gathered(made.data.state_dict()):
+                made.data.load_state_dict(seen)
         except BaseException as error:  # a signal to stop, too
             how = "stopped by " if isinstance(error, (SystemExit, KeyboardInterrupt)) else ""
             if lease is not None:
@@ -237,7 +249,7 @@ class _Training:
         if state:
             state["flops"] = runner.flops.state_dict()
             self.handover.save(state)
-        extra = made.pruner.summary()
+        extra = made.pruner.summary() | made.dataset.summary() | made.device.summary()
         if row["status"] == "finished":
             net = Network(made.device, made.dataset, made.model, made.pruner.weights.parameters, made.layers)
             extra |= evaluate(made=net, folder=folder.path)
@@ -257,11 +269,12 @@ class _Training:
         signals: StopSignals,
     ) -> Runner:
         """The loop over the assembled objects."""
-        cfg = self.cfg
-
-        def evaluation(split: Literal["val", "test"]) -> Iterator[tuple[Tensor, Tensor]]:
-            last, rank, ranks = made.device.channels_last, made.device.rank, made.device.ranks
-            return batches(made.dataset, split, cfg.batch_size, channels_last=last, rank=rank, ranks=ranks)
+        cfg, device = self.cfg, made.device
+        average = None if cfg.ema is None else WeightAverage(made.model, made.pruner.weights, cfg.ema)
+        evaluation = partial(
+            made.dataset.batches, batch_size=cfg.batch_size, channels_last=device.channels_last, rank=device.rank,
+            ranks=device.ranks,
+        )  # fmt: skip
 
         def reinitialize() -> None:
             shape, classes = made.dataset.input_shape, made.dataset.num_classes
@@ -271,7 +284,7 @@ class _Training:
         return Runner(
             model=made.model, data=made.data, evaluation=evaluation, optimizer=made.optimizer,
             lr_schedule=made.lr_schedule, pruner=made.pruner, device=made.device, clock=made.clock,
-            flops=TrainingFLOPs(made.layers, made.pruner.weights),
+            flops=TrainingFLOPs(training_layers(made.model, made.dataset, made.layers), made.pruner.weights),
             criterion=nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing),
             checkpoint=Checkpoint(self.folder.path, self._warn),
             record=record,
@@ -280,6 +293,7 @@ class _Training:
             save_every=made.save_every,
             accumulate=cfg.accumulate, clip_norm=cfg.clip_norm, seed=cfg.seed, reinitialize=reinitialize,
             save_seconds=cfg.save_seconds, first_step=first_step, signals=signals,
+            mix=Mix(cfg.mixup, cfg.cutmix, made.dataset.num_classes, cfg.seed), average=average,
         )  # fmt: skip
 
     def _warn(self, text: str) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sparsebench.data.dataset import SplitName
+from sparsebench.data.loader import TrainLoader, batches
 from sparsebench.errors import SettingError
 
 
@@ -31,6 +34,10 @@ class Split:
     def take(self, indices: Tensor) -> Split:
         """The images at ``indices``, as a copy."""
         return Split(self.images[indices], self.labels[indices])
+
+    def chunks(self, size: int) -> Iterator[Tensor]:
+        """The raw images in order, ``size`` at a time, uint8 [n, C, H, W]."""
+        yield from self.images.split(size)
 
 
 def stratified(labels: Tensor, size: int, seed: int) -> Tensor:
@@ -100,12 +107,11 @@ class ImageDataset:
         flip: bool,
         device: torch.device | str,
     ) -> None:
-        if not _whole(split_seed) or not 0 <= split_seed < 2**32:
-            raise SettingError("split_seed", split_seed, "a whole number in [0, 2**32)")
-        if not _whole(pad) or pad < 0:
+        if not whole(pad) or pad < 0:
             raise SettingError("pad", pad, "a number of pixels, 0 or more")
         _, channels, height, width = train.images.shape
-        self.name, self.num_classes, self.input_shape = name, num_classes, (channels, height, width)
+        self.name, self.num_classes = name, num_classes
+        self.input_shape = self.train_shape = (channels, height, width)
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         if len(self.mean) != channels:
             raise SettingError("mean", list(mean), f"one number for each of {channels} channels")
@@ -113,31 +119,67 @@ class ImageDataset:
             raise SettingError("std", list(std), f"one positive number for each of {channels} channels")
         self.pad, self.flip = pad, bool(flip)
 
-        train, val = _hold_out(train, val_fraction, split_seed)
-        if train_samples is not None:
-            if not _whole(train_samples) or not num_classes <= train_samples <= len(train):
-                allowed = f"null, or a whole number from {num_classes} (one a class) to {len(train)}"
-                raise SettingError("train_samples", train_samples, allowed)
-            train = train.take(stratified(train.labels, train_samples, split_seed))
+        kept, held_out = splits_of(train.labels, num_classes, val_fraction, split_seed, train_samples)
+        train, val = train.take(kept), train.take(held_out)
         self.train, self.val, self.test = (
             Split(split.images.to(device), split.labels.to(device)) for split in (train, val, test)
         )
 
+    def loader(self, batch_size: int, seed: int, *, channels_last: bool = False) -> TrainLoader:
+        """Training batches by position."""
+        return TrainLoader(self, batch_size, seed, channels_last=channels_last)
 
-def _whole(value: object) -> bool:
+    def batches(
+        self, split: SplitName, batch_size: int, *, channels_last: bool = False, rank: int = 0, ranks: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """All of a split once, in order; with several ranks, this rank's batches."""
+        return batches(self, split, batch_size, channels_last=channels_last, rank=rank, ranks=ranks)
+
+    def summary(self) -> dict[str, Any]:
+        """No columns: what is in memory has been read."""
+        return {}
+
+
+def whole(value: object) -> bool:
     """Whether ``value`` is a whole number, which True and False are not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _hold_out(train: Split, val_fraction: float, split_seed: int) -> tuple[Split, Split]:
-    """``train`` without its validation images, and these."""
+def splits_of(
+    labels: Tensor, num_classes: int, val_fraction: float, split_seed: int, train_samples: int | None
+) -> tuple[Tensor, Tensor]:
+    """Sorted indices of ``train`` and of ``val`` among the official training images.
+
+    Args:
+        labels: Of the official training images, int64 [N].
+        num_classes: Number of classes.
+        val_fraction: Share of them held out as ``val``, stratified, in (0, 1).
+        split_seed: Seed of that split.
+        train_samples: Keep only so many (stratified) training images after the split; None keeps all.
+
+    Raises:
+        SettingError: A value is out of its range.
+    """
+    if not whole(split_seed) or not 0 <= split_seed < 2**32:
+        raise SettingError("split_seed", split_seed, "a whole number in [0, 2**32)")
+    train, val = _hold_out(labels, val_fraction, split_seed)
+    if train_samples is not None:
+        if not whole(train_samples) or not num_classes <= train_samples <= len(train):
+            allowed = f"null, or a whole number from {num_classes} (one a class) to {len(train)}"
+            raise SettingError("train_samples", train_samples, allowed)
+        train = train[stratified(labels[train], train_samples, split_seed)]
+    return train, val
+
+
+def _hold_out(labels: Tensor, val_fraction: float, split_seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of the training images without the validation images, and of these."""
     allowed = "a fraction of the training images in (0, 1), for example 0.1"
     if not isinstance(val_fraction, (int, float)) or not 0 < val_fraction < 1:
         raise SettingError("val_fraction", val_fraction, allowed)
-    size = int(val_fraction * len(train) + 0.5)
-    if not 0 < size < len(train):
+    size = int(val_fraction * len(labels) + 0.5)
+    if not 0 < size < len(labels):
         raise SettingError("val_fraction", val_fraction, f"{allowed}, that leaves neither of the two empty")
-    held_out = stratified(train.labels, size, split_seed)
-    kept = torch.ones(len(train), dtype=torch.bool)
+    held_out = stratified(labels, size, split_seed)
+    kept = torch.ones(len(labels), dtype=torch.bool)
     kept[held_out] = False
-    return train.take(kept.nonzero().squeeze(1)), train.take(held_out)
+    return kept.nonzero().squeeze(1), held_out

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sparsebench.data.arrays import ImageDataset, Split
+from sparsebench.data.dataset import Dataset, SplitName
 from sparsebench.errors import SettingError
+
+if TYPE_CHECKING:
+    from sparsebench.data.arrays import ImageDataset
 
 
 class Normalize:
@@ -23,22 +26,25 @@ class Normalize:
         channels_last: Whether the results are channels_last in memory.
     """
 
-    def __init__(self, dataset: ImageDataset, channels_last: bool) -> None:
+    def __init__(self, dataset: Dataset, channels_last: bool) -> None:
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        shape = (1, *dataset.input_shape)
-
-        def spread(values: tuple[float, ...]) -> Tensor:
-            # A whole image of them: broadcasting over the innermost three channels would be slow.
-            numbers = torch.tensor(values, dtype=torch.float64).mul(255).to(torch.float32)
-            image = numbers.view(1, -1, 1, 1).expand(shape).contiguous(memory_format=self.memory_format)
-            return image.to(dataset.train.images.device)
-
-        self.mean, self.std = spread(dataset.mean), spread(dataset.std)  # in units of a raw pixel
+        self.mean, self.std = dataset.mean, dataset.std
+        self._spread: dict[tuple[torch.Size, torch.device], tuple[Tensor, Tensor]] = {}
 
     def __call__(self, images: Tensor) -> Tensor:
         """``images``, uint8 [N, C, H, W], normalised."""
+        kind = (images.shape[1:], images.device)
+        if kind not in self._spread:
+            self._spread[kind] = self._over(self.mean, *kind), self._over(self.std, *kind)
+        mean, std = self._spread[kind]
         inputs = images.to(torch.float32, memory_format=self.memory_format)
-        return inputs.sub_(self.mean).div_(self.std)
+        return inputs.sub_(mean).div_(std)
+
+    def _over(self, values: tuple[float, ...], shape: torch.Size, device: torch.device) -> Tensor:
+        """A whole image of ``values``, in units of a raw pixel: broadcasting over the channels would be slow."""
+        numbers = torch.tensor(values, dtype=torch.float64).mul(255).to(torch.float32)
+        image = numbers.view(1, -1, 1, 1).expand(1, *shape).contiguous(memory_format=self.memory_format)
+        return image.to(device)
 
 
 class TrainLoader:
@@ -77,13 +83,8 @@ class TrainLoader:
         channels_last: bool = False,
         drop_last: bool = False,
     ) -> None:
-        _check_batch_size(batch_size)
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise SettingError("seed", seed, "a whole number, 0 or more")
-        whole, rest = divmod(len(dataset.train), batch_size)
-        self.steps_per_epoch = whole + (rest > 1 and not drop_last)
-        if self.steps_per_epoch == 0:
-            raise SettingError("batch_size", batch_size, f"at most the {len(dataset.train)} training images")
+        self.steps_per_epoch = steps_per_epoch(len(dataset.train), batch_size, drop_last)
+        check_seed(seed)
         self.batch_size, self.seed = batch_size, seed
         self.labels, self.pad, self.flip = dataset.train.labels, dataset.pad, dataset.flip
         self.normalize = Normalize(dataset, channels_last)
@@ -125,9 +126,7 @@ class TrainLoader:
 
     def _plan_epoch(self, epoch: int) -> None:
         """Draw the order, crops and mirrorings of an epoch on the CPU, and send them over at once."""
-        # Mixed into 32 bits, for torch's CPU generator ignores all higher bits of its seed.
-        mixed = int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0])
-        random = torch.Generator().manual_seed(mixed)
+        random = torch.Generator().manual_seed(mixed(self.seed, epoch))
         count, offsets = len(self.labels), 2 * self.pad + 1
         order = torch.randperm(count, generator=random)  # first: the same with and without augmentation
         rows, columns = torch.randint(offsets, (2, count), generator=random)
@@ -138,10 +137,17 @@ class TrainLoader:
         self._targets = self.labels[plan[0]]
         self._epoch = epoch
 
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: batches are functions of their step."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to do."""
+
 
 def batches(
     dataset: ImageDataset,
-    split: Literal["train", "val", "test"],
+    split: SplitName,
     batch_size: int,
     *,
     channels_last: bool = False,
@@ -161,8 +167,8 @@ def batches(
     Yields:
         Inputs, float32 [B, C, H, W], and targets, int64 [B], on the device of the data set.
     """
-    _check_batch_size(batch_size)
-    chosen: Split = {"train": dataset.train, "val": dataset.val, "test": dataset.test}[split]
+    check_batch_size(batch_size)
+    chosen = {"train": dataset.train, "val": dataset.val, "test": dataset.test}[split]
     normalize = Normalize(dataset, channels_last)
     parts = zip(chosen.images.split(batch_size), chosen.labels.split(batch_size), strict=True)
     for images, labels in islice(parts, rank, None, ranks):
@@ -184,6 +190,32 @@ def share(count: int, rank: int, ranks: int) -> slice:
     return slice(count * min(rank, working) // working, count * min(rank + 1, working) // working)
 
 
-def _check_batch_size(batch_size: int) -> None:
+def steps_per_epoch(images: int, batch_size: int, drop_last: bool = False) -> int:
+    """Batches of an epoch: an incomplete last one counts, unless it is dropped or holds a single image.
+
+    Raises:
+        SettingError: The batch size is none, or no batch is left.
+    """
+    check_batch_size(batch_size)
+    whole, rest = divmod(images, batch_size)
+    steps = whole + (rest > 1 and not drop_last)
+    if steps == 0:
+        raise SettingError("batch_size", batch_size, f"at most the {images} training images")
+    return steps
+
+
+def mixed(*numbers: int) -> int:
+    """32 bits that depend on all ``numbers``: torch's CPU generator ignores all higher bits of its seed."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def check_seed(seed: int) -> None:
+    """Refuse what is not a whole number of at least 0."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise SettingError("seed", seed, "a whole number, 0 or more")
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Refuse what is not a whole number of at least 1."""
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise SettingError("batch_size", batch_size, "a whole number of images, at least 1")

@@ -43,20 +43,20 @@ class BNRecalibration:
         """Columns ``top1_recalibrated`` (per cent) and ``test_loss_recalibrated`` (nats per sample)."""
         model, train, test = copy.deepcopy(subject.model), subject.dataset.train, subject.dataset.test
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(self.seed))
-        order = order[: self.batches * subject.batch_size].to(train.images.device)
+        order = order[: self.batches * subject.batch_size].to(train.labels.device)
         for module in model.eval().modules():
             if isinstance(module, NORMS):
                 module.reset_running_stats()
                 module.momentum = None  # the cumulative average
-        whole_batches = order.split(subject.batch_size)
+        sampled = train.take(order)
         with subject.device.autocast():
             normalize = Normalize(subject.dataset, subject.device.channels_last)
             for module in model.modules():
                 module.train(isinstance(module, NORMS))  # and dropout stays off
-            for part in whole_batches:
-                if len(part) > 1 or len(whole_batches) == 1:
-                    model(normalize(train.images[part]))
-        logits = subject.logits(test.images, model)
+            for part in sampled.chunks(subject.batch_size):
+                if len(part) > 1 or len(sampled) == 1:
+                    model(normalize(part))
+        logits = subject.logits(test, model)
         return Result({
             "top1_recalibrated": per_cent(predicted(logits) == test.labels),
             "test_loss_recalibrated": float(cross_entropy(logits.double(), test.labels)),

@@ -36,7 +36,7 @@ class Calibration:
     def __call__(self, subject: Subject) -> Result:
         """Columns ``ece`` (in [0, 1]) and ``nll`` (nats per sample); details a bin each, accuracy in [0, 1] there."""
         test = subject.dataset.test
-        return self.of(subject.logits(test.images), test.labels)
+        return self.of(subject.logits(test), test.labels)
 
     def of(self, logits: Tensor, labels: Tensor) -> Result:
         """The same for given ``logits`` [N, classes] and class indices ``labels`` [N]."""

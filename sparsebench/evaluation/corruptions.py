@@ -40,13 +40,14 @@ class Corruptions:
         """Column ``top1_corrupted`` (per cent, mean over kinds and severities); details a kind and severity each."""
         test = subject.dataset.test
         if self.samples is not None and self.samples < len(test):
-            test = test.take(stratified(test.labels, self.samples, 0).to(test.images.device))
+            test = test.take(stratified(test.labels, self.samples, 0).to(test.labels.device))
+        originals = torch.cat(list(test.chunks(subject.batch_size)))
         details = []
         for kind in CORRUPTIONS:
-            if kind == "saturate" and test.images.shape[1] == 1:
+            if kind == "saturate" and originals.shape[1] == 1:
                 continue
             for severity in SEVERITIES:
-                images = corrupted(test.images, kind, severity, self.seed)
+                images = corrupted(originals, kind, severity, self.seed)
                 top1 = per_cent(predicted(subject.logits(images)) == test.labels)
                 details.append({"corruption": kind, "severity": severity, "top1": top1})
         mean = float(torch.tensor([row["top1"] for row in details], dtype=torch.float64).mean())

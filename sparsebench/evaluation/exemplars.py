@@ -26,8 +26,8 @@ class Exemplars:
         if subject.dense is None:
             return Result({"disagreement": ""})
         test = subject.dataset.test
-        sparse = predicted(subject.logits(test.images))
-        dense = predicted(subject.logits(test.images, subject.dense()))
+        sparse = predicted(subject.logits(test))
+        dense = predicted(subject.logits(test, subject.dense()))
         differ = sparse != dense
         details = [
             {"index": i, "label": int(test.labels[i]), "dense": int(dense[i]), "sparse": int(sparse[i])}

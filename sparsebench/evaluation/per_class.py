@@ -18,7 +18,7 @@ class PerClass:
     def __call__(self, subject: Subject) -> Result:
         """Column ``top1_worst_class`` (per cent); details ``class``, ``n``, ``top1``."""
         test = subject.dataset.test
-        hits = predicted(subject.logits(test.images)) == test.labels
+        hits = predicted(subject.logits(test)) == test.labels
         details = [
             {"class": label, "n": int(own.sum()), "top1": per_cent(hits[own])}
             for label in range(subject.dataset.num_classes)

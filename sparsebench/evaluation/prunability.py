@@ -69,7 +69,9 @@ class Prunability:
         """Column ``prunability`` (a fraction in (0, 1]); details ``kept`` and ``train_loss``."""
         train = subject.dataset.train
         if self.samples is not None and self.samples < len(train):
-            train = train.take(stratified(train.labels, self.samples, 0).to(train.images.device))
+            train = train.take(stratified(train.labels, self.samples, 0).to(train.labels.device))
+        # What is drawn is kept: the loss is taken many times. All of them may not fit.
+        images = train if self.samples is None else torch.cat(list(train.chunks(subject.batch_size)))
         model = copy.deepcopy(subject.model)
         weights = [model.get_parameter(name) for name in subject.prunable]
         order = self._order(weights)
@@ -79,7 +81,7 @@ class Prunability:
             zeros = len(order) - math.floor(kept * len(order) + 0.5)
             _zero(weights, order[pruned:zeros])
             pruned = zeros
-            loss = float(cross_entropy(subject.logits(train.images, model).double(), train.labels))
+            loss = float(cross_entropy(subject.logits(images, model).double(), train.labels))
             details.append({"kept": kept, "train_loss": loss})
             if not loss <= (1 + self.beta) * details[0]["train_loss"] + self.absolute:
                 break

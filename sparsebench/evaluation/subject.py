@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from sparsebench.data.arrays import ImageDataset
+from sparsebench.data.dataset import Dataset, Images
 from sparsebench.data.loader import Normalize
 from sparsebench.device import Device
 from sparsebench.errors import SettingError
@@ -29,19 +29,22 @@ class Subject:
     """
 
     model: nn.Module
-    dataset: ImageDataset
+    dataset: Dataset
     device: Device
     prunable: Sequence[str]
     batch_size: int
     dense: Callable[[], nn.Module] | None
 
     @torch.no_grad()
-    def logits(self, images: Tensor, model: nn.Module | None = None) -> Tensor:
-        """What ``model`` (the subject's) answers to raw ``images``, uint8 [N, C, H, W]: float32 [N, classes]."""
+    def logits(self, images: Tensor | Images, model: nn.Module | None = None) -> Tensor:
+        """What ``model`` (the subject's) answers to a split or raw images, uint8 [N, C, H, W]: float32 [N, classes]."""
         model = (model or self.model).eval()
         normalize = Normalize(self.dataset, self.device.channels_last)
+        parts: Iterable[Tensor] = (
+            images.split(self.batch_size) if isinstance(images, Tensor) else images.chunks(self.batch_size)
+        )
         with self.device.autocast():
-            return torch.cat([model(normalize(part)).float() for part in images.split(self.batch_size)])
+            return torch.cat([model(normalize(part)).float() for part in parts])
 
 
 @dataclass(frozen=True)

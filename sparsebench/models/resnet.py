@@ -7,8 +7,10 @@ from torch.nn.functional import pad
 
 from sparsebench.errors import SettingError, one_of
 from sparsebench.models.initialization import check_size, check_whole, initialize
+from sparsebench.models.torchvision import classifier
 
 VARIANTS = ("a", "b", "bottleneck")
+IMAGENET_DEPTHS = (18, 34, 50, 101, 152)
 
 
 def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
@@ -112,3 +114,41 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Images [N, C, H, W] -> logits [N, classes]."""
         return self.fc(self.pool(self.stages(self.relu(self.stem(x)))).flatten(1))
+
+
+def resnet(
+    input_shape: tuple[int, int, int],
+    num_classes: int,
+    depth: int = 20,
+    width: int = 16,
+    variant: str = "a",
+    stable: bool = False,
+) -> nn.Module:
+    """Residual network: for CIFAR (20, 32, ..., 110 layers), or for ImageNet as torchvision has it (ResNet-50 v1.5).
+
+    Args:
+        input_shape: Channels, height, width of the images.
+        num_classes: Number of classes.
+        depth: 6n + 2 of those for CIFAR; 18, 34, 50, 101 or 152 of those for ImageNet.
+        width: See `ResNet`.
+        variant: ``a``, ``b`` or ``bottleneck``, see `ResNet`; ``imagenet``: a 7x7 stem, four stages, and where blocks
+            have three layers the stride in the 3x3 convolution ("v1.5").
+        stable: See `ResNet`.
+
+    References:
+        He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv 1512.03385.
+    """
+    if variant != "imagenet":
+        if variant not in VARIANTS:
+            raise SettingError("variant", variant, one_of((*VARIANTS, "imagenet"), variant))
+        return ResNet(input_shape, num_classes, depth, width, variant, stable)
+    if depth not in IMAGENET_DEPTHS:
+        raise SettingError(
+            "depth", depth, f"one of {', '.join(map(str, IMAGENET_DEPTHS))} of variant=imagenet"
+        )
+    for name, given, only in (("width", width, 16), ("stable", stable, False)):
+        if given != only:
+            raise SettingError(
+                name, given, f"{only}: variant=imagenet has no other".replace("False", "false")
+            )
+    return classifier(input_shape, num_classes, f"resnet{depth}")

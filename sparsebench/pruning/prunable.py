@@ -17,6 +17,9 @@ SHORTCUTS = {"shortcut", "downsample"}  # our models' name, and torchvision's
 class Prunable:
     """Weights of convolutions and linear layers, less those switched off here.
 
+    The projections of attention are linear layers: in ``nn.MultiheadAttention`` the three inputs' are one weight,
+    ``in_proj_weight``, [3 · width, width], and pruned as one.
+
     Biases, normalisation parameters and buffers are never prunable. The defaults are what the parameter
     counts in the DPF paper imply: every convolution, also the first and those in shortcuts, and no classifier.
 
@@ -41,13 +44,16 @@ class Prunable:
         Raises:
             SettingError: Nothing is left to prune.
         """
-        layers = {
-            name: module for name, module in model.named_modules() if isinstance(module, (*CONVS, nn.Linear))
-        }
+        kinds = (*CONVS, nn.Linear, nn.MultiheadAttention)
+        layers = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
         convs = [name for name, module in layers.items() if isinstance(module, CONVS)]
         linears = [name for name, module in layers.items() if isinstance(module, nn.Linear)]
         chosen: dict[str, nn.Parameter] = {}
         for name, module in layers.items():
+            if isinstance(module, nn.MultiheadAttention):
+                if self.fc and isinstance(module.in_proj_weight, nn.Parameter):
+                    chosen[f"{name}.in_proj_weight".lstrip(".")] = module.in_proj_weight
+                continue
             if name in linears:
                 prune = self.last_fc if name == linears[-1] else self.fc
             elif name == convs[0]:

@@ -21,6 +21,7 @@ VOLATILE = (
     "tune_to_target",
     "evaluate",
     "tracker",
+    "workers",
 )
 """Settings that do not change what is trained: where it runs, is kept and shown, and what else is measured."""
 

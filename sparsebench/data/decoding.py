@@ -1,0 +1,165 @@
+"""Image files as tensors: decoded, cropped, resized and augmented, by torchvision's own kernels on bytes.
+
+One of the modules of ``sparsebench.data`` that import torchvision.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
+
+from sparsebench.errors import SettingError, one_of
+
+try:  # torchvision means to drop its decoders; while it has them they are faster than Pillow's, with equal pixels
+    from torchvision.io import ImageReadMode, decode_image
+except ImportError:
+    decode_image = None
+
+AUGMENTS: dict[str, Callable[[int], v2.Transform]] = {
+    "rand": lambda magnitude: v2.RandAugment(2, magnitude),
+    "trivial": lambda magnitude: v2.TrivialAugmentWide(),
+    "auto": lambda magnitude: v2.AutoAugment(),
+}
+JPEG = [0xFF, 0xD8, 0xFF]
+RATIO = (math.log(3 / 4), math.log(4 / 3))
+TRIES = 10
+
+
+def decode(content: Tensor) -> Tensor:
+    """An image file's bytes, uint8 [bytes], as RGB, uint8 [3, H, W]; grey and CMYK images are converted.
+
+    JPEG by torchvision where it can; everything else by Pillow, which also says what is wrong with a file.
+
+    Raises:
+        ValueError: They are no whole image.
+    """
+    if decode_image is not None and content[:3].tolist() == JPEG:
+        try:
+            return decode_image(content, mode=ImageReadMode.RGB)
+        except RuntimeError:
+            pass
+    return decode_with_pillow(content)
+
+
+def decode_with_pillow(content: Tensor) -> Tensor:
+    """As :func:`decode`, without torchvision."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the file's metadata
+            with Image.open(io.BytesIO(content.numpy().tobytes())) as opened:
+                pixels = np.array(opened.convert("RGB"))
+                return torch.from_numpy(pixels).permute(2, 0, 1)  # in memory by pixel, as torchvision has it
+    except Exception as error:  # a damaged file raises just about anything
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+@dataclass(frozen=True)
+class TestView:
+    """The shorter side resized, and the centre cut out.
+
+    Args:
+        resize: Shorter side, in pixels.
+        size: Side of the square that is cut out.
+    """
+
+    resize: int
+    size: int
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """``image``, uint8 [3, H, W], as uint8 [3, size, size]; draws nothing."""
+        short = min(image.shape[1:])
+        if short != self.resize:
+            image = functional.resize(image, [self.resize], antialias=True)
+        return functional.center_crop(image, [self.size, self.size])
+
+
+@dataclass(frozen=True)
+class TrainView:
+    """A random rectangle, resized to a square; then mirrored, augmented and partly erased, where asked.
+
+    The rectangle has an area of ``scale`` times the image's and a ratio of sides in [3/4, 4/3]; after ten tries
+    that do not fit, the largest centred one. It is drawn and resized as torchvision's ``RandomResizedCrop`` does.
+
+    Args:
+        size: Side of the square.
+        scale: Smallest share of the image's area.
+        flip: Whether half of the images are mirrored.
+        augment: ``rand`` (RandAugment, two operations), ``trivial`` (TrivialAugmentWide), ``auto`` (AutoAugment's
+            ImageNet policy) or None.
+        magnitude: Of RandAugment, 0 to 30.
+        erase: Probability of erasing a random rectangle (RandomErasing).
+        fill: What is erased becomes this colour, in [0, 1]: the data set's mean, so zero after normalisation, to the
+            nearest raw pixel.
+
+    Raises:
+        SettingError: A value is out of its range.
+
+    References:
+        Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, arXiv 1409.4842, section 6 (the crop). Cubuk, Zoph,
+        Shlens and Le, "RandAugment", NeurIPS 2020, arXiv 1909.13719. Müller and Hutter, "TrivialAugment", ICCV 2021,
+        arXiv 2103.10158. Cubuk et al., "AutoAugment", CVPR 2019, arXiv 1805.09501. Zhong et al., "Random Erasing Data
+        Augmentation", AAAI 2020, arXiv 1708.04896.
+    """
+
+    size: int
+    scale: float
+    flip: bool
+    augment: str | None
+    magnitude: int
+    erase: float
+    fill: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.scale, bool) or not 0 < self.scale <= 1:
+            raise SettingError("scale", self.scale, "a share of the area in (0, 1], for example 0.08")
+        if self.augment is not None and self.augment not in AUGMENTS:
+            raise SettingError("augment", self.augment, f"null, or {one_of(AUGMENTS, self.augment)}")
+        if isinstance(self.magnitude, bool) or not 0 <= self.magnitude <= 30:
+            raise SettingError("magnitude", self.magnitude, "a whole number from 0 to 30")
+        if isinstance(self.erase, bool) or not 0 <= self.erase <= 1:
+            raise SettingError("erase", self.erase, "a probability in [0, 1]")
+
+    def __call__(self, image: Tensor, seed: int) -> Tensor:
+        """``image``, uint8 [3, H, W], as uint8 [3, size, size]: a function of the two; global generators are kept."""
+        # The default generator, which torchvision draws from, and not torch.manual_seed: that is the GPUs' too.
+        before = torch.random.get_rng_state()
+        try:
+            torch.default_generator.manual_seed(seed)
+            return self._draw(image)
+        finally:
+            torch.random.set_rng_state(before)
+
+    def _draw(self, image: Tensor) -> Tensor:
+        top, left, height, width = self._rectangle(*image.shape[1:])
+        part = image[:, top : top + height, left : left + width]
+        view = functional.resize(part, [self.size, self.size], antialias=True)
+        if self.flip and torch.rand(()) < 0.5:
+            view = functional.horizontal_flip(view)
+        if self.augment is not None:
+            view = AUGMENTS[self.augment](self.magnitude)(view)
+        if self.erase:
+            view = v2.RandomErasing(self.erase, value=[round(255 * x) for x in self.fill])(view)
+        return view
+
+    def _rectangle(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Top, left, height and width of the crop."""
+        areas = (height * width * torch.empty(TRIES).uniform_(self.scale, 1)).tolist()
+        ratios = torch.empty(TRIES).uniform_(*RATIO).exp().tolist()
+        for area, ratio in zip(areas, ratios, strict=True):
+            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                top, left = int(torch.randint(height - h + 1, ())), int(torch.randint(width - w + 1, ()))
+                return top, left, h, w
+        w = min(width, max(round(height * 4 / 3), 1))
+        h = min(height, max(round(width * 4 / 3), 1))
+        return (height - h) // 2, (width - w) // 2, h, w

@@ -1,0 +1,331 @@
+"""Data sets that stay on disk: ImageNet, and any folder of classes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsebench.data import listing
+from sparsebench.data.arrays import splits_of, stratified, whole
+from sparsebench.data.dataset import SplitName
+from sparsebench.data.decoding import TestView, TrainView
+from sparsebench.data.listing import INDEX, Listing, Source
+from sparsebench.data.loader import Normalize, check_batch_size
+from sparsebench.data.packed import packed
+from sparsebench.data.streaming import Failures, Reader, StreamedLoader, in_order
+from sparsebench.errors import RunError, SettingError
+
+TEST_FRACTION, TEST_SEED = 0.2, 0  # where a folder of classes has no test images of its own
+SHOWN = 10  # unreadable images that are named while training
+
+
+class FolderSplit:
+    """Some of a data set's images on disk, and their labels; evaluated as resized and cut out by ``view``.
+
+    Args:
+        dataset: What they belong to.
+        source: Where their bytes come from.
+        indices: Theirs in the source, int64 [N].
+        labels: Class indices, int64 [N], on the device.
+        view: Of an evaluation.
+    """
+
+    def __init__(
+        self, dataset: FolderDataset, source: Source, indices: Tensor, labels: Tensor, view: TestView
+    ) -> None:
+        self.dataset, self.source, self.indices, self.labels, self.view = (
+            dataset,
+            source,
+            indices,
+            labels,
+            view,
+        )
+
+    @property
+    def reader(self) -> Reader:
+        """What reads its images for training."""
+        return Reader(self.source, self.dataset.train_view, self.dataset.fill)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.indices)
+
+    def take(self, indices: Tensor) -> FolderSplit:
+        """The images at ``indices``."""
+        chosen = self.indices[indices.cpu()], self.labels[indices.to(self.labels.device)]
+        return FolderSplit(self.dataset, self.source, *chosen, self.view)
+
+    def chunks(self, size: int) -> Iterator[Tensor]:
+        """The raw images in order, ``size`` at a time, uint8 [n, 3, H, W], on the device."""
+        check_batch_size(size)
+        return self.parts(self.indices.split(size), size)
+
+    def parts(self, parts: Sequence[Tensor], size: int) -> Iterator[Tensor]:
+        """The raw images at each of ``parts``, indices in the source, of at most ``size`` each."""
+        reader = Reader(self.source, self.view, self.dataset.fill)
+        for images, failures in in_order(self.dataset, reader, parts, size):
+            self.dataset.notice(self, failures)
+            yield images
+
+
+class FolderDataset:
+    """Images on disk, split into ``train``, ``val`` and ``test``; read, decoded and augmented by worker processes.
+
+    The official validation images are the test set here, for no others with labels are published: ``val`` is taken
+    out of the training images, by ``split_seed`` and never by the seed of a run. An image that cannot be read or
+    decoded is trained on and evaluated as a single-coloured one under its label, named while training and counted in
+    the result; grey and CMYK images are converted to RGB.
+
+    Args:
+        data_root: Where to look; see `find`.
+        packed: Shorter side of the packed images to read, made by ``sparsebench data pack``; None reads the files.
+        val_fraction: Share of the training images held out as ``val``, stratified, in (0, 1).
+        split_seed: Seed of that split.
+        train_samples: Keep only so many (stratified) training images after the split; None keeps all.
+        mean: Mean of each channel, of pixels scaled to [0, 1].
+        std: Standard deviation of each channel, same scale.
+        size: Side of a training image, in pixels.
+        scale: Smallest share of an image's area that a training image shows.
+        flip: Whether half of the training images are mirrored left to right.
+        augment: ``rand``, ``trivial``, ``auto`` or None; see `decoding.TrainView`, as for the next two.
+        magnitude: Of RandAugment.
+        erase: Probability of erasing a part.
+        repeats: How many views of an image an epoch shows, of as many fewer images.
+        test_resize: Shorter side that an image is resized to for evaluation, in pixels.
+        test_size: Side of the centre that is cut out of it; what a model's cost is counted at.
+        workers: Processes that read; None for one a core, 0 for none.
+        name: What results call it.
+        device: Where batches go.
+
+    Raises:
+        SettingError: A value is out of its range, or images are missing.
+    """
+
+    def __init__(
+        self,
+        *,
+        data_root: str,
+        packed: int | None,
+        val_fraction: float,
+        split_seed: int,
+        train_samples: int | None,
+        mean: Sequence[float],
+        std: Sequence[float],
+        size: int,
+        scale: float,
+        flip: bool,
+        augment: str | None,
+        magnitude: int,
+        erase: float,
+        repeats: int,
+        test_resize: int,
+        test_size: int,
+        workers: int | None = None,
+        name: str = "",
+        device: torch.device | str = "cpu",
+    ) -> None:
+        for setting, value, least in (
+            ("size", size, 1), ("test_resize", test_resize, 1), ("test_size", test_size, 1), ("repeats", repeats, 1),
+            ("workers", 0 if workers is None else workers, 0), ("packed", 1 if packed is None else packed, 1),
+        ):  # fmt: skip
+            if not whole(value) or value < least:
+                raise SettingError(setting, value, f"a whole number of at least {least}")
+        if test_resize < test_size:
+            raise SettingError("test_resize", test_resize, f"at least test_size, {test_size}")
+        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
+        if len(self.mean) != 3:
+            raise SettingError("mean", list(mean), "one number for each of 3 channels")
+        if len(self.std) != 3 or min(self.std) <= 0:
+            raise SettingError("std", list(std), "one positive number for each of 3 channels")
+        self.train_view = TrainView(size, scale, bool(flip), augment, magnitude, erase, self.mean)
+        self.fill = tuple(round(255 * x) for x in self.mean)
+        self.input_shape, self.train_shape = (3, test_size, test_size), (3, size, size)
+        self.repeats, self.workers, self.device = repeats, workers, torch.device(device)
+        self.unreadable: dict[str, str] = {}  # what an image is called -> why
+        self.ranks = 1  # processes like this one on the machine, at most: cores are shared with them
+
+        found = self.listing(Path(data_root).expanduser(), packed)
+        self.found = found
+        self.num_classes = len(found.classes)
+        self.name, self.note = self.called(name, found)
+        self._split(found, val_fraction, split_seed, train_samples, TestView(test_resize, test_size))
+
+    def _split(
+        self, found: Listing, val_fraction: float, split_seed: int, train_samples: int | None, view: TestView
+    ) -> None:
+        def split(source: Source, indices: Tensor, labels: Tensor) -> FolderSplit:
+            return FolderSplit(self, source, indices, labels[indices].to(self.device), view)
+
+        official, labels = torch.arange(len(found.train)), found.train_labels
+        if found.test is None:
+            in_test = torch.zeros(len(official), dtype=torch.bool)
+            in_test[stratified(labels, round(TEST_FRACTION * len(labels)), TEST_SEED)] = True
+            official = (~in_test).nonzero().squeeze(1)
+            self.test = split(found.train, in_test.nonzero().squeeze(1), labels)
+        else:
+            self.test = split(found.test, torch.arange(len(found.test)), found.test_labels)
+        train, val = splits_of(labels[official], self.num_classes, val_fraction, split_seed, train_samples)
+        self.train, self.val = (
+            split(found.train, official[train], labels),
+            split(found.train, official[val], labels),
+        )
+
+    @classmethod
+    def listing(cls, root: Path, packed_side: int | None = None) -> Listing:
+        """The images under ``root``, or packed ones where a shorter side is given.
+
+        Raises:
+            SettingError: They are not there, or something is wrong with them.
+        """
+        if packed_side is None:
+            there = [index.parent for place in cls.places(root) for index in place.glob(f"packed-*/{INDEX}")]
+            if there and not any(set(listing.folders_in(index.parent)) for index in there):
+                side = there[0].name.removeprefix("packed-")
+                raise SettingError("packed", None, f"{side}: {root} holds packed images only")
+            return cls.find(root)
+        places = [place / f"packed-{packed_side}" for place in cls.places(root)]
+        found = next((place for place in places if (place / INDEX).is_file()), None)
+        if found is None:
+            looked = ", ".join(map(str, places))
+            allowed = f"a shorter side that sparsebench data pack has made images of (looked for {INDEX} in {looked})"
+            raise SettingError("packed", packed_side, allowed)
+        return packed(found)
+
+    @classmethod
+    def places(cls, root: Path) -> list[Path]:
+        """The folders that may hold the data set, first choice first."""
+        raise NotImplementedError
+
+    @classmethod
+    def find(cls, root: Path) -> Listing:
+        """The images under one of the `places`."""
+        raise NotImplementedError
+
+    def called(self, name: str, found: Listing) -> tuple[str, str]:
+        """The name in results, and what a person should know who sees them."""
+        return name, ""
+
+    def loader(self, batch_size: int, seed: int, *, channels_last: bool = False) -> StreamedLoader:
+        """Training batches by position."""
+        return StreamedLoader(self, batch_size, seed, channels_last=channels_last)
+
+    def batches(
+        self, split: SplitName, batch_size: int, *, channels_last: bool = False, rank: int = 0, ranks: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """All of a split once, in order, normalised, not augmented, on the device; with several ranks, this one's."""
+        check_batch_size(batch_size)
+        self.ranks = max(self.ranks, ranks)
+        chosen = {"train": self.train, "val": self.val, "test": self.test}[split]
+        normalize = Normalize(self, channels_last)
+        parts = chosen.indices.split(batch_size)[rank::ranks]
+        labels = chosen.labels.split(batch_size)[rank::ranks]
+        for images, targets in zip(chosen.parts(parts, batch_size), labels, strict=True):
+            yield normalize(images), targets
+
+    def summary(self) -> dict[str, Any]:
+        """Column ``unreadable_images``: how many there were, in all splits."""
+        return {"unreadable_images": len(self.unreadable)}
+
+    def notice(self, split: FolderSplit, failures: Failures) -> None:
+        """Remember unreadable images, and name the first ones.
+
+        Raises:
+            RunError: There are too many: then it is not the images.
+        """
+        for index, reason in failures.items():
+            image = f"{'test' if split.source is self.found.test else 'train'}:{split.source.name(index)}"
+            if image in self.unreadable:
+                continue
+            self.unreadable[image] = reason
+            if len(self.unreadable) <= SHOWN:
+                more = "; no more are named" if len(self.unreadable) == SHOWN else ""
+                print(f"sparsebench: unreadable image {image}: {reason}{more}", file=sys.stderr)
+        everything = len(self.train) + len(self.val) + len(self.test)
+        if len(self.unreadable) > max(SHOWN, everything // 100):
+            image, reason = list(self.unreadable.items())[-1]
+            raise RunError(f"{len(self.unreadable)} images cannot be read, the last one {image}: {reason}")
+
+
+class ImageNet(FolderDataset):
+    """ILSVRC 2012: 1,281,167 photographs in 1,000 classes for training, 50,000 for test.
+
+    Looked for in ``data_root`` and its folder imagenet: train/ with a folder a class, and val/ with the same folders,
+    or flat with the development kit (ILSVRC2012_devkit_t12, or its archive) or Kaggle's LOC_val_solution.csv beside;
+    Kaggle's folders too. Fewer classes or images work, and are then called ``imagenet_subset`` in results.
+
+    References:
+        Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge", IJCV 2015, arXiv 1409.0575.
+    """
+
+    TRAIN, TEST, CLASSES = 1_281_167, 50_000, 1000
+
+    @classmethod
+    def places(cls, root: Path) -> list[Path]:
+        """The folders that may hold train and val."""
+        kaggle = Path("ILSVRC/Data/CLS-LOC")
+        return [root, root / "imagenet", root / kaggle, root / "imagenet" / kaggle]
+
+    @classmethod
+    def find(cls, root: Path) -> Listing:
+        """Its images in any of the layouts."""
+        places = cls.places(root)
+        place = next(listing.looked_for(places, "train", "val"), None)
+        if place is None:
+            looked = ", ".join(map(str, places))
+            raise SettingError("data_root", root, f"a folder that holds train and val (looked in {looked})")
+        return listing.imagenet(place / "train", place / "val", [place, root, root / "imagenet"])
+
+    def called(self, name: str, found: Listing) -> tuple[str, str]:
+        """``imagenet`` if it is all of it."""
+        assert found.test is not None
+        here = len(found.classes), len(found.train), len(found.test)
+        if here == (self.CLASSES, self.TRAIN, self.TEST):
+            return "imagenet", ""
+        classes, train, test = here
+        note = (
+            f"{classes:,} classes with {train:,} and {test:,} images, where ImageNet has {self.CLASSES:,} with "
+            f"{self.TRAIN:,} and {self.TEST:,}: results are of imagenet_subset and compare with nothing published"
+        )
+        return "imagenet_subset", note
+
+
+class ImageFolder(FolderDataset):
+    """Any folder of images in folders named by their class.
+
+    ``data_root`` holds train/ and test/ (or val/, which is then the test set), each with a folder a class; or the
+    class folders themselves, of which a stratified fifth, drawn once with a fixed seed, is ``test``.
+
+    References:
+        Marcel and Rodriguez, "Torchvision the machine-vision package of torch", ACM Multimedia 2010 (the layout).
+    """
+
+    @classmethod
+    def places(cls, root: Path) -> list[Path]:
+        """The folder itself."""
+        return [root]
+
+    @classmethod
+    def find(cls, root: Path) -> Listing:
+        """Its images, with those for test if there are some."""
+        if not root.is_dir():
+            raise SettingError("data_root", root, "an existing folder")
+        for test in ("test", "val"):
+            if next(listing.looked_for([root], "train", test), None):
+                return listing.train_and_test(root / "train", root / test)
+        train = root / "train" if (root / "train").is_dir() else root
+        classes = listing.classes_of(train)
+        return Listing(classes, *listing.by_class(train, classes), None, torch.empty(0, dtype=torch.int64))
+
+    def called(self, name: str, found: Listing) -> tuple[str, str]:
+        """As the setting says."""
+        if not name:
+            raise SettingError("name", name, "what results are to call this data set")
+        return (
+            name,
+            "" if found.test is not None else "there is no test folder: a fifth of the images is held out",
+        )

@@ -1,0 +1,259 @@
+"""Images made smaller and packed into a few large files: tar shards, as WebDataset has them, with an index.
+
+Reading an image is one read at a known place of a large file, and decoding it is decoding fewer pixels. A shard
+is a plain tar archive of JPEG files with their class beside (``00000042.jpg``, ``00000042.cls``), so others read
+it too. The index is a safetensors file: of every image its shard, offset, size and class; and in its metadata the
+classes, what was packed and how, and the SHA-256 of every shard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from sparsebench.data.listing import INDEX, Listing, Source
+from sparsebench.errors import SettingError
+from sparsebench.files import atomic
+
+PER_SHARD = 4096
+"""Images; with a shorter side of 256 that is about 150 MB."""
+
+
+class Packed:
+    """The images of one split in its shards.
+
+    Args:
+        folder: Of the shards.
+        names: Of the shards.
+        places: Shard, offset and size of every image, int64 [N, 3].
+    """
+
+    def __init__(self, folder: Path, names: list[str], places: Tensor) -> None:
+        self.folder, self.names, self.places = folder, names, places.numpy()
+        self._open: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.places)
+
+    def name(self, index: int) -> str:
+        """Shard and number."""
+        return f"{self.names[int(self.places[index, 0])]}:{index:08}.jpg"
+
+    def read(self, index: int) -> Tensor:
+        """The bytes of a file."""
+        shard, offset, size = map(int, self.places[index])
+        if shard not in self._open:
+            self._open[shard] = os.open(self.folder / self.names[shard], os.O_RDONLY)
+        content = os.pread(self._open[shard], size, offset)
+        if len(content) != size:
+            raise OSError(f"{self.names[shard]} ends early")
+        return torch.frombuffer(bytearray(content), dtype=torch.uint8)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_open": {}}
+
+    def __del__(self) -> None:
+        for descriptor in self._open.values():
+            os.close(descriptor)
+
+
+def packed(folder: Path) -> Listing:
+    """The images packed into ``folder``.
+
+    Raises:
+        SettingError: The index cannot be read, or a shard is missing.
+    """
+    about, tensors = read_index(folder)
+    if missing := [name for name in about["sha256"] if not (folder / name).is_file()]:
+        raise SettingError("packed", folder / missing[0], "a shard that the index names, but it is missing")
+
+    def split(name: str) -> tuple[Source, Tensor]:
+        shards = [shard for shard in about["sha256"] if shard.startswith(f"{name}-")]
+        return Packed(folder, shards, tensors[f"{name}_places"]), tensors[f"{name}_labels"]
+
+    return Listing(
+        about["classes"], *split("train"), *(split("test") if about["test"] else (None, torch.empty(0)))
+    )
+
+
+def read_index(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What the index says about the whole, and its tensors.
+
+    Raises:
+        SettingError: It cannot be read.
+    """
+    try:
+        with safe_open(folder / INDEX, framework="pt") as file:
+            about = json.loads(file.metadata()["sparsebench"])
+            return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise SettingError("packed", folder / INDEX, f"an index that can be read: {reason}") from error
+
+
+def pack(
+    found: Listing,
+    folder: Path,
+    side: int,
+    quality: int,
+    about: dict[str, Any],
+    workers: int,
+    step: Callable[[int], object],
+    per_shard: int = PER_SHARD,
+) -> dict[str, Any]:
+    """Write the images of ``found`` into shards in ``folder``; whole shards that are there already are kept.
+
+    An image whose shorter side is longer than ``side`` is resized to it (Lanczos) and encoded again; any other is kept
+    as it is if it is a JPEG of colours, and encoded otherwise. One that cannot be decoded is kept as it is.
+
+    Args:
+        found: What to pack.
+        folder: Where to; made if need be.
+        side: Shorter side, in pixels.
+        quality: Of JPEG, 1 to 95; colours are not subsampled.
+        about: What else the index is to say; ``source`` among it, where the images come from.
+        workers: Threads.
+        step: Told how many images are done, a shard at a time.
+        per_shard: Images of a shard.
+
+    Returns:
+        What the index says: ``images``, ``bytes``, ``kept_shards``, ``unreadable`` among it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, Tensor] = {}
+    said: dict[str, Any] = {**about, "classes": list(found.classes), "side": side, "quality": quality}
+    said |= {"test": found.test is not None, "sha256": {}, "images": 0, "bytes": 0, "unreadable": []}
+    kept = 0
+    for split, source, labels in (
+        ("train", found.train, found.train_labels),
+        ("test", found.test, found.test_labels),
+    ):
+        if source is None:
+            continue
+        places: list[tuple[int, int, int]] = []
+        for number, first in enumerate(range(0, len(source), per_shard)):
+            indices = range(first, min(first + per_shard, len(source)))
+            shard = _Shard(folder / f"{split}-{number:05}.tar", said)
+            kept += shard.there
+            if not shard.there:
+                shard.write(source, labels, indices, workers)
+            said["sha256"][shard.path.name] = shard.digest
+            said["unreadable"] += shard.unreadable
+            said["bytes"] += shard.path.stat().st_size
+            places += [(number, offset, size) for offset, size in shard.places]
+            step(len(indices))
+        tensors[f"{split}_places"], tensors[f"{split}_labels"] = torch.tensor(places), labels.clone()
+        said["images"] += len(source)
+    with atomic(folder / INDEX) as file:
+        file.write(save(tensors, metadata={"sparsebench": json.dumps(said)}))
+    for name in said["sha256"]:  # the index says it all
+        (folder / name).with_suffix(".json").unlink(missing_ok=True)
+    return {**said, "kept_shards": kept}
+
+
+class _Shard:
+    """One archive, and beside it, until the index is written, a note of what is in it and how it was made."""
+
+    def __init__(self, path: Path, said: dict[str, Any]) -> None:
+        self.path, self.note = path, path.with_suffix(".json")
+        self.made_by = {key: said[key] for key in ("source", "side", "quality")}
+        self.digest, self.unreadable = "", list[str]()
+        self.places: list[tuple[int, int]] = []  # offset and size
+        self.there = self._found()
+
+    def _found(self) -> bool:
+        try:
+            noted = json.loads(self.note.read_text(encoding="utf-8"))
+            whole = noted["made_by"] == self.made_by and sha256(self.path) == noted["sha256"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        if whole:
+            self.digest, self.unreadable = noted["sha256"], noted["unreadable"]
+            self.places = [(offset, size) for offset, size in noted["places"]]
+        return whole
+
+    def write(self, source: Source, labels: Tensor, indices: range, workers: int) -> None:
+        def small(index: int) -> tuple[bytes, bool]:
+            try:
+                return smaller(
+                    source.read(index).numpy().tobytes(), self.made_by["side"], self.made_by["quality"]
+                )
+            except OSError:
+                return b"", False
+
+        with (
+            ThreadPoolExecutor(workers) as pool,  # Pillow lets other threads run while it computes
+            atomic(self.path) as file,
+            tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+        ):
+            for index, (content, readable) in zip(indices, pool.map(small, indices), strict=True):
+                if not readable:
+                    self.unreadable.append(source.name(index))
+                self.places.append((tar.offset + tarfile.BLOCKSIZE, len(content)))
+                _add(tar, f"{index:08}.jpg", content)
+                _add(tar, f"{index:08}.cls", str(int(labels[index])).encode())
+        self.digest = sha256(self.path)
+        noted = {
+            "made_by": self.made_by,
+            "sha256": self.digest,
+            "unreadable": self.unreadable,
+            "places": self.places,
+        }
+        with atomic(self.note) as file:
+            file.write(json.dumps(noted).encode())
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    tar.addfile(entry, io.BytesIO(content))
+
+
+def smaller(content: bytes, side: int, quality: int) -> tuple[bytes, bool]:
+    """A JPEG whose shorter side is at most ``side``, and whether ``content`` could be decoded at all."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            short = min(image.size)
+            if short <= side and image.format == "JPEG" and image.mode == "RGB":
+                image.load()
+                return content, True
+            rgb = image.convert("RGB")
+            if short > side:
+                size = [max(round(pixels * side / short), side) for pixels in rgb.size]
+                rgb = rgb.resize((size[0], size[1]), Image.Resampling.LANCZOS)
+            buffer = io.BytesIO()
+            rgb.save(buffer, "JPEG", quality=quality, subsampling=0)
+            return buffer.getvalue(), True
+    except Exception:  # a damaged file raises just about anything
+        return content, False
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content, hexadecimal."""
+    with open(path, "rb") as file:
+        return (
+            hashlib.file_digest(file, "sha256").hexdigest()
+            if hasattr(hashlib, "file_digest")
+            else _digest(file)
+        )
+
+
+def _digest(file: Any) -> str:
+    digest = hashlib.sha256()
+    while part := file.read(1 << 20):
+        digest.update(part)
+    return digest.hexdigest()
