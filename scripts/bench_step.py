@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from sparsebench.accounting import TrainingFLOPs
 from sparsebench.checkpoint import Checkpoint
-from sparsebench.commands.run import assemble
+from sparsebench.commands.assembly import assemble
 from sparsebench.data.arrays import ImageDataset, Split
 from sparsebench.location import config_dir
 from sparsebench.runner import Runner

@@ -77,3 +77,14 @@ class Clock:
         if number > 1:
             raise SettingError(setting, time, ALLOWED)
         return math.floor(number * self.total_steps + 0.5)
+
+
+def as_time(seconds: float) -> str:
+    """Hours, minutes and seconds.
+
+    Example:
+        >>> as_time(3725.4)
+        '1:02:05'
+    """
+    whole = int(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

@@ -85,7 +85,7 @@ class DDP(Device):
         if not timeout > 0:
             raise SettingError("device.timeout", timeout, "minutes, more than 0")
         if sync_bn and compile:
-            raise SettingError("device.sync_bn", True, "false with compile=true")
+            raise SettingError("sync_bn", True, "false with compile=true")
         if self.ranks > 1:
             _meet(here, timedelta(minutes=timeout))
         self.together(

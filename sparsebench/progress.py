@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from sparsebench.clock import as_time
+
 REFRESH = 1.0  # seconds between two looks at the loss
 
 
@@ -79,9 +81,11 @@ class Progress:
         self.bar.set_postfix(self._shown)
 
     @property
-    def eta(self) -> float:
-        """Seconds to the end, at the speed so far."""
-        return (self.left - self.steps) * (time.monotonic() - self.started) / max(self.steps, 1)
+    def eta(self) -> float | None:
+        """Seconds to the end, at the speed so far; not known before the first step."""
+        if not self.steps:
+            return None
+        return (self.left - self.steps) * (time.monotonic() - self.started) / self.steps
 
     def snapshot(self) -> dict[str, float | None]:
         """Where the run is, for whoever looks from outside; waits for nothing."""
@@ -89,18 +93,18 @@ class Progress:
         return {
             "step": step, "steps": self.total, "epoch": step / self.total * self.epochs, "epochs": self.epochs,
             "val_top1": self._last.get("val_top1"), "sparsity": self._last.get("sparsity"),
-            "images_per_second": round(self.rate, 1), "eta": round(self.eta, 1) if self.steps else None,
+            "images_per_second": round(self.rate, 1), "eta": None if self.eta is None else round(self.eta, 1),
         }  # fmt: skip
 
     def evaluated(self, row: Mapping[str, float | None]) -> None:
         """Show an evaluation, a row of metrics.csv."""
         self._last = row
         loss = "-" if row["train_loss"] is None else f"{row['train_loss']:.4f}"
-        eta = int(self.eta)
+        eta = "-" if self.eta is None else as_time(self.eta)
         line = (
             f"{self.label}  epoch {row['epoch']:g}/{self.epochs:g}  loss {loss}  "
             f"val_top1 {row['val_top1']:.2f} %  sparsity {row['sparsity']:.4f}  {self.rate:,.0f} images/s  "
-            f"ETA {eta // 3600}:{eta // 60 % 60:02d}:{eta % 60:02d}"
+            f"ETA {eta}"
         )
         self.log(line)
         if self.terminal:

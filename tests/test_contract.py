@@ -13,7 +13,7 @@ from torch import nn
 
 from sparsebench.accounting import TrainingFLOPs
 from sparsebench.checkpoint import Checkpoint
-from sparsebench.commands.run import assemble
+from sparsebench.commands.assembly import assemble
 from sparsebench.config import accepted, build
 from sparsebench.data.loader import batches
 from sparsebench.pruning.allocation import zeros_for

@@ -12,8 +12,9 @@ import torch
 from conftest import options
 from safetensors.torch import load_file
 
+from sparsebench.checkpoint import Checkpoint
 from sparsebench.cli import main
-from sparsebench.commands.run import assemble
+from sparsebench.commands.assembly import assemble
 from sparsebench.config import build, composed
 from sparsebench.data.loader import TrainLoader, batches, share
 from sparsebench.errors import RunError, SettingError
@@ -48,14 +49,14 @@ def short(method: str, network: tuple[str, ...] = MLP):
         assemble(cfg)
     except SettingError:  # a method for residual networks
         assert network is MLP
-        joint = ("batch_size=31", "device.sync_bn=true")
+        joint = ("batch_size=31", "sync_bn=true")
         return short(method, (*SHORT, "model=resnet", "model.depth=8", "model.width=4", *joint))
     return cfg, choices
 
 
 # name -> (words of two ranks, words of one process that has to give the same)
 SAME = {
-    "joint_batch_norm": ((*RESNET, "batch_size=31", "device.sync_bn=true"), (*RESNET, "batch_size=31")),
+    "joint_batch_norm": ((*RESNET, "batch_size=31", "sync_bn=true"), (*RESNET, "batch_size=31")),
     "own_batch_norm": ((*RESNET, "batch_size=64"), (*RESNET, "batch_size=64", "accumulate=2")),
     "accumulated": ((*MLP, *DPF, "accumulate=3"), (*MLP, *DPF)),
     "clipped_adamw": ((*MLP, "prune=rigl", "clip_norm=0.1", "optimizer=adamw"),) * 2,
@@ -192,6 +193,20 @@ def test_a_rank_that_stands_still_is_given_up_after_the_timeout(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_signal_to_one_rank_saves_and_stops_all_at_the_same_step(tmp_path):
+    status, _, errors = interrupted(tmp_path, signal.SIGUSR1, timeout=5)
+    said = [line for line in errors.splitlines() if "sparsebench: error:" in line]
+    assert status == 75 and said == [
+        "sparsebench: error: stopped by SIGUSR1; the same command goes on from there"
+    ]
+    (folder,) = tmp_path.glob("*-*")
+    (stopped,) = [line for line in (folder / "log.txt").read_text().splitlines() if "stopped by" in line]
+    step = int(stopped.split("step ")[1].split(":")[0])
+    state = Checkpoint(folder, print).load()
+    assert state["step"] == step and step % 16 == 0 and not list(tmp_path.glob(".state/*"))
+
+
+@pytest.mark.slow
 def test_every_rank_ends_alike_and_only_the_first_one_speaks(tmp_path):
     (tmp_path / "file").write_text("")
     run = (*MLP, "prune=dense", "device=ddp", f"results_dir={tmp_path / 'runs'}")
@@ -243,6 +258,7 @@ assert ends(lambda: device.in_turn(lambda: on(1, KeyError("bug"))))[1] == 1
 device.refuse_different(lambda: "same", "masks", 3)
 assert ends(lambda: device.refuse_different(lambda: str(device.rank), "masks", 40)) == (
     "RunError", 0, "at step 40 the masks of rank 1 differ from those of rank 0")
+assert device.agreed((10 * device.rank, 0), 32) == [10, 0] and device.agreed((5, 1), 33) == [0, 0]
 assert device.sum(torch.tensor([1.0, device.rank])).tolist() == [2.0, 1.0]
 
 def random(states, seed=5):

@@ -75,7 +75,7 @@ def test_the_training_step_never_waits_for_the_device(hydra_config):
     from test_contract import SMALL, Quiet
 
     from sparsebench.accounting import TrainingFLOPs
-    from sparsebench.commands.run import assemble
+    from sparsebench.commands.assembly import assemble
     from sparsebench.runner import Runner
 
     cfg, _ = hydra_config(*SMALL[:-1], "device=cuda", "prune=dpf")
@@ -104,7 +104,7 @@ def test_two_gpus_prune_as_one_does(tmp_path):
     jobs = {
         "mlp": ([*MLP, *DPF, "device=ddp"], [*MLP, *DPF]),
         "joint": (
-            [*RESNET, "batch_size=31", "device=ddp", "device.sync_bn=true"],
+            [*RESNET, "batch_size=31", "device=ddp", "sync_bn=true"],
             [*RESNET, "batch_size=31"],
         ),
     }

@@ -465,8 +465,8 @@ def test_resnet_50_is_what_model_resnet_means_on_imagenet(hydra_config):
 
 
 def test_training_is_counted_at_its_size_and_inference_at_that_of_evaluation(tree, hydra_config):
+    from sparsebench.commands.assembly import assemble
     from sparsebench.commands.result import training_layers
-    from sparsebench.commands.run import assemble
 
     words = (
         "dataset=imagenet", "model=resnet", "model.depth=18", f"data_root={tree}", "dataset.val_fraction=0.25",

@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 
 import sparsebench
 from sparsebench.cli import main
-from sparsebench.commands.run import assemble
+from sparsebench.commands.assembly import assemble
 from sparsebench.errors import RunError, SettingError
 from sparsebench.pruning.allocation import zeros_for
 

@@ -75,7 +75,10 @@ def kill_when(results: Path, words: tuple[str, ...], ready, delay: float) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["dense", "gmp", "dpf"])
+@pytest.mark.parametrize(
+    "method",
+    ["dpf", pytest.param("dense", marks=pytest.mark.nightly), pytest.param("gmp", marks=pytest.mark.nightly)],
+)
 @pytest.mark.parametrize(
     "data", [pytest.param(DIGITS, id="digits"), pytest.param(CIFAR, id="cifar10", marks=pytest.mark.cifar10)]
 )

@@ -99,6 +99,17 @@ def time_limit_for_two(results: Path) -> None:
         subprocess.run(["scancel", "--signal=USR2", job_of(lease)], check=True, capture_output=True)
 
 
+def fail_a_node(results: Path) -> None:
+    """Slurm ends the jobs of a node that is down, and puts them back into the queue."""
+    until(lambda: len(begun(results)) >= 2, "two runs")
+    job = job_of(next(iter(begun(results).values())))
+    told = subprocess.run(["squeue", "-h", "-j", job, "-o", "%N"], capture_output=True, text=True, check=True)
+    node = f"NodeName={told.stdout.strip()}"
+    scontrol("update", node, "State=DOWN", "Reason=test")
+    time.sleep(5)
+    scontrol("update", node, "State=RESUME")
+
+
 def restart_the_controller(results: Path) -> None:
     until(lambda: begun(results), "a run")
     told = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=True).stdout
@@ -147,7 +158,7 @@ def assert_equal_tables(results: Path, undisturbed: Path) -> None:
         everything,
         *(
             pytest.param(how, marks=pytest.mark.nightly)
-            for how in (kill_two, requeue_two, time_limit_for_two, restart_the_controller)
+            for how in (kill_two, requeue_two, time_limit_for_two, restart_the_controller, fail_a_node)
         ),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from sparsebench.cli import main
-from sparsebench.commands.run import assemble
+from sparsebench.commands.assembly import assemble
 from sparsebench.commands.sweep import GridSweeper
 from sparsebench.config import composed
 from sparsebench.errors import SettingError

@@ -14,9 +14,9 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from sparsebench.commands.assembly import assemble, epochs
 from sparsebench.commands.finished import Datasets, FinishedRun
 from sparsebench.commands.result import Network, counted, layer_rows
-from sparsebench.commands.run import assemble, epochs
 from sparsebench.config import as_word
 from sparsebench.errors import RunError, SettingError
 from sparsebench.files import read_csv, write_text

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sparsebench.commands.assembly import Assembly, assemble
 from sparsebench.commands.result import training_layers
-from sparsebench.commands.run import Assembly, assemble
 from sparsebench.config import config_hash
 
 if TYPE_CHECKING:

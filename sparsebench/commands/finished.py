@@ -10,8 +10,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from sparsebench.commands.assembly import network
 from sparsebench.commands.result import Network, load_weights
-from sparsebench.commands.run import network
 from sparsebench.config import Reopened, accepted, composed, reopened
 from sparsebench.data.dataset import Dataset
 from sparsebench.errors import RunError

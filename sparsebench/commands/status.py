@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from sparsebench.clock import as_time
 from sparsebench.errors import SettingError, one_of
 from sparsebench.records import schema
 from sparsebench.records.states import STATES, RunState, age, states
@@ -155,15 +156,10 @@ def _cells(run: RunState) -> tuple[str, ...]:
         run.state, run.name, epoch if run.state != "finished" else "",
         _number(row.get("top1") or row.get("val_top1"), ".2f"),
         _number(row.get("sparsity"), ".4f"), _number(row.get("images_per_second"), ",.0f"),
-        "" if run.beat is None else f"{age(run.beat):.0f} s ago", "" if eta is None else _time(float(eta)),
+        "" if run.beat is None else f"{age(run.beat):.0f} s ago", "" if eta is None else as_time(float(eta)),
         run.error or (f"process {row.get('pid')} on {row.get('host')}" if run.state == "running" else ""),
     )  # fmt: skip
 
 
 def _number(value: Any, form: str) -> str:
     return "" if value in (None, "") else format(float(value), form)
-
-
-def _time(seconds: float) -> str:
-    whole = int(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

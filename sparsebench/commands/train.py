@@ -90,7 +90,8 @@ def main(arguments: Sequence[str], sweep: bool = False) -> int:
 
         register()
         words = [_in_full(word) for word in words]
-        words.append("--multirun")
+        if not {"--cfg", "-c", "--info", "-i"} & set(words):  # which show, and run nothing
+            words.append("--multirun")
     program, sys.argv = sys.argv, ["sparsebench", *words]
     try:
         _failed.clear()
