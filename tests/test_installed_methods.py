@@ -246,9 +246,11 @@ def test_packages_and_modules_are_located_without_importing_them():
 def test_another_hydra_application_does_not_search_these_configs():
     from hydra._internal.utils import create_config_search_path
 
-    from sparsebench import config
+    from sparsebench import composition
 
-    assert config.InstalledConfigs in config.Plugins.instance().discover(config.SearchPathPlugin)
+    assert composition.InstalledConfigs in composition.Plugins.instance().discover(
+        composition.SearchPathPlugin
+    )
     for folder, ours in ((str(config_dir()), True), ("/somewhere", False)):
         paths = [place.path for place in create_config_search_path(folder).get_path()]
         assert (str(config_dir()) in paths) is ours

@@ -12,6 +12,8 @@ from pathlib import Path
 import imagenet_tree
 import pytest
 
+from sparsebench.cli import main
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [
@@ -24,18 +26,6 @@ COMMANDS = [
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-def run(words, cwd):
-    done = subprocess.run(
-        [sys.executable, "-m", "sparsebench", *words],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def needs_images(words):
     return any(word.startswith("dataset=") and word != "dataset=digits" for word in words)
 
@@ -46,8 +36,9 @@ def test_the_readme_has_the_main_commands():
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_readme_run_in_their_order(tmp_path, monkeypatch):
+def test_the_commands_of_the_readme_run_in_their_order(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.chdir(tmp_path)
     tree = imagenet_tree.imagenet(tmp_path / "imagenet", classes=3, train=4, val=2, sides=(30, 60))
     for command in dict.fromkeys(COMMANDS):
         words = [word.replace("/data/imagenet", str(tree)) for word in shlex.split(command)[1:]]
@@ -57,7 +48,9 @@ def test_the_commands_of_the_readme_run_in_their_order(tmp_path, monkeypatch):
             words += ["--cfg", "job"] if needs_images(words) else short
         if "experiment=dpf_cifar10" in words:  # a corner of the grid
             words += ["model=resnet", "model.depth=20", "prune=dense,dpf", "sparsity=0.9"]
-        output = run(words, tmp_path)
+        status, said = main(words), capsys.readouterr()
+        assert status == 0, (command, said.err)
+        output = said.out
         if words[0] == "compare" and "-o" not in words:
             assert output.count("resnet20") == 1 + 2 * 3  # dense once, gmp and dpf at three sparsities
     assert (tmp_path / "results/runs/report/index.html").is_file()
