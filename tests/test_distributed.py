@@ -32,7 +32,9 @@ SHORT = ("dataset=digits", "dataset.train_samples=300", "epochs=2", "ramp_end=0.
 MLP = (*SHORT, "model=mlp", "model.hidden=[32,16]", "batch_size=31")  # no batch norm; 31 images for two ranks
 RESNET = (*SHORT, "model=resnet", "model.depth=8", "model.width=4", "prune=dpf", "schedule.interval=4it")
 DPF = ("prune=dpf", "schedule.interval=4it")
-METHODS = options("prune")
+KINDS = ("dpf", "lottery", "rigl", "snip", "str")
+"""A method of every kind, for CI; all of them in the nightly tests."""
+METHODS = [n if n in KINDS else pytest.param(n, marks=pytest.mark.nightly) for n in options("prune")]
 
 
 def short(method: str, network: tuple[str, ...] = MLP):
@@ -71,9 +73,11 @@ def compared(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def methods(tmp_path_factory):
-    """The same for every method."""
-    return both(tmp_path_factory.mktemp("methods"), {name: [short(name)] * 2 for name in METHODS})
+def methods(tmp_path_factory, request):
+    """The same for every method that is asked for."""
+    asked = [item for item in request.session.items if item.name.startswith("test_two_ranks_prune_as_one")]
+    names = [item.callspec.params["method"] for item in asked]
+    return both(tmp_path_factory.mktemp("methods"), {name: [short(name)] * 2 for name in names})
 
 
 def both(folder, jobs):

@@ -402,6 +402,7 @@ def test_a_training_on_files_from_the_command_line_and_its_evaluations(tree, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_two_ranks_train_on_files_as_one_process_does_and_count_unreadable_images_together(tree, tmp_path):
     import ranks
 

@@ -80,7 +80,11 @@ def kill_when(results: Path, words: tuple[str, ...], ready, delay: float) -> Non
     ["dpf", pytest.param("dense", marks=pytest.mark.nightly), pytest.param("gmp", marks=pytest.mark.nightly)],
 )
 @pytest.mark.parametrize(
-    "data", [pytest.param(DIGITS, id="digits"), pytest.param(CIFAR, id="cifar10", marks=pytest.mark.cifar10)]
+    "data",
+    [
+        pytest.param(DIGITS, id="digits", marks=pytest.mark.nightly),
+        pytest.param(CIFAR, id="cifar10", marks=pytest.mark.cifar10),
+    ],
 )
 def test_kill_minus_9_twice_and_the_result_is_the_unbroken_one(tmp_path, method, data, cifar10_root):
     words = (*data, f"prune={method}", "sparsity=0.9")
@@ -99,6 +103,7 @@ def test_kill_minus_9_twice_and_the_result_is_the_unbroken_one(tmp_path, method,
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_kill_minus_9_within_and_between_rounds(tmp_path):
     words = (*DIGITS, "prune=lottery", "sparsity=0.5", "prune.rounds=2", "epochs=6")
     words = tuple(word for word in words if not word.startswith("schedule.") and word != "epochs=8")
@@ -122,6 +127,7 @@ def test_kill_minus_9_within_and_between_rounds(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_corrupt_checkpoint_is_reported_and_the_run_still_ends_the_same(tmp_path):
     words = (*DIGITS, "prune=dpf")
     finish(tmp_path / "unbroken", *words)

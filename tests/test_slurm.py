@@ -174,6 +174,7 @@ def test_a_disturbed_sweep_is_complete_and_equals_an_undisturbed_one(tmp_path, u
     assert {run.state for run in states(results)} == {"finished"}
 
 
+@pytest.mark.nightly
 def test_cancelled_and_swept_again(tmp_path, undisturbed):
     results = tmp_path / "results"
     process = sweep(results, *SLURM)

@@ -287,6 +287,7 @@ def test_gpus_are_given_in_turn_and_cores_are_shared(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_sweep_that_is_asked_to_stop_stops_its_runs_which_go_on_later(tmp_path):
     words = ["prune=gmp", "seed=0,1", "model=resnet", "model.depth=8", "epochs=6", "device=cpu", "launcher=local",
              "launcher.n_jobs=2", f"results_dir={tmp_path}"]  # fmt: skip

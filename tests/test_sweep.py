@@ -141,6 +141,7 @@ def composed_sweeper(experiment):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("launcher", ["local"])
 def test_tuning_takes_the_validation_accuracy_as_its_objective(tmp_path, launcher):
     pytest.importorskip("optuna")
@@ -160,6 +161,7 @@ def test_tuning_takes_the_validation_accuracy_as_its_objective(tmp_path, launche
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_hydras_own_launchers_work_too(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     words = ["prune=dense,dpf", *TINY, "launcher=joblib", "launcher.n_jobs=2", f"results_dir={tmp_path}"]
