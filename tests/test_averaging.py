@@ -99,6 +99,7 @@ def test_averaging_changes_what_is_kept_and_not_the_training(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_kill_minus_9_with_an_average_and_mixed_batches(tmp_path):
     from test_resume import DIGITS, finish, kill_when
 

@@ -190,6 +190,7 @@ def test_a_killed_rank_ends_the_others_and_any_number_of_ranks_goes_on(tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_rank_that_stands_still_is_given_up_after_the_timeout(tmp_path):
     status, _, errors = interrupted(tmp_path, signal.SIGSTOP, timeout=0.5)
     assert status == 1 and "sparsebench: error: rank 0 lost another rank at step " in errors

@@ -62,11 +62,8 @@ def begun(results: Path, epoch: int = 2) -> dict[str, dict]:
     """Name of the folder -> what its lease says, of the runs that are past ``epoch``."""
     found = {}
     for run in states(results) if results.is_dir() else ():
-        if (
-            run.state == "running"
-            and run.folder
-            and f"  epoch {epoch}/" in (run.folder / "log.txt").read_text()
-        ):
+        log = run.folder / "log.txt" if run.state == "running" and run.folder else None
+        if log and log.exists() and f"  epoch {epoch}/" in log.read_text():
             (lease,) = sorted((results / ".state").glob(f"{run.run_id}.lease.*"))[-1:]
             found[run.folder.name] = json.loads(lease.read_text())
     return found
