@@ -219,8 +219,8 @@ def test_a_run_that_is_being_made_is_not_merged_over(results, made, capsys):
 
 @pytest.mark.slow
 def test_two_equal_sweeps_at_once_share_the_work_and_do_no_run_twice(tmp_path):
-    words = ["prune=dense,gmp", "seed=0,1", "model=resnet", "model.depth=8", "epochs=4", "device=cpu", "launcher=local",
-             "launcher.n_jobs=2", f"results_dir={tmp_path}"]  # fmt: skip
+    words = ["prune=gmp", "seed=0,1,2", "model=resnet", "model.depth=8", "epochs=2", "device=cpu", "launcher=local",
+             "launcher.n_jobs=1", f"results_dir={tmp_path}"]  # fmt: skip
     command = [sys.executable, "-m", "sparsebench", "sweep", *words]
     sweeps = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -229,7 +229,7 @@ def test_two_equal_sweeps_at_once_share_the_work_and_do_no_run_twice(tmp_path):
     outputs = [sweep.communicate(timeout=300)[0] for sweep in sweeps]
     assert [sweep.returncode for sweep in sweeps] == [0, 0], outputs
     folders = sorted(tmp_path.glob("*-*"))
-    assert len(folders) == 4
+    assert len(folders) == 3
     for folder in folders:
         log = (folder / "log.txt").read_text()
         assert log.count("from step ") == 1 and log.count("finished: top1") == 1
