@@ -122,6 +122,7 @@ def test_installed_command_trains_from_its_own_configs(installed: Path, elsewher
     assert "90.88 ± 0.07 (3)" in told and "memory-high" in told
 
 
+@pytest.mark.nightly
 def test_installed_command_sweeps_an_experiment(installed: Path, elsewhere: Path) -> None:
     words = ["sweep", "experiment=dpf_cifar10", "scale=smoke", "model=resnet", "model.depth=20", "--dry-run"]
     assert "21 runs" in run(installed / "bin" / "sparsebench", *words, cwd=elsewhere)

@@ -92,6 +92,7 @@ def test_a_run_that_is_asked_to_stop_is_saved_at_that_step_and_goes_on_to_the_bi
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_second_process_waits_for_the_first_or_leaves_the_run_to_it(tmp_path):
     words = (*DIGITS, "prune=dpf", "epochs=10")
     first = start(tmp_path, *words)
