@@ -42,6 +42,10 @@ ENDED = {
 """Slurm's states of jobs that are over."""
 
 
+LAUNCH_FAILED = "launch failed requeued held"
+"""Slurm's reason for holding a job that it could not start again."""
+
+
 @dataclass
 class Outcome(JobReturn):
     """A run that was launched, as its results folder tells it."""
@@ -245,7 +249,8 @@ class SlurmLauncher(CommandLauncher):
             while over < 2:
                 states = queue(ids)
                 if states is not None:
-                    left = [job for job in ids if states.get(job, "COMPLETED") not in ENDED]
+                    release(states)
+                    left = [job for job in ids if states.get(job, ("COMPLETED", ""))[0] not in ENDED]
                     over = 0 if left else over + 1
                     bar.n = len(ids) - len(left)
                     bar.refresh()
@@ -273,14 +278,14 @@ class Train:
         return DelayedSubmission(self, words)
 
 
-def queue(ids: Sequence[str]) -> Mapping[str, str] | None:
-    """Job -> Slurm's state of it, as far as Slurm still knows it; ``None`` if Slurm does not answer."""
+def queue(ids: Sequence[str]) -> Mapping[str, tuple[str, str]] | None:
+    """Job -> (Slurm's state of it, and why), as far as Slurm still knows it; ``None`` if Slurm does not answer."""
     command = [
         "squeue",
         "--noheader",
         "--array",
         "--states=all",
-        "--format=%i %T",
+        "--format=%i|%T|%r",
         "--user",
         getpass.getuser(),
     ]
@@ -290,8 +295,19 @@ def queue(ids: Sequence[str]) -> Mapping[str, str] | None:
         return None
     if done.returncode:
         return None
-    found = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if len(line.split()) == 2)
+    found = {
+        job: (state, why) for job, state, why in (line.split("|", 2) for line in done.stdout.splitlines())
+    }
     return {job: found[job] for job in ids if job in found}
+
+
+def release(states: Mapping[str, tuple[str, str]]) -> None:
+    """Let jobs go on that Slurm itself holds after it failed to start them again, as when its controller was killed."""
+    held = [job for job, (state, why) in states.items() if state == "PENDING" and why == LAUNCH_FAILED]
+    for job in held:
+        print(f"Slurm holds job {job} ({LAUNCH_FAILED}): released", file=sys.stderr, flush=True)
+        with suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(["scontrol", "release", job], capture_output=True, timeout=60)
 
 
 def _visible_gpus() -> list[str]:
