@@ -32,6 +32,22 @@ def elsewhere(path, **changes):
     )
 
 
+def claimed_at_once(folder, name):
+    """What eight claims at the same moment get."""
+    found, barrier = [], threading.Barrier(8)
+
+    def claim():
+        barrier.wait()
+        found.append(Lease.claim(folder, name))
+
+    threads = [threading.Thread(target=claim) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [type(each).__name__ for each in found]
+
+
 def test_the_second_claim_gets_the_holder_and_the_third_the_lease(tmp_path):
     first = Lease.claim(tmp_path, "run")
     second = Lease.claim(tmp_path, "run")
@@ -46,18 +62,7 @@ def test_the_second_claim_gets_the_holder_and_the_third_the_lease(tmp_path):
 
 def test_of_many_that_claim_at_once_one_gets_it(tmp_path):
     for trial in range(20):
-        found, barrier = [], threading.Barrier(8)
-
-        def claim(name=f"run{trial}", found=found, barrier=barrier):
-            barrier.wait()
-            found.append(Lease.claim(tmp_path, name))
-
-        threads = [threading.Thread(target=claim) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert sorted(type(each).__name__ for each in found) == ["Holder"] * 7 + ["Lease"]
+        assert sorted(claimed_at_once(tmp_path, f"run{trial}")) == ["Holder"] * 7 + ["Lease"]
 
 
 def test_of_many_that_take_over_from_a_dead_one_one_gets_it(tmp_path):
@@ -66,18 +71,7 @@ def test_of_many_that_take_over_from_a_dead_one_one_gets_it(tmp_path):
         dead._ended.set()
         elsewhere(dead.path)
         os.utime(dead.path, (0, 0))
-        found, barrier = [], threading.Barrier(8)
-
-        def claim(name=f"run{trial}", found=found, barrier=barrier):
-            barrier.wait()
-            found.append(Lease.claim(tmp_path, name))
-
-        threads = [threading.Thread(target=claim) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert sorted(type(each).__name__ for each in found) == ["Holder"] * 7 + ["Lease"]
+        assert sorted(claimed_at_once(tmp_path, f"run{trial}")) == ["Holder"] * 7 + ["Lease"]
         assert not dead.path.exists()
 
 

@@ -199,12 +199,12 @@ class FolderDataset:
     @classmethod
     def places(cls, root: Path) -> list[Path]:
         """The folders that may hold the data set, first choice first."""
-        raise NotImplementedError
+        raise TypeError(f"{cls.__name__} does not say where its images may lie")
 
     @classmethod
     def find(cls, root: Path) -> Listing:
         """The images under one of the `places`."""
-        raise NotImplementedError
+        raise TypeError(f"{cls.__name__} does not say how its images are found")
 
     def called(self, name: str, found: Listing) -> tuple[str, str]:
         """The name in results, and what a person should know who sees them."""
