@@ -64,7 +64,7 @@ def _in_full(word: str) -> str:
 
 
 def _note(cfg: DictConfig, choices: dict[str, str | None], error: Exception) -> None:
-    """Leave an error of a sweep's run where the sweep looks for it, if the run has not done so itself."""
+    """Leave an error of a sweep's run where the sweep looks for it: one before the run was claimed has not done so."""
     from sparsebench.commands.exclusive import Held
     from sparsebench.config import run_id
     from sparsebench.records.states import fail
