@@ -1,0 +1,24 @@
+"""Figures of the theory studies, a module each: ``drawings(tables)``, found by the study's name."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+
+import pandas as pd
+
+from sparsebench.report.style import Drawing
+
+
+def drawings(study: str, tables: Mapping[str, pd.DataFrame]) -> list[Drawing]:
+    """The figures of a study, none if it has no module here.
+
+    Args:
+        study: Its name.
+        tables: Its tables by name; those of a study that draws nothing yet may be empty.
+    """
+    if importlib.util.find_spec(f"{__name__}.{study}") is None:
+        return []
+    found: list[Drawing] = importlib.import_module(f"{__name__}.{study}").drawings(tables)
+    return found
