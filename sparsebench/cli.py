@@ -14,6 +14,7 @@ from sparsebench.signals import Interrupted
 COMMANDS = {
     "train": "train and prune one model, or go on with an interrupted run",
     "sweep": "one run for every combination of comma-separated values",
+    "theory": "a paper's prediction beside a simulation",
     "status": "what has become of the runs of a folder",
     "logs": "the log of a run",
     "collect": "the rows of many runs as one CSV",
@@ -40,6 +41,7 @@ examples:
   sparsebench compare reference:dpf results/runs
   sparsebench collect results/runs -o table.csv
   sparsebench report results/runs
+  sparsebench theory study=overparam_prune
   sparsebench list methods
   sparsebench train --cfg job          every setting with its value
   eval "$(sparsebench completion bash)"
@@ -97,7 +99,14 @@ def _dispatch(words: list[str]) -> int:
     if command in ("train", "sweep"):
         from sparsebench.commands import train
 
-        return train.main(rest, sweep=command == "sweep")
+        if command == "sweep" and any(word.startswith("study=") for word in rest):
+            command, rest = "theory", [*rest, "--multirun"]
+        else:
+            return train.main(rest, sweep=command == "sweep")
+    if command == "theory":
+        from sparsebench.commands import theory
+
+        return theory.main(rest)
     if command == "collect":
         from sparsebench.commands import collect
 

@@ -30,6 +30,9 @@ from sparsebench.errors import SettingError, one_of
 from sparsebench.location import groups
 from sparsebench.records.settings import VOLATILE
 
+STUDY = "theory@study"
+"""Hydra's words for the command line's ``study=NAME``: an option of ``theory/``, whose settings are ``study.KEY``."""
+
 
 def composed(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str | None]]:
     """The config that these words of the command line give, checked, and the chosen options of its groups.
@@ -135,10 +138,25 @@ def validate(cfg: DictConfig, choices: Mapping[str, str | None]) -> None:
     _validate(cfg, defaults(choices))
 
 
-def _validate(cfg: DictConfig, defaults: Mapping[str, Any]) -> None:
+def validate_study(cfg: DictConfig, choices: Mapping[str, str | None]) -> None:
+    """As :func:`validate`, the config of a theory study.
+
+    Raises:
+        SettingError: The first value that is of a wrong type.
+    """
+    chosen = compose("theory", overrides=[f"{STUDY}={choices[STUDY]}"])
+    _check_types(cfg, leaves(chosen), "theory")
+
+
+def study_id(cfg: DictConfig, choices: Mapping[str, str | None]) -> str:
+    """Ten hexadecimal digits that name a study: equal for equal settings of it, those that are defaults included."""
+    return _digest([choices[STUDY], {k: v for k, v in leaves(cfg).items() if k.startswith("study.")}])
+
+
+def _check_types(cfg: DictConfig, defaults: Mapping[str, Any], command: str) -> None:
     for key, value in leaves(cfg).items():
         if key not in defaults and "." not in key:
-            raise SettingError(key, value, "an existing setting; see sparsebench train --cfg job")
+            raise SettingError(key, value, f"an existing setting; see sparsebench {command} --cfg job")
         default = defaults.get(key)
         if default in (None, "???") or key.startswith("hydra.") or type(value) is type(default):
             continue
@@ -155,6 +173,10 @@ def _validate(cfg: DictConfig, defaults: Mapping[str, Any]) -> None:
             wanted = f"{'a list' if isinstance(default, list) else 'one value'}, for example {default}"
         if wanted:
             raise SettingError(key, value, wanted)
+
+
+def _validate(cfg: DictConfig, defaults: Mapping[str, Any]) -> None:
+    _check_types(cfg, defaults, "train")
     for key, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("seed", 0)):
         if cfg[key] < least:
             raise SettingError(key, cfg[key], f"a whole number of at least {least}")
@@ -260,8 +282,14 @@ def reopened(text: str, choices: Mapping[str, str | None], training: int = 0) ->
     return Reopened(cfg, dict(found["changed"]), _run_id(found, training), _config_hash(found, training))
 
 
-def explain(error: Exception, overrides: list[str]) -> SettingError | None:
-    """A config error of Hydra or OmegaConf as one line; ``None`` if it is not one."""
+def explain(error: Exception, overrides: list[str], command: str = "train") -> SettingError | None:
+    """A config error of Hydra or OmegaConf as one line; ``None`` if it is not one.
+
+    Args:
+        error: The error.
+        overrides: Words of the command line that set something.
+        command: Whose they are: ``train`` or ``theory``.
+    """
     text = " ".join(str(error).split()) or " ".join(str(error.__cause__ or type(error).__name__).split())
     given = dict(override.lstrip("+~").split("=", 1) for override in overrides if "=" in override)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
@@ -273,8 +301,9 @@ def explain(error: Exception, overrides: list[str]) -> SettingError | None:
         match = re.search(r"Could not (?:override|append to config\. An item is already at) '([^']+)'", text)
         if match:
             key = match[1].split("@")[0]
-            close = difflib.get_close_matches(key, _known_settings(), n=1)
-            hint = f" (did you mean '{close[0]}'?)" if close else "; see sparsebench train --cfg job"
+            known = _known_settings(command, [word for word in overrides if word.startswith(f"{STUDY}=")])
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f" (did you mean '{close[0]}'?)" if close else f"; see sparsebench {command} --cfg job"
             return SettingError(key, given.get(key), f"an existing setting{hint}")
         return SettingError("config", None, f"a config that composes: {text}")
     if isinstance(error, OmegaConfBaseException):
@@ -282,9 +311,9 @@ def explain(error: Exception, overrides: list[str]) -> SettingError | None:
     return None
 
 
-def _known_settings() -> list[str]:
+def _known_settings(command: str, chosen: list[str]) -> list[str]:
     with own_hydra():
-        return [*groups(), *leaves(compose("train"))]
+        return [*(groups() if command == "train" else ()), *leaves(compose(command, overrides=chosen))]
 
 
 def _digest(value: object) -> str:

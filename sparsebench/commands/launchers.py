@@ -20,7 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from sparsebench.config import run_id
+from sparsebench.config import run_id, study_id
 from sparsebench.errors import RunError, SettingError
 from sparsebench.records.states import Results
 from sparsebench.signals import StopSignals
@@ -68,17 +68,19 @@ class Outcome(JobReturn):
 
 
 class CommandLauncher(Launcher):
-    """Runs ``sparsebench train OVERRIDES`` for every job, and believes only what is on disk afterwards."""
+    """Runs ``sparsebench train OVERRIDES``, or ``theory``, for every job, and believes only what is on disk after."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Hydra's part of the making."""
         self.hydra_context, self.config = hydra_context, config
         self.folder = Path(str(config.hydra.sweep.dir)).absolute()
+        self.command = str(config.hydra.job.config_name)  # train or theory: each has a config of its name
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run all jobs; returns when all have ended, however they did."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        words = [[*self._searched(), *overrides] for overrides in job_overrides]
+        more = ["wait=false"] if self.command == "theory" else []  # of runs, the sweep says so itself
+        words = [[*self._searched(), *overrides, *more] for overrides in job_overrides]
         self.run(words, initial_job_idx)
         return [self._outcome(overrides) for overrides in job_overrides]
 
@@ -86,7 +88,7 @@ class CommandLauncher(Launcher):
         """Start the jobs, and wait until none is left.
 
         Args:
-            jobs: The words after ``sparsebench train`` of each.
+            jobs: The words after the command of each.
             first: Number of the first.
         """
         raise TypeError(f"{type(self).__name__} does not say how jobs are started")
@@ -102,10 +104,11 @@ class CommandLauncher(Launcher):
             OmegaConf.set_readonly(cfg, False)
             OmegaConf.set_struct(cfg, False)
             del cfg["hydra"]
-            found = Results(Path(cfg.results_dir).expanduser()).state(run_id(cfg, choices))
+            name = run_id(cfg, choices) if self.command == "train" else study_id(cfg, choices)
+            found = Results(Path(cfg.results_dir).expanduser()).state(name)
             if found.state != "finished":
                 raise RunError(f"{' '.join(overrides)}: {found.error or found.state}")
-            return float(found.row["val_top1"])
+            return float(found.row["val_top1"]) if self.command == "train" else 0.0
 
         return Outcome(overrides=list(overrides), status=JobStatus.COMPLETED, look=look)
 
@@ -160,7 +163,7 @@ class LocalLauncher(CommandLauncher):
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
-        command = [sys.executable, "-m", "sparsebench", "train", *words]
+        command = [sys.executable, "-m", "sparsebench", self.command, *words]
         with open(self.folder / f"{number}.log", "ab") as log:
             # Of its own session: Ctrl-C comes to it once, from here.
             return subprocess.Popen(
@@ -229,7 +232,9 @@ class SlurmLauncher(CommandLauncher):
                 folder=folder, cluster="slurm", slurm_max_num_timeout=self.max_num_timeout
             )
             executor.update_parameters(**self.parameters)
-            ids = [job.job_id for job in executor.map_array(Train(), [list(words) for words in jobs])]
+            ids = [
+                job.job_id for job in executor.map_array(Job(self.command), [list(words) for words in jobs])
+            ]
         except (FailedJobError, RuntimeError, FileNotFoundError) as error:
             said = " ".join(str(error).split())
             raise SettingError("hydra/launcher", "slurm", f"a request that sbatch accepts: {said}") from error
@@ -258,15 +263,22 @@ class SlurmLauncher(CommandLauncher):
                     time.sleep(self.poll)
 
 
-class Train:
-    """What a Slurm job calls; submitit makes it again when the job is put back into the queue."""
+@dataclass(frozen=True)
+class Job:
+    """What a Slurm job calls; submitit makes it again when the job is put back into the queue.
+
+    Args:
+        command: ``train`` or ``theory``.
+    """
+
+    command: str
 
     def __call__(self, words: Sequence[str]) -> int:
-        """The exit status of ``sparsebench train WORDS``."""
-        from sparsebench.commands import train
+        """The exit status of ``sparsebench COMMAND WORDS``."""
+        from sparsebench.commands import theory, train
 
         try:
-            return train.main(words)
+            return (train if self.command == "train" else theory).main(words)
         except (SettingError, RunError) as error:
             print(f"sparsebench: error: {error}", file=sys.stderr)
             return 1

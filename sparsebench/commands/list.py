@@ -21,6 +21,7 @@ GROUPS = {
     "models": "model", "datasets": "dataset", "methods": "prune", "schedules": "schedule",
     "allocations": "allocation", "scores": "score", "optimizers": "optimizer", "lr_schedules": "lr_schedule",
     "recipes": "recipe", "evaluations": "evaluate", "trackers": "tracker", "experiments": "experiment",
+    "theory": "theory",
 }  # fmt: skip
 
 

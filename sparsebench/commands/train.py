@@ -45,11 +45,11 @@ def _task(cfg: DictConfig) -> float | None:
         return None
 
 
-def _in_full(word: str) -> str:
+def in_full(word: str) -> str:
     """What a short word of ``sparsebench sweep`` stands for.
 
     Example:
-        >>> _in_full("launcher=slurm"), _in_full("launcher.n_jobs=4"), _in_full("retries=2"), _in_full("--dry-run")
+        >>> in_full("launcher=slurm"), in_full("launcher.n_jobs=4"), in_full("retries=2"), in_full("--dry-run")
         ('hydra/launcher=slurm', 'hydra.launcher.n_jobs=4', 'hydra.sweeper.retries=2', 'hydra.sweeper.dry_run=true')
     """
     for short, full in (
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str], sweep: bool = False) -> int:
         from sparsebench.commands.sweep import register
 
         register()
-        words = [_in_full(word) for word in words]
+        words = [in_full(word) for word in words]
         if not {"--cfg", "-c", "--info", "-i"} & set(words):  # which show, and run nothing
             words.append("--multirun")
     program, sys.argv = sys.argv, ["sparsebench", *words]

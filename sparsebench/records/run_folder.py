@@ -107,8 +107,11 @@ class RunFolder:
 def runs(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
     """The run folders under ``folder``, finished or not, in the order of their names.
 
-    Run folders and hidden folders are not entered; links are followed, but not back to a folder ``above``.
+    Run folders, theory studies and hidden folders are not entered; links are followed, but not back to a folder
+    ``above``.
     """
+    if (folder / schema.STUDY).is_file():
+        return
     if is_finished(folder) or (folder / schema.PROVENANCE).is_file():
         yield folder
         return

@@ -10,6 +10,7 @@ METRICS = "metrics.csv"
 LAYERS = "layers.csv"
 CONFIG = "config.yaml"
 PROVENANCE = "run.json"
+STUDY = "study.json"
 MODEL = "model.safetensors"
 LOG = "log.txt"
 

@@ -37,7 +37,8 @@ def drawings(tables: Mapping[str, pd.DataFrame]) -> list[Drawing]:
 
 def _kept(own: pd.DataFrame) -> int:
     """The number that is kept at every number of features."""
-    return int(own[own["method"] != "none"].groupby("keep")["p"].nunique().idxmax())
+    counts = own[own["method"] != "none"].groupby("keep")["p"].nunique()
+    return int(counts.sort_values().index.tolist()[-1])
 
 
 def _against_features(own: pd.DataFrame, design: str, title: str) -> Drawing:

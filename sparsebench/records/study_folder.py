@@ -1,0 +1,113 @@
+"""The folder of one theory study: its tables, and the rows of grid points while it is unfinished."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sparsebench.files import read_csv, remove_leftovers, write_csv, write_json, write_text
+from sparsebench.records import schema
+
+CHECKS = (
+    "study",
+    "check",
+    "case",
+    "predicted",
+    "measured",
+    "standard_error",
+    "deviation",
+    "tolerance",
+    "passed",
+)
+"""Columns of a study's summary.csv."""
+
+POINTS = ".points"
+"""Folder of the rows of single grid points."""
+
+
+class StudyFolder:
+    """One folder a study and its settings; every file in it is written whole or not at all.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def open(self) -> None:
+        """Make the folder; nothing is written before this."""
+        (self.path / POINTS).mkdir(parents=True, exist_ok=True)
+        for folder in (self.path, self.path / POINTS):
+            remove_leftovers(folder)
+
+    def clear(self) -> None:
+        """Delete the study."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all its tables are there."""
+        return (self.path / schema.SUMMARY).is_file()
+
+    def known(self, point: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]] | None:
+        """The rows of a grid point that was computed before, by table."""
+        try:
+            found: dict[str, list[dict[str, Any]]] = json.loads(self._file(point).read_text())["tables"]
+        except FileNotFoundError:
+            return None
+        return found
+
+    def keep(self, point: Mapping[str, Any], tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Keep the rows of a grid point."""
+        write_json(self._file(point), {"point": point, "tables": tables})
+
+    def _file(self, point: Mapping[str, Any]) -> Path:
+        digest = hashlib.sha256(json.dumps(point, sort_keys=True).encode()).hexdigest()
+        return self.path / POINTS / f"{digest[:16]}.json"
+
+    def write_table(self, name: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write ``name``.csv."""
+        write_csv(self.path / f"{name}.csv", columns, rows)
+
+    def write_config(self, text: str) -> None:
+        """The resolved config."""
+        write_text(self.path / schema.CONFIG, text)
+
+    def write_provenance(self, value: Mapping[str, Any]) -> None:
+        """What produced the study; its presence tells the folder from a run's."""
+        write_json(self.path / schema.STUDY, value)
+
+    def provenance(self) -> dict[str, Any]:
+        """What :meth:`write_provenance` wrote."""
+        return dict(json.loads((self.path / schema.STUDY).read_text(encoding="utf-8")))
+
+    def write_checks(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write summary.csv: last, for its presence means finished. The rows of grid points are deleted after."""
+        write_csv(self.path / schema.SUMMARY, CHECKS, rows)
+        shutil.rmtree(self.path / POINTS, ignore_errors=True)
+
+    def checks(self) -> list[dict[str, str]]:
+        """The rows of summary.csv."""
+        return read_csv(self.path / schema.SUMMARY)
+
+
+def studies(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[StudyFolder]:
+    """The finished studies under ``folder``, in the order of their names; hidden folders are not entered."""
+    if (folder / schema.STUDY).is_file():
+        found = StudyFolder(folder)
+        if found.finished:
+            yield found
+        return
+    real = os.path.realpath(folder)
+    if real in above or not folder.is_dir():
+        return
+    with os.scandir(folder) as entries:
+        below = sorted(e.path for e in entries if e.is_dir() and not e.name.startswith("."))
+    for path in below:
+        yield from studies(Path(path), above | {real})
