@@ -104,13 +104,28 @@ def candidates(before: Sequence[str], last: str) -> list[str]:
         return [name for name in SCRIPTS if name.startswith(last)]
     if before[0] == "evaluate" and not last.startswith("evaluate="):
         return ["evaluate="] if "evaluate=".startswith(last) else []
-    if before[0] not in ("train", "sweep", "evaluate", "data"):
+    if before[0] not in ("train", "sweep", "theory", "evaluate", "data"):
         return []
     key, equals, value = last.partition("=")
     if equals:
         done, comma, current = value.rpartition(",")
-        return [f"{key}={done}{comma}{name}" for name in options(key) if name.startswith(current)]
-    return [f"{name}=" for name in _keys(before) if name.startswith(last)]
+        found = options("theory" if key == "study" else key)
+        return [f"{key}={done}{comma}{name}" for name in found if name.startswith(current)]
+    of_theory = before[0] == "theory" or any(word.startswith("study=") for word in before)
+    return [f"{name}=" for name in (_study_keys if of_theory else _keys)(before) if name.startswith(last)]
+
+
+def _study_keys(before: Sequence[str]) -> list[str]:
+    """Settings of theory.yaml, and those of the chosen study."""
+    import yaml
+
+    content = yaml.safe_load((config_dir() / "theory.yaml").read_text(encoding="utf-8"))
+    keys = ["study", *(key for key in content if key not in ("defaults", "hydra"))]
+    chosen = [word.partition("=")[2] for word in before if word.startswith("study=")]
+    path = options("theory").get(chosen[-1]) if chosen else None
+    if path is not None:
+        keys += _flatten("study.", yaml.safe_load(path.read_text(encoding="utf-8")))
+    return keys
 
 
 def _keys(before: Sequence[str]) -> list[str]:
@@ -123,8 +138,9 @@ def _keys(before: Sequence[str]) -> list[str]:
     }
     chosen |= dict(word.split("=", 1) for word in before if "=" in word)
     main_config.pop("hydra", None)
-    keys = [*groups(), *_flatten("", main_config)]
-    for group in groups():
+    of_runs = [group for group in groups() if group != "theory"]
+    keys = [*of_runs, *_flatten("", main_config)]
+    for group in of_runs:
         path = options(group).get(str(chosen.get(group)))
         try:
             text = path.read_text(encoding="utf-8") if path else ""

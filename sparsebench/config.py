@@ -313,7 +313,10 @@ def explain(error: Exception, overrides: list[str], command: str = "train") -> S
 
 def _known_settings(command: str, chosen: list[str]) -> list[str]:
     with own_hydra():
-        return [*(groups() if command == "train" else ()), *leaves(compose(command, overrides=chosen))]
+        return [
+            *(set(groups()) - {"theory"} if command == "train" else ()),
+            *leaves(compose(command, overrides=chosen)),
+        ]
 
 
 def _digest(value: object) -> str:

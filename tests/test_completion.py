@@ -47,7 +47,7 @@ def test_completion_candidates(before, last, expected):
 def test_completion_offers_every_group_and_every_setting():
     found = set(candidates(["train"], ""))
     settings = yaml.safe_load((config_dir() / "train.yaml").read_text())
-    assert {f"{group.parent.name}=" for group in config_dir().glob("*/*.yaml")} <= found
+    assert {f"{group.parent.name}=" for group in config_dir().glob("*/*.yaml")} - {"theory="} <= found
     for key, value in settings.items():
         if key not in ("defaults", "hydra"):
             below = [f"{key}.{name}=" for name in value] if isinstance(value, dict) else [f"{key}="]
@@ -111,3 +111,12 @@ def test_the_completion_script_is_one_that_the_shell_can_read(shell, capsys):
     assert main(["completion", shell]) == 0
     done = subprocess.run([shell, "-n"], input=capsys.readouterr().out, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_completion_offers_studies_and_the_settings_of_the_chosen_one():
+    assert "study=overparam_prune" in candidates(["theory"], "study=over")
+    assert {"study=", "device=", "results_dir="} <= set(candidates(["theory"], ""))
+    assert not candidates(["theory"], "epochs")
+    assert candidates(["theory", "study=overparam_prune"], "study.rf.n") == ["study.rf.n=", "study.rf.noise="]
+    assert candidates(["sweep", "study=overparam_prune"], "study.seeds") == ["study.seeds="]
+    assert candidates(["theory"], "device=cu") == ["device=cuda"]

@@ -20,7 +20,9 @@ def main(arguments: Sequence[str]) -> int:
         description="A page with figures and a table of all runs, that needs no network, and each figure as PNG, SVG "
         "and PDF with its data as CSV. From a CSV, without the run folders, there are no figures of single runs.",
     )
-    parser.add_argument("results", type=Path, metavar="RESULTS", help="run folder, folder of runs, or CSV")
+    parser.add_argument(
+        "results", type=Path, metavar="RESULTS", help="run folder, folder of runs or theory studies, or CSV"
+    )
     parser.add_argument(
         "-o",
         "--output",
@@ -34,9 +36,12 @@ def main(arguments: Sequence[str]) -> int:
     source: Path = options.results
     beside = source.with_name(f"{source.stem}-report") if source.is_file() else source / "report"
     output: Path = options.output or beside
-    results = write(source, output, shlex.join(["sparsebench", "report", str(source)]))
-    more = f", {results.unfinished} unfinished" if results.unfinished else ""
-    counted = int(results.frame["counts"].sum())
-    print(f"{counted} of {len(results.frame)} runs count{more}", file=sys.stderr)
+    results, studies = write(source, output, shlex.join(["sparsebench", "report", str(source)]))
+    told = [f"{studies} theory stud{'y' if studies == 1 else 'ies'}"] if studies else []
+    if results is not None:
+        counted = int(results.frame["counts"].sum())
+        told.append(f"{counted} of {len(results.frame)} runs count")
+        told += [f"{results.unfinished} unfinished"] if results.unfinished else []
+    print(", ".join(told), file=sys.stderr)
     print(output / PAGE)
     return 0

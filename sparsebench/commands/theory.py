@@ -91,12 +91,7 @@ def study(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[st
         if cfg.overwrite:
             folder.clear()
         folder.open()
-        origin: dict[str, Any] = {
-            "study": name, "version": sparsebench.__version__, "started": provenance.now(),
-            "command": shlex.join(["sparsebench", "theory", *_words(overrides)]),
-            "device": device.label, "commit": provenance.git_state(), "libraries": provenance.libraries(),
-            "machine": provenance.machine(), "tables": {t: list(c) for t, c in made.tables.items()},
-        }  # fmt: skip
+        origin = _origin(name, made, device, overrides)
         folder.write_config(OmegaConf.to_yaml(cfg, resolve=True))
         folder.write_provenance(origin)
         started = time.monotonic()
@@ -108,6 +103,24 @@ def study(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[st
         folder.write_checks({"study": name, **asdict(check)} for check in checks)
     show(folder)
     return folder
+
+
+def _origin(name: str, made: Study, device: Device, overrides: Sequence[str]) -> dict[str, Any]:
+    """What produces the study."""
+    entry = next(entry for entry in listing.entries("theory") if entry.name == name)
+    return {
+        "study": name,
+        "shows": entry.description,
+        "paper": entry.reference,
+        "version": sparsebench.__version__,
+        "started": provenance.now(),
+        "command": shlex.join(["sparsebench", "theory", *_words(overrides)]),
+        "device": device.label,
+        "commit": provenance.git_state(),
+        "libraries": provenance.libraries(),
+        "machine": provenance.machine(),
+        "tables": {table: list(columns) for table, columns in made.tables.items()},
+    }
 
 
 def _computed(name: str, made: Study, device: Device, folder: StudyFolder, signals: StopSignals) -> Tables:

@@ -56,13 +56,18 @@ class Pair:
     notes: Sequence[str]
 
 
-def render(results: Results, points: pd.DataFrame, pairs: Sequence[Pair], output: Path, command: str) -> str:
+def render(
+    source: Path, results: Results | None, points: pd.DataFrame, pairs: Sequence[Pair], studies: Sequence[Any],
+    output: Path, command: str,
+) -> str:  # fmt: skip
     """The page as text.
 
     Args:
-        results: The runs.
+        source: What is reported on.
+        results: The runs, if there are any.
         points: Their means.
         pairs: The figures.
+        studies: The sections of theory studies (:class:`sparsebench.report.study_sections.StudySection`).
         output: Folder of the page; links to run folders are relative to it.
         command: What makes this page.
     """
@@ -75,10 +80,12 @@ def render(results: Results, points: pd.DataFrame, pairs: Sequence[Pair], output
     template = environment.from_string(files("sparsebench.report").joinpath("page.html").read_text("utf-8"))
     policy = f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}"
     return template.render(
-        title=f"{results.source.resolve().name}: sparse-training results",
-        policy=policy, style=style, script=script, command=command,
-        facts=_facts(results), notes=_notes(results), pairs=[_section(pair) for pair in pairs],
-        means=_means(points), choices=CHOICES, data=_rows(results, output),
+        title=f"{source.resolve().name}: sparse-training results",
+        policy=policy, style=style, script=script, command=command, runs=results is not None,
+        facts=_facts(results) if results else [], notes=_notes(results) if results else [],
+        pairs=[_section(pair) for pair in pairs],
+        studies=[{**_section(s.pair), "facts": s.facts, "checks": s.checks} for s in studies],
+        means=_means(points) if results else None, choices=CHOICES, data=_rows(results, output) if results else {},
     )  # fmt: skip
 
 

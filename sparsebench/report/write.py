@@ -10,9 +10,11 @@ import pandas as pd
 
 from sparsebench.errors import SettingError
 from sparsebench.files import atomic, write_text
+from sparsebench.records.run_folder import runs
 from sparsebench.report import figures, run_figures
 from sparsebench.report.data import PAIR, Results, load, points
 from sparsebench.report.page import Pair, render
+from sparsebench.report.study_sections import sections
 from sparsebench.report.style import FORMATS, Drawing, heading, rendered, settings, styles
 
 PAGE = "index.html"
@@ -25,16 +27,16 @@ COSTS = (
 )
 
 
-def write(source: Path, output: Path, command: str) -> Results:
+def write(source: Path, output: Path, command: str) -> tuple[Results | None, int]:
     """Write the report on ``source`` into the folder ``output``; equal results make equal bytes.
 
     Args:
-        source: A run folder, a folder of runs, or a CSV of summary rows.
+        source: A run folder, a folder of runs or theory studies, or a CSV of summary rows.
         output: The folder; made if missing. An earlier report in it is replaced.
         command: What makes this report, for the page.
 
     Returns:
-        What was reported.
+        The runs that were reported, if there are any, and the number of theory studies.
 
     Raises:
         SettingError: ``source`` holds no results, or ``output`` cannot be the folder; nothing has been written.
@@ -45,15 +47,16 @@ def write(source: Path, output: Path, command: str) -> Results:
         raise SettingError("output", output, "a folder, but a file has this name")
     if earlier and OWN not in page.read_text("utf-8", errors="replace")[:1000]:
         raise SettingError("output", output, f"a folder whose {PAGE}, if there is one, is a report")
-    results = load(source)
-    means = points(results.frame)
+    theory = list(sections(source)) if source.is_dir() else []
+    results = None if theory and next(runs(source), None) is None else load(source)
+    means = points(results.frame) if results else pd.DataFrame()
     with settings():
-        pairs = list(_pairs(results, means))
-    text = render(results, means, pairs, output, command)
+        pairs = list(_pairs(results, means)) if results else []
+    text = render(source, results, means, pairs, theory, output, command)
     folder = output / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     written = set()
-    for pair in pairs:
+    for pair in [*pairs, *(section.pair for section in theory)]:
         for drawing in pair.drawings:
             for form in FORMATS:
                 with atomic(folder / f"{drawing.name}.{form}") as file:
@@ -65,7 +68,7 @@ def write(source: Path, output: Path, command: str) -> Results:
         for path in folder.iterdir():
             if path.name not in written and path.suffix[1:] in (*FORMATS, "csv"):
                 path.unlink()
-    return results
+    return results, len(theory)
 
 
 def _pairs(results: Results, means: pd.DataFrame) -> Iterator[Pair]:

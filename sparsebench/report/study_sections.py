@@ -1,0 +1,77 @@
+"""Theory studies in a report: their figures drawn from their tables, and how their checks went."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sparsebench.errors import SettingError
+from sparsebench.records.study_folder import StudyFolder, studies
+from sparsebench.report.page import Pair
+from sparsebench.report.studies import drawings
+from sparsebench.report.style import heading, rendered, settings
+
+
+@dataclass(frozen=True)
+class StudySection:
+    """The section of a study.
+
+    Args:
+        pair: Its figures.
+        facts: (name, text) of where its numbers come from.
+        checks: Rows of its summary.csv, those that failed first.
+    """
+
+    pair: Pair
+    facts: list[tuple[str, str]]
+    checks: list[dict[str, Any]]
+
+
+def sections(source: Path) -> Iterator[StudySection]:
+    """A section for each finished study under ``source``.
+
+    Raises:
+        SettingError: A file of a study cannot be read.
+    """
+    for folder in studies(source):
+        try:
+            yield _section(folder)
+        except (OSError, ValueError, KeyError) as error:
+            raise SettingError("path", folder.path, f"a study whose files can be read: {error}") from error
+
+
+def _section(folder: StudyFolder) -> StudySection:
+    origin = folder.provenance()
+    name = str(origin["study"])
+    tables = {table: pd.read_csv(folder.path / f"{table}.csv") for table in origin["tables"]}
+    anchor = re.sub(r"[^A-Za-z0-9_.]+", "-", folder.path.name)
+    files, drawn = {}, []
+    with settings():
+        for drawing in drawings(name, tables):
+            heading(drawing.figure, f"{drawing.title}. {name}")
+            drawn.append(replace(drawing, name=f"{anchor}-{drawing.name}"))
+            files[drawn[-1].name] = rendered(drawing.figure)
+    checks = sorted(folder.checks(), key=lambda row: row["passed"] == "True")
+    passed = sum(row["passed"] == "True" for row in checks)
+    facts = [
+        ("checks", f"{passed} of {len(checks)} passed"),
+        ("shows", str(origin.get("shows", ""))),
+        ("paper", str(origin.get("paper", ""))),
+        ("command", str(origin.get("command", ""))),
+        ("made", f"{origin.get('started', '')}, {origin.get('seconds', '')} s on {origin.get('device', '')}"),
+        ("sparsebench", f"{origin.get('version', '')}, commit {(origin.get('commit') or [''])[0][:10]}"),
+    ]
+    return StudySection(
+        Pair(anchor, f"Theory: {name}", drawn, files, []), facts, [_texts(row) for row in checks]
+    )
+
+
+def _texts(row: dict[str, str]) -> dict[str, Any]:
+    """Numbers in few digits; the CSV has them all."""
+    numbers = ("predicted", "measured", "standard_error", "deviation", "tolerance")
+    return {**row, **{name: f"{float(row[name]):.5g}" for name in numbers}, "passed": row["passed"] == "True"}
