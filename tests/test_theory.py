@@ -182,6 +182,7 @@ def test_a_sweep_runs_a_study_for_every_combination(tmp_path, monkeypatch, launc
         (["study=overparam_prune", "study.seeds=1"], "study.seeds=1: expected a whole number of at least 2"),
         (["study=overparam_prune", "device=tpu"], "device=tpu: expected one of auto, cpu, cuda"),
         (["study=overparam_prune", "device=ddp"], "device=ddp: expected auto, cpu or cuda"),
+        (["study=overparam_prune", "threads=0"], "threads=0: expected a whole number of at least 1"),
         (["study=overparam_prune", "epochs=3"], "epochs=3: expected an existing setting"),
     ],
 )

@@ -6,14 +6,17 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import hydra
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 import sparsebench
@@ -79,6 +82,8 @@ def study(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[st
     name, results = str(choices[STUDY]), Path(cfg.results_dir).expanduser()
     made: Study = build(cfg.study, "study")
     device: Device = build(cfg.device, "device")
+    if cfg.threads < 1:
+        raise SettingError("threads", cfg.threads, "a whole number of at least 1")
     folder = StudyFolder(results / f"{name}-{study_id(cfg, choices)}")
     if not cfg.overwrite and _is_finished(folder):
         return folder
@@ -95,7 +100,8 @@ def study(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[st
         folder.write_config(OmegaConf.to_yaml(cfg, resolve=True))
         folder.write_provenance(origin)
         started = time.monotonic()
-        tables = _computed(name, made, device, folder, signals)
+        with _threads(cfg.threads):
+            tables = _computed(name, made, device, folder, signals)
         checks = list(made.checks(tables))
         held(lease)
         _write(folder, name, made, tables, checks, lease)
@@ -103,6 +109,18 @@ def study(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[st
         folder.write_checks({"study": name, **asdict(check)} for check in checks)
     show(folder)
     return folder
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Inside, linear algebra uses so many threads of a CPU."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        with threadpool_limits(number):
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _origin(name: str, made: Study, device: Device, overrides: Sequence[str]) -> dict[str, Any]:

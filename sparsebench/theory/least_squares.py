@@ -86,6 +86,8 @@ def thresholded(
         weights: (p,) 1 for magnitude, the square root of the variances for OBD's saliency.
     """
     mean, spread = found.mean, found.deviation
+    if keep == len(variances):
+        return found.risk
 
     def removed(log_t: float) -> tuple[Tensor, Tensor, Tensor]:
         low, high = (-math.exp(log_t) / weights - mean) / spread, (math.exp(log_t) / weights - mean) / spread

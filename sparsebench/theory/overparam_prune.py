@@ -12,6 +12,13 @@ from torch import Tensor
 
 from sparsebench.errors import SettingError
 from sparsebench.theory import least_squares as ls
+from sparsebench.theory.pruned_estimates import (
+    against,
+    estimates,
+    gaussianity,
+    on_fixed,
+    supports,
+)
 from sparsebench.theory.study import (
     Check,
     Draws,
@@ -21,9 +28,7 @@ from sparsebench.theory.study import (
     Tables,
     below,
     close,
-    mean_and_error,
     near,
-    relative,
     require,
     require_list,
 )
@@ -138,13 +143,15 @@ class OverparamPrune(Study):
         found = ls.estimate(features, targets)
         limit = ls.limit(variances, target, unseen, own["n"])
         contribution = (variances * target**2).expand(self.seeds, p)
-        kept = _supports(found, (features**2).mean(1), contribution, draws.uniform(self.seeds, p), keep)
+        kept = supports(found, (features**2).mean(1), contribution, draws.uniform(self.seeds, p), keep)
         oracle = kept["oracle"][0]
         chosen = torch.zeros_like(variances).index_fill(0, oracle, 1.0)
         predicted = {
             ("none", False): limit.risk,
-            ("magnitude", False): _pruned(variances, target, limit, unseen, keep, torch.ones_like(variances)),
-            ("hessian", False): _pruned(variances, target, limit, unseen, keep, variances.sqrt()),
+            ("magnitude", False): ls.thresholded(
+                variances, target, limit, unseen, keep, torch.ones_like(variances)
+            ),
+            ("hessian", False): ls.thresholded(variances, target, limit, unseen, keep, variances.sqrt()),
             ("oracle", False): ls.on_support(variances, target, limit, unseen, chosen),
             ("random", False): ls.on_support(
                 variances, target, limit, unseen, torch.full_like(chosen, keep / p)
@@ -157,12 +164,12 @@ class OverparamPrune(Study):
             return unseen + ((target - coefficients) ** 2 * variances).sum(-1)
 
         rows = []
-        for (method, retrain), coefficients in _estimates(features, targets, found, kept, own["n"]):
+        for (method, retrain), coefficients in estimates(features, targets, found, kept, own["n"]):
             theory = predicted.get((method, retrain), math.nan)
             rows.append({
                 **point, "keep": p if method == "none" else keep, "n": own["n"], "d": len(strong), "method": method,
                 "retrain": retrain, "sigma2_eff": unseen, "xi": limit.xi, "gamma": limit.gamma,
-                **_against(risk(coefficients), torch.full((1, 1), theory, dtype=torch.float64)),
+                **against(risk(coefficients), torch.full((1, 1), theory, dtype=torch.float64)),
             })  # fmt: skip
         residuals = (found - limit.mean) / limit.deviation
         blocks = {
@@ -174,7 +181,7 @@ class OverparamPrune(Study):
         return {
             "overparam_prune": rows if first else [row for row in rows if row["method"] != "none"],
             "residuals": [
-                {"p": p, "block": b, **_gaussian(r)} for b, r in blocks.items() if r.numel() and first
+                {"p": p, "block": b, **gaussianity(r)} for b, r in blocks.items() if r.numel() and first
             ],
         }
 
@@ -200,7 +207,7 @@ class OverparamPrune(Study):
         found = ls.estimate(features, targets)
         diagonal = covariance.diagonal(dim1=1, dim2=2)
         contribution = (diagonal * target**2).expand(seeds, p)
-        kept = _supports(found, (features**2).mean(1), contribution, draws.uniform(seeds, p), keep)
+        kept = supports(found, (features**2).mean(1), contribution, draws.uniform(seeds, p), keep)
         values, vectors = torch.linalg.eigh(covariance)
         limits = [
             ls.limit(v, u.T @ t, float(s), n)
@@ -214,24 +221,25 @@ class OverparamPrune(Study):
         best = (diagonal * target**2)[:, None].expand(-1, own["draws"], -1).reshape(-1, p)
         chances = draws.uniform(len(drawn), p)
         predicted = {("none", False): torch.tensor([[found.risk] for found in limits], dtype=torch.float64)}
-        for method, support in _supports(drawn, wide, best, chances, keep).items():
+        for method, support in supports(drawn, wide, best, chances, keep).items():
             after = ls.pruned(drawn, support).reshape(len(target), own["draws"], p)
             predicted[method, False] = risk(after)
-        supports = ls.largest(diagonal * target**2, keep)
-        each = zip(covariance, target, unseen, supports, means, factors, strict=True)
+        best_ones = ls.largest(diagonal * target**2, keep)
+        each = zip(covariance, target, unseen, best_ones, means, factors, strict=True)
         fixed = [
-            (ls.retrained(c, t, float(s), k, n), _fixed(c, t, float(s), k, m, f)) for c, t, s, k, m, f in each
+            (ls.retrained(c, t, float(s), k, n), on_fixed(c, t, float(s), k, m, f))
+            for c, t, s, k, m, f in each
         ]
         predicted["oracle", True] = torch.tensor([[exact] for exact, _ in fixed], dtype=torch.float64)
         predicted["oracle", False] = torch.tensor([[limit] for _, limit in fixed], dtype=torch.float64)
-        for (method, retrain), coefficients in _estimates(features, targets, found, kept, n):
+        for (method, retrain), coefficients in estimates(features, targets, found, kept, n):
             theory = predicted.get((method, retrain), torch.full((1, 1), math.nan))
             yield {
                 **point, "keep": p if method == "none" else keep, "n": n, "d": own.get("d", p), "method": method,
                 "retrain": retrain, "sigma2_eff": unseen.mean().item(),
                 "xi": sum(found.xi for found in limits) / len(limits),
                 "gamma": sum(found.gamma for found in limits) / len(limits),
-                **_against(risk(coefficients if name == "rf" else coefficients[None]).reshape(seeds), theory),
+                **against(risk(coefficients if name == "rf" else coefficients[None]).reshape(seeds), theory),
             }  # fmt: skip
 
     def _general(self, p: int, draws: Draws) -> tuple[Tensor, Tensor]:
@@ -338,76 +346,3 @@ def _named(check: str, row: Row) -> str:
 
 def _case(row: Row) -> str:
     return f"{row['design']} p={row['p']} keep={row['keep']}"
-
-
-def _supports(
-    found: Tensor, hessian: Tensor, contribution: Tensor, chance: Tensor, keep: int
-) -> dict[str, Tensor]:
-    """Method -> indices kept, (seeds, keep)."""
-    scores = {
-        "magnitude": found.abs(),
-        "hessian": found**2 * hessian,
-        "oracle": contribution,
-        "random": chance,
-    }
-    return {method: ls.largest(score, keep) for method, score in scores.items()}
-
-
-def _estimates(
-    features: Tensor, targets: Tensor, found: Tensor, kept: Mapping[str, Tensor], n: int
-) -> Iterator[tuple[tuple[str, bool], Tensor]]:
-    """(method, retrain) with its coefficients (seeds, p)."""
-    yield ("none", False), found
-    for method, support in kept.items():
-        yield (method, False), ls.pruned(found, support)
-        if support.shape[1] < n - 1:  # beyond, least squares on it interpolates, and the risk has no mean
-            yield (method, True), ls.estimate_on(features, targets, support)
-
-
-def _pruned(
-    variances: Tensor, target: Tensor, limit: ls.Limit, noise: float, keep: int, weights: Tensor
-) -> float:
-    if keep == len(variances):
-        return limit.risk
-    return ls.thresholded(variances, target, limit, noise, keep, weights)
-
-
-def _fixed(
-    covariance: Tensor, target: Tensor, noise: float, kept: Tensor, mean: Tensor, factor: Tensor
-) -> float:
-    error = target - torch.zeros_like(mean).index_copy(0, kept, mean[kept])
-    inside = (factor @ factor.T)[kept][:, kept] * covariance[kept][:, kept]
-    return noise + (error @ covariance @ error + inside.sum()).item()
-
-
-def _against(risks: Tensor, theory: Tensor) -> Row:
-    """Risks of all seeds beside their predictions; the error is that of their difference.
-
-    Args:
-        risks: (seeds,).
-        theory: (seeds or 1, draws or 1).
-    """
-    theory = theory.to(risks)
-    measured, error = mean_and_error(risks)
-    if len(theory) > 1:  # the prediction knows each seed's features
-        _, error = mean_and_error(risks - theory.mean(1))
-    elif theory.shape[1] > 1:
-        error = math.hypot(error, mean_and_error(theory[0])[1])
-    predicted = theory.mean().item()
-    return {
-        "theory_risk": predicted, "mc_risk": measured, "se_risk": error, "rel_dev": relative(measured, predicted),
-        "seeds": len(risks),
-    }  # fmt: skip
-
-
-def _gaussian(residuals: Tensor) -> Row:
-    """How far standardised residuals are from N(0, 1)."""
-    values = residuals.flatten().sort().values
-    steps = torch.arange(len(values) + 1, dtype=values.dtype, device=values.device) / len(values)
-    law = torch.special.ndtr(values)
-    distance = torch.maximum((law - steps[:-1]).abs().max(), (steps[1:] - law).abs().max())
-    return {
-        "pooled_mean": values.mean().item(),
-        "pooled_std": values.std().item(),
-        "ks_distance": distance.item(),
-    }

@@ -1,0 +1,351 @@
+"""Deep random features: the sharp error of learning their last layer, and what depth does to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from sparsebench.errors import SettingError, one_of
+from sparsebench.theory import deep_features as df
+from sparsebench.theory.study import (
+    Check,
+    Draws,
+    Point,
+    Row,
+    Study,
+    Tables,
+    below,
+    close,
+    mean_and_error,
+    near,
+    relative,
+    require,
+    require_list,
+)
+from sparsebench.theory.universality import LOSSES, compared
+
+
+@dataclass(frozen=True)
+class DeepRandomFeatures(Study):
+    """The sharp test error of ridge regression on deep random features: depth regularises.
+
+    ``phi_l = act(W_l phi_{l-1})`` with frozen Gaussian weights; the last layer is learnt from ``n`` samples by ridge
+    regression. Predicted: the covariance of the features, the traces of the resolvent, training and test error, both
+    for the weights that were drawn and without any. Targets: the student's own features (``shared``), or a layer of
+    other units (``teacher``). For logistic and hinge losses, and labels, there is no closed form: real features are
+    compared with Gaussian ones of the predicted covariance (universality).
+
+    Args:
+        seed: Of all random numbers.
+        seeds: Draws of weights and data a grid point.
+        test_samples: A seed.
+        d: Inputs, standard normal.
+        width_ratio: Features of every layer over ``d``.
+        activation: A function of ``torch.nn.functional`` or ``torch``; its mean is subtracted.
+        noise: Variance of the target's noise.
+        depths: Layers of the networks that are simulated.
+        alphas: Samples over features.
+        lams: Ridge, on features over the root of their number.
+        curves: ``depths`` and number of ``alphas`` of the prediction alone.
+        teacher: ``depth``, ``lam``, ``width_ratio`` (units over ``d``) and ``alphas`` of a target of other units.
+        linearisation: ``depths``, ``d`` (values), ``samples`` and ``seeds`` of the covariance's error.
+        universality: ``losses``, ``depth``, ``d``, ``lam``, ``alphas`` and ``seeds`` of labels.
+
+    References:
+        Schroeder, Cui, Dmitriev, Loureiro: Deterministic Equivalent and Error Universality of Deep Random Features
+        Learning. ICML 2023, arXiv 2302.00401.
+    """
+
+    tables: ClassVar[Mapping[str, Sequence[str]]] = {
+        "deep_random_features": (
+            "target", "L", "d", "k", "act", "lam", "noise", "n", "alpha", "nu", "df1", "df2", "theory_det",
+            "theory_cond", "mc_test", "se_test", "rel_dev_det", "rel_dev_cond", "theory_train", "mc_train", "se_train",
+            "seeds",
+        ),
+        "resolvent": ("L", "alpha", "lam", "theory_trace", "mc_trace", "se_trace", "rel_dev"),
+        "curves": ("L", "alpha", "lam", "theory_test", "theory_train"),
+        "linearisation": ("L", "d", "rel_frob_error", "samples", "seeds"),
+        "universality": (
+            "loss", "L", "alpha", "lam", "real_error", "se_real_error", "gaussian_error", "se_gaussian_error",
+            "real_loss", "se_real_loss", "gaussian_loss", "se_gaussian_loss", "theory_loss", "seeds",
+        ),
+    }  # fmt: skip
+
+    seed: int
+    seeds: int
+    test_samples: int
+    d: int
+    width_ratio: float
+    activation: str
+    noise: float
+    depths: Sequence[int]
+    alphas: Sequence[float]
+    lams: Sequence[float]
+    curves: Mapping[str, Any]
+    teacher: Mapping[str, Any]
+    linearisation: Mapping[str, Any]
+    universality: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        require(2, seeds=self.seeds, d=self.d, test_samples=self.test_samples)
+        require_list("depths", self.depths, 1, 50)
+        require_list("alphas", self.alphas, 2 / self.d)
+        require_list("lams", self.lams, 1e-12)
+        for loss in self.universality["losses"]:
+            if loss not in LOSSES:
+                raise SettingError("study.universality.losses", loss, one_of(LOSSES, loss))
+        if df.layer(self.act, 1.0).kappa1 == 0:
+            raise SettingError("activation", self.activation, "a function with a linear part, such as tanh")
+
+    @property
+    def act(self) -> df.Activation:
+        """The activation function.
+
+        Raises:
+            SettingError: PyTorch has none of its name.
+        """
+        for place in (torch.nn.functional, torch):
+            found = getattr(place, self.activation, None)
+            try:
+                if callable(found) and found(torch.zeros(3, dtype=torch.float64)).shape == (3,):
+                    return found
+            except (TypeError, RuntimeError, AttributeError):
+                continue
+        raise SettingError(
+            "activation", self.activation, "a function of torch.nn.functional or torch, such as tanh"
+        )
+
+    def points(self) -> list[Point]:
+        """Depths and numbers of samples, then the curves, the covariances and the losses."""
+        lams = list(self.lams)
+        found: list[Point] = [
+            {"part": "shared", "L": L, "alpha": a, "lams": lams} for L in self.depths for a in self.alphas
+        ]
+        own = self.teacher
+        found += [
+            {"part": "teacher", "L": own["depth"], "alpha": a, "lams": [own["lam"]]} for a in own["alphas"]
+        ]
+        found += [{"part": "curves", "L": L, "lams": lams} for L in self.curves["depths"]]
+        own = self.linearisation
+        found += [{"part": "linearisation", "L": L, "d": d} for L in own["depths"] for d in own["d"]]
+        own = self.universality
+        return found + [
+            {"part": "universality", "loss": loss, "alpha": a}
+            for loss in own["losses"]
+            for a in own["alphas"]
+        ]
+
+    def rows(self, point: Point, device: torch.device) -> Tables:
+        """Those of the point's part."""
+        draws = Draws(self.seed, {k: v for k, v in point.items() if k not in ("lams", "loss")}, device)
+        if point["part"] == "curves":
+            return {"curves": list(self._curve(point))}
+        if point["part"] == "linearisation":
+            return {"linearisation": [self._linearised(point, draws)]}
+        if point["part"] == "universality":
+            own = self.universality
+            k, lam = round(self.width_ratio * own["d"]), float(own["lam"])
+            layers, weights = (
+                df.layers(self.act, own["depth"]),
+                self._weights(draws, own["seeds"], own["depth"], own["d"], k),
+            )
+            samples = (max(int(point["alpha"] * k + 1e-9), 2), self.test_samples)
+            found = compared(point["loss"], self.act, layers, weights, samples, lam, self.noise, draws)
+            row = {
+                "loss": point["loss"],
+                "L": own["depth"],
+                "alpha": point["alpha"],
+                "lam": lam,
+                "seeds": own["seeds"],
+            }
+            return {"universality": [{**row, **found}]}
+        return self._regression(point, draws)
+
+    # --------------------------------------------------------------------------------------- regression
+
+    def _weights(self, draws: Draws, seeds: int, depth: int, d: int, k: int) -> list[Tensor]:
+        shapes = [(k, d), *[(k, k)] * (depth - 1)]
+        return [draws.normal(seeds, *shape) / math.sqrt(shape[1]) for shape in shapes]
+
+    def _regression(self, point: Point, draws: Draws) -> Tables:
+        depth, seeds, d = point["L"], self.seeds, self.d
+        k = round(self.width_ratio * d)
+        n = max(int(point["alpha"] * k + 1e-9), 1)
+        layers = df.layers(self.act, depth)
+        weights = self._weights(draws, seeds, depth, d, k)
+        omega = df.covariance(weights, layers)
+        inputs = draws.normal(seeds, n + self.test_samples, d)
+        phi = df.features(inputs, weights, self.act, layers) / math.sqrt(k)
+        if point["part"] == "shared":
+            theta, missed = draws.normal(seeds, k), torch.zeros(seeds)
+            signal = (phi @ theta[..., None]).squeeze(-1)
+        else:
+            signal, theta, missed = df.sign_teacher(
+                inputs, weights, layers, omega, round(self.teacher["width_ratio"] * d), draws
+            )
+        targets = signal + math.sqrt(self.noise) * draws.normal(*signal.shape)
+        values, vectors = torch.linalg.eigh(omega / k)
+        turned = (vectors.transpose(1, 2) @ theta[..., None]).squeeze(-1)
+        tables: Tables = {"deep_random_features": [], "resolvent": []}
+        for lam in point["lams"]:
+            each = zip(values, turned, missed, strict=True)
+            limits = [df.conditional(v, t, self.noise + float(m), lam, n) for v, t, m in each]
+            free = df.deterministic([d, *[k] * depth], layers, self.noise, lam, n)
+            found = df.ridge(phi[:, :n], targets[:, :n], lam)
+            errors = (targets - (phi @ found[..., None]).squeeze(-1)) ** 2
+            tables["deep_random_features"].append({
+                "target": point["part"], "L": depth, "d": d, "k": k, "act": self.activation, "lam": lam,
+                "noise": self.noise, "n": n, "alpha": point["alpha"], "seeds": seeds,
+                **_against(limits, free.test if point["part"] == "shared" else math.nan, errors, n),
+            })  # fmt: skip
+            if point["part"] == "shared":
+                spectrum = torch.linalg.eigvalsh(phi[:, :n].transpose(1, 2) @ phi[:, :n]).clamp(min=0)
+                trace, error = mean_and_error((1 / (spectrum + lam)).mean(1))
+                theory = sum(k - limit.df1 for limit in limits) / seeds / (k * lam)
+                tables["resolvent"].append({
+                    "L": depth, "alpha": point["alpha"], "lam": lam, "theory_trace": theory, "mc_trace": trace,
+                    "se_trace": error, "rel_dev": relative(trace, theory),
+                })  # fmt: skip
+        return tables
+
+    # ------------------------------------------------------------------- prediction alone, and covariance
+
+    def _curve(self, point: Point) -> Iterator[Row]:
+        k = 1000  # only ratios matter
+        widths = [round(k / self.width_ratio), *[k] * point["L"]]
+        layers = df.layers(self.act, point["L"])
+        for lam in point["lams"]:
+            for i in range(self.curves["alphas"]):
+                alpha = 0.25 * 32 ** (i / max(self.curves["alphas"] - 1, 1))
+                found = df.deterministic(widths, layers, self.noise, lam, max(round(alpha * k), 1))
+                yield {
+                    "L": point["L"],
+                    "alpha": alpha,
+                    "lam": lam,
+                    "theory_test": found.test,
+                    "theory_train": found.train,
+                }
+
+    def _linearised(self, point: Point, draws: Draws) -> Row:
+        """Distance of the covariance from its linearisation, without the bias of the sample: from two halves."""
+        own, d = self.linearisation, point["d"]
+        layers = df.layers(self.act, point["L"])
+        weights = self._weights(draws, own["seeds"], point["L"], d, round(self.width_ratio * d))
+        omega = df.covariance(weights, layers)
+        first, second = (
+            (phi.transpose(1, 2) @ phi) / own["samples"] - omega
+            for phi in (
+                df.features(draws.normal(own["seeds"], own["samples"], d), weights, self.act, layers)
+                for _ in "ab"
+            )
+        )
+        error = (
+            ((first * second).sum((1, 2)).mean() / (omega**2).sum((1, 2)).mean()).clamp(min=0).sqrt().item()
+        )
+        return {
+            "L": point["L"],
+            "d": d,
+            "rel_frob_error": error,
+            "samples": 2 * own["samples"],
+            "seeds": own["seeds"],
+        }
+
+    # ------------------------------------------------------------------------------------------- checks
+
+    def checks(self, tables: Tables) -> Iterable[Check]:
+        """Errors and traces against predictions; real against Gaussian features; what depth does."""
+        for row in tables["deep_random_features"]:
+            case = f"{row['target']} L={row['L']} alpha={row['alpha']:g} lam={row['lam']:g}"
+            tolerance = 0.015 if row["alpha"] >= 2 else 0.03
+            if not math.isnan(row["theory_det"]):
+                yield close("test error", case, row["theory_det"], row["mc_test"], tolerance, row["se_test"])
+            yield close(
+                "test error, given the weights",
+                case,
+                row["theory_cond"],
+                row["mc_test"],
+                tolerance,
+                row["se_test"],
+            )
+            if row["lam"] >= 1e-2 and row["alpha"] >= 1:
+                yield close(
+                    "training error", case, row["theory_train"], row["mc_train"], 0.06, row["se_train"]
+                )
+        for row in tables["resolvent"]:
+            case = f"L={row['L']} alpha={row['alpha']:g} lam={row['lam']:g}"
+            yield close(
+                "trace of the resolvent", case, row["theory_trace"], row["mc_trace"], 0.02, row["se_trace"]
+            )
+        for row in tables["universality"]:
+            case = f"{row['loss']} L={row['L']} alpha={row['alpha']:g}"
+            for what in ("error", "loss"):
+                error = math.hypot(row[f"se_real_{what}"], row[f"se_gaussian_{what}"])
+                yield close(
+                    f"{what} of labels, real against Gaussian",
+                    case,
+                    row[f"gaussian_{what}"],
+                    row[f"real_{what}"],
+                    0.03,
+                    error,
+                )
+            if not math.isnan(row["theory_loss"]):
+                yield close(
+                    "squared loss of labels",
+                    case,
+                    row["theory_loss"],
+                    row["real_loss"],
+                    0.03,
+                    row["se_real_loss"],
+                )
+        yield from self._of_shapes(tables)
+
+    def _of_shapes(self, tables: Tables) -> Iterator[Check]:
+        linear = tables["linearisation"]
+        for depth in dict.fromkeys(row["L"] for row in linear):
+            own = sorted((row["d"], row["rel_frob_error"]) for row in linear if row["L"] == depth)
+            if len(own) > 1 and min(error for _, error in own) > 0:
+                slope = math.log(own[-1][1] / own[0][1]) / math.log(own[-1][0] / own[0][0])
+                yield near("exponent in d of the linearisation's error", f"L={depth}", -0.5, slope, 0.15)
+        shared = {
+            (r["lam"], r["alpha"], r["L"]): r["mc_test"]
+            for r in tables["deep_random_features"]
+            if r["target"] == "shared"
+        }
+        shallow, deep = min(self.depths), max(self.depths)
+        for lam in self.lams:
+            if deep > shallow and 1 in self.alphas:
+                at = {depth: shared[lam, 1, depth] for depth in (shallow, deep)}
+                yield below(
+                    f"error at alpha=1 with {deep} layers, against {shallow}",
+                    f"lam={lam:g}",
+                    at[shallow],
+                    at[deep],
+                )
+
+
+def _against(limits: Sequence[df.Ridge], free: float, errors: Tensor, n: int) -> Row:
+    """Test and training errors of all seeds beside their predictions.
+
+    Args:
+        limits: Of each seed's weights.
+        free: Test error without weights, if there is a prediction.
+        errors: (seeds, n + test samples) squared.
+        n: Training samples.
+    """
+    test, error = mean_and_error(errors[:, n:].mean(1))
+    train, train_error = mean_and_error(errors[:, :n].mean(1))
+    means = {
+        name: sum(getattr(limit, name) for limit in limits) / len(limits)
+        for name in ("nu", "df1", "df2", "test", "train")
+    }
+    return {
+        "nu": means["nu"], "df1": means["df1"], "df2": means["df2"], "theory_det": free, "theory_cond": means["test"],
+        "mc_test": test, "se_test": error,
+        "rel_dev_det": relative(test, free), "rel_dev_cond": relative(test, means["test"]),
+        "theory_train": means["train"], "mc_train": train, "se_train": train_error,
+    }  # fmt: skip
