@@ -150,7 +150,8 @@ def validate_study(cfg: DictConfig, choices: Mapping[str, str | None]) -> None:
 
 def study_id(cfg: DictConfig, choices: Mapping[str, str | None]) -> str:
     """Ten hexadecimal digits that name a study: equal for equal settings of it, those that are defaults included."""
-    return _digest([choices[STUDY], {k: v for k, v in leaves(cfg).items() if k.startswith("study.")}])
+    own = {k: v for k, v in leaves(cfg).items() if k.startswith("study.") and k != "study.data_root"}
+    return _digest([choices[STUDY], own])
 
 
 def _check_types(cfg: DictConfig, defaults: Mapping[str, Any], command: str) -> None:

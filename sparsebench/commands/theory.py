@@ -33,7 +33,7 @@ from sparsebench.records.lease import Lease
 from sparsebench.records.states import fail
 from sparsebench.records.study_folder import StudyFolder
 from sparsebench.signals import StopSignals
-from sparsebench.theory.study import Check, Study, Tables
+from sparsebench.theory.study import Check, Point, Study, Tables
 
 HELP = """\
 usage: sparsebench theory study=NAME [study.KEY=VALUE ...] [device=cuda] [results_dir=FOLDER]
@@ -87,6 +87,7 @@ def study(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[st
     folder = StudyFolder(results / f"{name}-{study_id(cfg, choices)}")
     if not cfg.overwrite and _is_finished(folder):
         return folder
+    points = made.points()  # may read data that is not there: before anything is written
     with (
         exclusively(results, study_id(cfg, choices), cfg, device) as (lease, waited),
         StopSignals() as signals,
@@ -101,7 +102,7 @@ def study(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[st
         folder.write_provenance(origin)
         started = time.monotonic()
         with _threads(cfg.threads):
-            tables = _computed(name, made, device, folder, signals)
+            tables = _computed(name, made, points, device, folder, signals)
         checks = list(made.checks(tables))
         held(lease)
         _write(folder, name, made, tables, checks, lease)
@@ -141,10 +142,11 @@ def _origin(name: str, made: Study, device: Device, overrides: Sequence[str]) ->
     }
 
 
-def _computed(name: str, made: Study, device: Device, folder: StudyFolder, signals: StopSignals) -> Tables:
+def _computed(
+    name: str, made: Study, points: Sequence[Point], device: Device, folder: StudyFolder, signals: StopSignals
+) -> Tables:
     """The rows of all grid points; those computed before are read."""
     tables: Tables = {table: [] for table in made.tables}
-    points = made.points()
     with tqdm(points, desc=name, unit="point", disable=None, dynamic_ncols=True) as bar:
         for point in bar:
             bar.set_postfix_str(" ".join(f"{key}={value}" for key, value in point.items()))

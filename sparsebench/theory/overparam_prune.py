@@ -13,10 +13,10 @@ from torch import Tensor
 from sparsebench.errors import SettingError
 from sparsebench.theory import least_squares as ls
 from sparsebench.theory.pruned_estimates import (
+    Problem,
     against,
     estimates,
     gaussianity,
-    on_fixed,
     supports,
 )
 from sparsebench.theory.study import (
@@ -189,58 +189,16 @@ class OverparamPrune(Study):
 
     def _correlated(self, point: Point, draws: Draws) -> Iterator[Row]:
         own, name, p = getattr(self, point["design"]), point["design"], point["p"]
-        keep, n, seeds = min(point["keep"], p), own["n"], own["seeds"]
         if name == "rf":
-            covariance, target, unseen, features, targets = self._random_features(p, draws)
+            problem = self._random_features(p, draws)
         else:
             covariance, target = self._general(p, draws) if name == "general" else self._latent(draws)
-            covariance, target = covariance.expand(1, p, p), target.expand(1, p)
-            unseen = torch.full((1,), float(own["noise"]), dtype=torch.float64, device=draws.device)
-            root = torch.linalg.cholesky(covariance[0])
-            features = draws.normal(seeds, n, p) @ root.T
-            targets = features @ target[0] + unseen.sqrt() * draws.normal(seeds, n)
-
-        def risk(coefficients: Tensor) -> Tensor:  # of (..., draws or seeds, p)
-            error = target[:, None] - coefficients.reshape(len(target), -1, p)
-            return (unseen[:, None] + ((error @ covariance) * error).sum(-1)).reshape(coefficients.shape[:-1])
-
-        found = ls.estimate(features, targets)
-        diagonal = covariance.diagonal(dim1=1, dim2=2)
-        contribution = (diagonal * target**2).expand(seeds, p)
-        kept = supports(found, (features**2).mean(1), contribution, draws.uniform(seeds, p), keep)
-        values, vectors = torch.linalg.eigh(covariance)
-        limits = [
-            ls.limit(v, u.T @ t, float(s), n)
-            for v, u, t, s in zip(values, vectors, target, unseen, strict=True)
-        ]
-        means = torch.stack([u @ found.mean for u, found in zip(vectors, limits, strict=True)])
-        factors = torch.stack([u * found.deviation for u, found in zip(vectors, limits, strict=True)])
-        noises = draws.normal(own["draws"], p) @ factors.transpose(1, 2)  # (problems, draws, p)
-        drawn = (means[:, None] + noises).reshape(-1, p)
-        wide = diagonal[:, None].expand(-1, own["draws"], -1).reshape(-1, p)
-        best = (diagonal * target**2)[:, None].expand(-1, own["draws"], -1).reshape(-1, p)
-        chances = draws.uniform(len(drawn), p)
-        predicted = {("none", False): torch.tensor([[found.risk] for found in limits], dtype=torch.float64)}
-        for method, support in supports(drawn, wide, best, chances, keep).items():
-            after = ls.pruned(drawn, support).reshape(len(target), own["draws"], p)
-            predicted[method, False] = risk(after)
-        best_ones = ls.largest(diagonal * target**2, keep)
-        each = zip(covariance, target, unseen, best_ones, means, factors, strict=True)
-        fixed = [
-            (ls.retrained(c, t, float(s), k, n), on_fixed(c, t, float(s), k, m, f))
-            for c, t, s, k, m, f in each
-        ]
-        predicted["oracle", True] = torch.tensor([[exact] for exact, _ in fixed], dtype=torch.float64)
-        predicted["oracle", False] = torch.tensor([[limit] for _, limit in fixed], dtype=torch.float64)
-        for (method, retrain), coefficients in estimates(features, targets, found, kept, n):
-            theory = predicted.get((method, retrain), torch.full((1, 1), math.nan))
-            yield {
-                **point, "keep": p if method == "none" else keep, "n": n, "d": own.get("d", p), "method": method,
-                "retrain": retrain, "sigma2_eff": unseen.mean().item(),
-                "xi": sum(found.xi for found in limits) / len(limits),
-                "gamma": sum(found.gamma for found in limits) / len(limits),
-                **against(risk(coefficients if name == "rf" else coefficients[None]).reshape(seeds), theory),
-            }  # fmt: skip
+            features = draws.normal(own["seeds"], own["n"], p) @ torch.linalg.cholesky(covariance).T
+            targets = features @ target + math.sqrt(own["noise"]) * draws.normal(own["seeds"], own["n"])
+            unseen = target.new_full((1,), float(own["noise"]))
+            problem = Problem(covariance[None], target[None], unseen, features, targets)
+        for row in problem.rows(min(point["keep"], p), own["draws"], draws):
+            yield {**point, "n": own["n"], "d": own.get("d", p), **row}
 
     def _general(self, p: int, draws: Draws) -> tuple[Tensor, Tensor]:
         places = torch.arange(p, dtype=torch.float64, device=draws.device)
@@ -253,7 +211,7 @@ class OverparamPrune(Study):
         bulk = self.latent["bulk"] * torch.eye(p, dtype=torch.float64, device=draws.device)
         return torch.outer(loading, loading) + bulk, loading / loading.square().sum()
 
-    def _random_features(self, p: int, draws: Draws) -> tuple[Tensor, ...]:
+    def _random_features(self, p: int, draws: Draws) -> Problem:
         """The linear problem that centred ReLU features of N(0, I) are equivalent to, and real such features."""
         own, seeds = self.rf, self.rf["seeds"]
         directions = draws.normal(seeds, p, own["d"])
@@ -269,7 +227,8 @@ class OverparamPrune(Study):
         covariance = moment / (2 * math.pi) - 1 / (2 * math.pi)
         cross = directions @ teacher / 2
         target = torch.linalg.solve(covariance, cross)
-        return covariance, target, 1 + own["noise"] - (cross * target).sum(-1), features, targets
+        unseen = 1 + own["noise"] - (cross * target).sum(-1)
+        return Problem(covariance, target, unseen, features, targets)
 
     # ------------------------------------------------------------------------------------------- checks
 
