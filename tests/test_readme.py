@@ -42,7 +42,10 @@ def test_the_commands_of_the_readme_run_in_their_order(tmp_path, monkeypatch, ca
     tree = imagenet_tree.imagenet(tmp_path / "imagenet", classes=3, train=4, val=2, sides=(30, 60))
     for command in dict.fromkeys(COMMANDS):
         words = [word.replace("/data/imagenet", str(tree)) for word in shlex.split(command)[1:]]
-        if words[0] in ("train", "sweep") and "--cfg" not in words:
+        if "study=overparam_prune" in words:
+            words += ["study.seeds=2", "study.latent.seeds=2", "study.latent.draws=2", "study.latent.p=100"]
+            words += ["study.general.features=[50]", "study.rf.features=[50]"]
+        elif words[0] in ("train", "sweep") and "--cfg" not in words:
             # Images may not be here, and a training takes long: those compose, the others run two epochs.
             short = ["epochs=2", "schedule.interval=1it", "dataset.train_samples=200"]
             words += ["--cfg", "job"] if needs_images(words) else short
@@ -64,6 +67,8 @@ def test_what_the_readme_lists_is_what_there_is():
         (line,) = re.findall(rf"^\| `{group}` \| (.*)\|$", README, re.MULTILINE)
         named = set(re.findall(r"`(\w+)`", line))
         assert set(options(group)) <= named, group
+    (studies,) = re.findall(r"^\| `study` \|.*\n\|---\|---\|\n((?:\|.*\n)+)", README, re.MULTILINE)
+    assert set(re.findall(r"^\| `(\w+)`", studies, re.MULTILINE)) >= set(options("theory"))
 
 
 def test_the_python_in_the_readme_runs_and_reaches_its_sparsity(tmp_path):

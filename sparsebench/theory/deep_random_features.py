@@ -190,7 +190,8 @@ class DeepRandomFeatures(Study):
             )
         targets = signal + math.sqrt(self.noise) * draws.normal(*signal.shape)
         values, vectors = torch.linalg.eigh(omega / k)
-        turned = (vectors.transpose(1, 2) @ theta[..., None]).squeeze(-1)
+        turned = (vectors.transpose(1, 2) @ theta[..., None]).squeeze(-1).cpu()
+        values = values.cpu()  # roots are found there
         tables: Tables = {"deep_random_features": [], "resolvent": []}
         for lam in point["lams"]:
             each = zip(values, turned, missed, strict=True)

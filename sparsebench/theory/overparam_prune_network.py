@@ -94,7 +94,8 @@ class OverparamPruneNetwork(Study):
         if self.n in self.features or self.n < self.keep + 2:
             allowed = f"more than {self.keep + 1}, and no number of features"
             raise SettingError("n", self.n, allowed)
-        if self.runs is not None and not any(map(is_finished, runs(Path(self.runs).expanduser()))):
+        place = None if self.runs is None else Path(self.runs).expanduser()
+        if place and not (place.is_dir() and any(map(is_finished, runs(place)))):
             raise SettingError("runs", self.runs, "a folder with finished runs")
 
     def points(self) -> list[Point]:
@@ -119,7 +120,7 @@ class OverparamPruneNetwork(Study):
 
     @cached_property
     def _population(self) -> tuple[Tensor, Tensor]:
-        """Images (N, pixels), of mean 0 and variance 1, and targets (N,), of mean 0."""
+        """Images (N, pixels), each pixel of mean 0, all of variance 1, and targets (N,), of mean 0."""
         split: dict[str, Any] = {"val_fraction": 0.1, "split_seed": 0, "train_samples": None}
         if self.dataset == "cifar10":
             split |= {"mean": [0.0] * 3, "std": [1.0] * 3, "data_root": self.data_root}
@@ -130,7 +131,8 @@ class OverparamPruneNetwork(Study):
         pixels = stored.flatten(1).double()
         labels = torch.cat([made.train.labels, made.val.labels, made.test.labels])[: self.images]
         targets = torch.where(torch.isin(labels, torch.tensor(list(self.positive))), 1.0, -1.0).double()
-        return (pixels - pixels.mean()) / pixels.std(), targets - targets.mean()
+        pixels = pixels - pixels.mean(0)
+        return pixels / pixels.std(), targets - targets.mean()
 
     def _problem(self, p: int, draws: Draws) -> Problem:
         images, targets = (part.to(draws.device) for part in self._population)

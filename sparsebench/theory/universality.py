@@ -95,6 +95,6 @@ def _squared(omega: Tensor, theta: Tensor, noise: float, lam: float, n: int) -> 
     power = (values * turned**2).sum(1, keepdim=True) + noise
     target = math.sqrt(2 / math.pi) * turned / power.sqrt()
     rest = 1 - (values * target**2).sum(1)
-    each = zip(values, target, rest, strict=True)
+    each = zip(values.cpu(), target.cpu(), rest.cpu(), strict=True)
     found = [df.conditional(v, t, float(r), lam, n).test for v, t, r in each]
     return sum(found) / len(found)

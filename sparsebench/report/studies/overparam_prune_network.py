@@ -62,12 +62,9 @@ def _networks(axes: Axes, rows: pd.DataFrame) -> None:
     small = dense[dense["nonzero"] == kept]
     if len(small):
         axes.axhline(small["error"].iloc[0], color="grey", linestyle=":", linewidth=1)
-    axes.set(
-        xlabel="prunable weights",
-        ylabel="test error (%)",
-        xscale="log",
-        title=f"Networks with {kept:,} non-zero weights",
-    )
+    axes.set(xlabel="prunable weights", ylabel="test error (%)", xscale="log")
+    axes.set_title(f"Networks with {kept:,} non-zero weights" if kept else "Networks")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
 
 
 def _linear(axes: Axes, rows: pd.DataFrame) -> None:
