@@ -88,7 +88,7 @@ def test_the_error_for_drawn_weights_nears_the_one_without_weights(n):
     draws, d = Draws(0, {}, CPU), 400
     layers = df.layers(torch.tanh, 2)
     weights = [draws.normal(1, d, d) / math.sqrt(d) for _ in layers]
-    values = torch.linalg.eigvalsh(df.covariance(weights, layers)[0] / d)
+    values = torch.linalg.eigvalsh(df.Network(torch.tanh, layers, weights).covariance()[0] / d)
     drawn = df.conditional(values, torch.ones(d, dtype=torch.float64), 0.1, 1e-2, n)
     free = df.deterministic([d] * 3, layers, 0.1, 1e-2, n)
     assert drawn.test == pytest.approx(free.test, rel=0.02)
@@ -182,6 +182,7 @@ def test_figures_are_drawn_of_a_small_grid_and_of_parts_alone():
         seeds=2, d=20, depths=[1, 2], alphas=[1], lams=[0.01], test_samples=20, curves={"depths": [1], "alphas": 3},
         teacher={"depth": 1, "lam": 0.01, "width_ratio": 1.0, "alphas": []},
         linearisation={"depths": [1], "d": [10, 20], "samples": 100, "seeds": 2},
+        traces={"depth": 1, "alpha": 2, "d": [10, 30], "lams": [0.01], "seeds": 2},
         universality={"losses": ["squared"], "depth": 1, "d": 10, "lam": 0.01, "alphas": [1], "seeds": 2},
     )  # fmt: skip
     tables = {name: [] for name in small.tables}

@@ -71,30 +71,78 @@ def layers(act: Activation, depth: int, r: float = 1.0) -> list[Layer]:
     return found
 
 
-def covariance(weights: Sequence[Tensor], coefficients: Sequence[Layer]) -> Tensor:
-    """Linearised covariance (..., k, k) of the last layer's features, of inputs with covariance I.
+@dataclass(frozen=True)
+class Network:
+    """Deep random features of all seeds.
 
     Args:
-        weights: Of each layer, (..., k_l, k_{l-1}).
-        coefficients: Of each layer.
+        act: The activation.
+        layers: Coefficients of each layer.
+        weights: Of each layer, (seeds, k_l, k_{l-1}).
     """
-    omega: Tensor | None = None
-    for weight, own in zip(weights, coefficients, strict=True):
-        inner = weight if omega is None else weight @ omega
-        omega = own.kappa1**2 * inner @ weight.transpose(-1, -2)
-        omega = omega + own.kappa_star**2 * torch.eye(omega.shape[-1], dtype=omega.dtype, device=omega.device)
-    assert omega is not None
-    return omega
 
+    act: Activation
+    layers: Sequence[Layer]
+    weights: Sequence[Tensor]
 
-def features(
-    inputs: Tensor, weights: Sequence[Tensor], act: Activation, coefficients: Sequence[Layer]
-) -> Tensor:
-    """Real features (..., n, k) of inputs (..., n, d)."""
-    found = inputs
-    for weight, own in zip(weights, coefficients, strict=True):
-        found = act(found @ weight.transpose(-1, -2)) - own.mean
-    return found
+    @classmethod
+    def drawn(cls, act: Activation, depth: int, d: int, k: int, seeds: int, draws: Draws) -> Network:
+        """``depth`` layers of ``k`` units on ``d`` inputs, weights of variance one over their number."""
+        shapes = [(k, d), *[(k, k)] * (depth - 1)]
+        weights = [draws.normal(seeds, *shape) / math.sqrt(shape[1]) for shape in shapes]
+        return cls(act, layers(act, depth), weights)
+
+    def covariance(self) -> Tensor:
+        """Linearised covariance (seeds, k, k) of the last layer's features, of inputs with covariance I."""
+        omega: Tensor | None = None
+        for weight, own in zip(self.weights, self.layers, strict=True):
+            inner = weight if omega is None else weight @ omega
+            omega = own.kappa1**2 * inner @ weight.transpose(-1, -2)
+            omega = omega + own.kappa_star**2 * torch.eye(
+                len(omega[0]), dtype=omega.dtype, device=omega.device
+            )
+        assert omega is not None
+        return omega
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """Real features (seeds, n, k) of inputs (seeds, n, d)."""
+        found = inputs
+        for weight, own in zip(self.weights, self.layers, strict=True):
+            found = self.act(found @ weight.transpose(-1, -2)) - own.mean
+        return found
+
+    def linearisation_error(self, samples: int, draws: Draws) -> float:
+        """Relative distance (Frobenius) of the covariance from its linearisation: from two halves, without bias."""
+        omega, (seeds, _, d) = self.covariance(), self.weights[0].shape
+        first, second = (self.features(draws.normal(seeds, samples, d)) for _ in range(2))
+        gaps = [phi.transpose(1, 2) @ phi / samples - omega for phi in (first, second)]
+        squared = (gaps[0] * gaps[1]).sum((1, 2)).mean() / (omega**2).sum((1, 2)).mean()
+        return squared.clamp(min=0).sqrt().item()
+
+    def sign_teacher(self, inputs: Tensor, units: int, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
+        """A target of sign units that the features do not know.
+
+        Args:
+            inputs: (seeds, n, d).
+            units: Of the target.
+            draws: Of its weights.
+
+        Returns:
+            The target (seeds, n), its best fit by features over the root of k (seeds, k), and the variance that
+            this leaves (seeds,).
+        """
+        omega = self.covariance()
+        seeds, d, k = len(omega), inputs.shape[-1], omega.shape[-1]
+        own, readout = layer(torch.sign, 1.0), draws.normal(seeds, units, 1) / math.sqrt(units)
+        rows = draws.normal(seeds, units, d) / math.sqrt(d)
+        cross = own.kappa1 * rows.transpose(1, 2) @ readout  # E x y
+        for weight, coefficient in zip(self.weights, self.layers, strict=True):
+            cross = coefficient.kappa1 * weight @ cross  # E phi y
+        best = torch.linalg.solve(omega, cross)
+        gram = own.kappa1**2 * rows @ rows.transpose(1, 2)
+        power = (readout * (gram @ readout + own.kappa_star**2 * readout)).sum((1, 2))
+        target = (torch.sign(inputs @ rows.transpose(1, 2)) @ readout).squeeze(-1)
+        return target, math.sqrt(k) * best.squeeze(-1), power - (cross * best).sum((1, 2))
 
 
 @dataclass(frozen=True)
@@ -190,6 +238,12 @@ def deterministic(
     return Ridge(nu / k, degrees, second, test, (lam * k / (n * nu)) ** 2 * test)
 
 
+def resolvent(design: Tensor, lam: float) -> Tensor:
+    """``tr (A^T A + lam)^-1 / k`` (seeds,) of ``design`` A (seeds, n, k)."""
+    spectrum = torch.linalg.eigvalsh(design.transpose(1, 2) @ design).clamp(min=0)
+    return (1 / (spectrum + lam)).mean(1)
+
+
 def ridge(design: Tensor, targets: Tensor, lam: float) -> Tensor:
     """Ridge regression (seeds, k) of ``design`` (seeds, n, k) on ``targets`` (seeds, n)."""
     n, k = design.shape[-2:]
@@ -200,38 +254,3 @@ def ridge(design: Tensor, targets: Tensor, lam: float) -> Tensor:
         return (transposed @ torch.cholesky_solve(targets[..., None], factor)).squeeze(-1)
     factor = torch.linalg.cholesky(transposed @ design + lam * eye)
     return torch.cholesky_solve(transposed @ targets[..., None], factor).squeeze(-1)
-
-
-def sign_teacher(
-    inputs: Tensor,
-    weights: Sequence[Tensor],
-    coefficients: Sequence[Layer],
-    omega: Tensor,
-    units: int,
-    draws: Draws,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A target of sign units that the features do not know.
-
-    Args:
-        inputs: (seeds, n, d).
-        weights: Of the features' layers.
-        coefficients: Of the features' layers.
-        omega: (seeds, k, k) covariance of the features.
-        units: Of the target.
-        draws: Of its weights.
-
-    Returns:
-        The target (seeds, n), its best fit by features over the root of k (seeds, k), and the variance that this
-        leaves (seeds,).
-    """
-    seeds, d, k = len(omega), inputs.shape[-1], omega.shape[-1]
-    own, readout = layer(torch.sign, 1.0), draws.normal(seeds, units, 1) / math.sqrt(units)
-    rows = draws.normal(seeds, units, d) / math.sqrt(d)
-    cross = own.kappa1 * rows.transpose(1, 2) @ readout  # E x y
-    for weight, coefficient in zip(weights, coefficients, strict=True):
-        cross = coefficient.kappa1 * weight @ cross  # E phi y
-    best = torch.linalg.solve(omega, cross)
-    gram = own.kappa1**2 * rows @ rows.transpose(1, 2)
-    power = (readout * (gram @ readout + own.kappa_star**2 * readout)).sum((1, 2))
-    target = (torch.sign(inputs @ rows.transpose(1, 2)) @ readout).squeeze(-1)
-    return target, math.sqrt(k) * best.squeeze(-1), power - (cross * best).sum((1, 2))

@@ -54,6 +54,7 @@ class DeepRandomFeatures(Study):
         curves: ``depths`` and number of ``alphas`` of the prediction alone.
         teacher: ``depth``, ``lam``, ``width_ratio`` (units over ``d``) and ``alphas`` of a target of other units.
         linearisation: ``depths``, ``d`` (values), ``samples`` and ``seeds`` of the covariance's error.
+        traces: ``depth``, ``alpha``, ``d`` (values), ``lams`` and ``seeds`` of traces at other sizes.
         universality: ``losses``, ``depth``, ``d``, ``lam``, ``alphas`` and ``seeds`` of labels.
 
     References:
@@ -67,7 +68,7 @@ class DeepRandomFeatures(Study):
             "theory_cond", "mc_test", "se_test", "rel_dev_det", "rel_dev_cond", "theory_train", "mc_train", "se_train",
             "seeds",
         ),
-        "resolvent": ("L", "alpha", "lam", "theory_trace", "mc_trace", "se_trace", "rel_dev"),
+        "resolvent": ("L", "d", "alpha", "lam", "theory_trace", "mc_trace", "se_trace", "rel_dev"),
         "curves": ("L", "alpha", "lam", "theory_test", "theory_train"),
         "linearisation": ("L", "d", "rel_frob_error", "samples", "seeds"),
         "universality": (
@@ -89,6 +90,7 @@ class DeepRandomFeatures(Study):
     curves: Mapping[str, Any]
     teacher: Mapping[str, Any]
     linearisation: Mapping[str, Any]
+    traces: Mapping[str, Any]
     universality: Mapping[str, Any]
 
     def __post_init__(self) -> None:
@@ -133,6 +135,8 @@ class DeepRandomFeatures(Study):
         found += [{"part": "curves", "L": L, "lams": lams} for L in self.curves["depths"]]
         own = self.linearisation
         found += [{"part": "linearisation", "L": L, "d": d} for L in own["depths"] for d in own["d"]]
+        own = self.traces
+        found += [{"part": "traces", "d": d, "lam": lam} for d in own["d"] for lam in own["lams"]]
         own = self.universality
         return found + [
             {"part": "universality", "loss": loss, "alpha": a}
@@ -142,61 +146,55 @@ class DeepRandomFeatures(Study):
 
     def rows(self, point: Point, device: torch.device) -> Tables:
         """Those of the point's part."""
-        draws = Draws(self.seed, {k: v for k, v in point.items() if k not in ("lams", "loss")}, device)
+        draws = Draws(self.seed, {k: v for k, v in point.items() if k not in ("lams", "lam", "loss")}, device)
         if point["part"] == "curves":
             return {"curves": list(self._curve(point))}
         if point["part"] == "linearisation":
-            return {"linearisation": [self._linearised(point, draws)]}
+            own, d = self.linearisation, point["d"]
+            error = self._drawn(point["L"], d, own["seeds"], draws).linearisation_error(own["samples"], draws)
+            row = {"L": point["L"], "d": d, "rel_frob_error": error}
+            return {"linearisation": [{**row, "samples": 2 * own["samples"], "seeds": own["seeds"]}]}
+        if point["part"] == "traces":
+            return {"resolvent": [self._trace(point, draws)]}
         if point["part"] == "universality":
-            own = self.universality
-            k, lam = round(self.width_ratio * own["d"]), float(own["lam"])
-            layers, weights = (
-                df.layers(self.act, own["depth"]),
-                self._weights(draws, own["seeds"], own["depth"], own["d"], k),
-            )
-            samples = (max(int(point["alpha"] * k + 1e-9), 2), self.test_samples)
-            found = compared(point["loss"], self.act, layers, weights, samples, lam, self.noise, draws)
-            row = {
-                "loss": point["loss"],
-                "L": own["depth"],
-                "alpha": point["alpha"],
-                "lam": lam,
-                "seeds": own["seeds"],
+            own, given = self.universality, {"loss": point["loss"], "alpha": point["alpha"]}
+            network = self._drawn(own["depth"], own["d"], own["seeds"], draws)
+            samples = (max(int(point["alpha"] * len(network.weights[-1][0]) + 1e-9), 2), self.test_samples)
+            found = compared(point["loss"], network, samples, float(own["lam"]), self.noise, draws)
+            return {
+                "universality": [
+                    {**given, "L": own["depth"], "lam": own["lam"], "seeds": own["seeds"], **found}
+                ]
             }
-            return {"universality": [{**row, **found}]}
         return self._regression(point, draws)
 
     # --------------------------------------------------------------------------------------- regression
 
-    def _weights(self, draws: Draws, seeds: int, depth: int, d: int, k: int) -> list[Tensor]:
-        shapes = [(k, d), *[(k, k)] * (depth - 1)]
-        return [draws.normal(seeds, *shape) / math.sqrt(shape[1]) for shape in shapes]
+    def _drawn(self, depth: int, d: int, seeds: int, draws: Draws) -> df.Network:
+        return df.Network.drawn(self.act, depth, d, round(self.width_ratio * d), seeds, draws)
 
     def _regression(self, point: Point, draws: Draws) -> Tables:
         depth, seeds, d = point["L"], self.seeds, self.d
         k = round(self.width_ratio * d)
         n = max(int(point["alpha"] * k + 1e-9), 1)
-        layers = df.layers(self.act, depth)
-        weights = self._weights(draws, seeds, depth, d, k)
-        omega = df.covariance(weights, layers)
+        network = self._drawn(depth, d, seeds, draws)
         inputs = draws.normal(seeds, n + self.test_samples, d)
-        phi = df.features(inputs, weights, self.act, layers) / math.sqrt(k)
+        phi = network.features(inputs) / math.sqrt(k)
         if point["part"] == "shared":
             theta, missed = draws.normal(seeds, k), torch.zeros(seeds)
             signal = (phi @ theta[..., None]).squeeze(-1)
         else:
-            signal, theta, missed = df.sign_teacher(
-                inputs, weights, layers, omega, round(self.teacher["width_ratio"] * d), draws
-            )
+            units = round(self.teacher["width_ratio"] * d)
+            signal, theta, missed = network.sign_teacher(inputs, units, draws)
         targets = signal + math.sqrt(self.noise) * draws.normal(*signal.shape)
-        values, vectors = torch.linalg.eigh(omega / k)
+        values, vectors = torch.linalg.eigh(network.covariance() / k)
         turned = (vectors.transpose(1, 2) @ theta[..., None]).squeeze(-1).cpu()
         values = values.cpu()  # roots are found there
         tables: Tables = {"deep_random_features": [], "resolvent": []}
         for lam in point["lams"]:
             each = zip(values, turned, missed, strict=True)
             limits = [df.conditional(v, t, self.noise + float(m), lam, n) for v, t, m in each]
-            free = df.deterministic([d, *[k] * depth], layers, self.noise, lam, n)
+            free = df.deterministic([d, *[k] * depth], network.layers, self.noise, lam, n)
             found = df.ridge(phi[:, :n], targets[:, :n], lam)
             errors = (targets - (phi @ found[..., None]).squeeze(-1)) ** 2
             tables["deep_random_features"].append({
@@ -205,13 +203,8 @@ class DeepRandomFeatures(Study):
                 **_against(limits, free.test if point["part"] == "shared" else math.nan, errors, n),
             })  # fmt: skip
             if point["part"] == "shared":
-                spectrum = torch.linalg.eigvalsh(phi[:, :n].transpose(1, 2) @ phi[:, :n]).clamp(min=0)
-                trace, error = mean_and_error((1 / (spectrum + lam)).mean(1))
-                theory = sum(k - limit.df1 for limit in limits) / seeds / (k * lam)
-                tables["resolvent"].append({
-                    "L": depth, "alpha": point["alpha"], "lam": lam, "theory_trace": theory, "mc_trace": trace,
-                    "se_trace": error, "rel_dev": relative(trace, theory),
-                })  # fmt: skip
+                given = {"L": depth, "d": d, "alpha": point["alpha"], "lam": lam}
+                tables["resolvent"].append({**given, **_traced(phi[:, :n], lam, limits)})
         return tables
 
     # ------------------------------------------------------------------- prediction alone, and covariance
@@ -232,29 +225,17 @@ class DeepRandomFeatures(Study):
                     "theory_train": found.train,
                 }
 
-    def _linearised(self, point: Point, draws: Draws) -> Row:
-        """Distance of the covariance from its linearisation, without the bias of the sample: from two halves."""
-        own, d = self.linearisation, point["d"]
-        layers = df.layers(self.act, point["L"])
-        weights = self._weights(draws, own["seeds"], point["L"], d, round(self.width_ratio * d))
-        omega = df.covariance(weights, layers)
-        first, second = (
-            (phi.transpose(1, 2) @ phi) / own["samples"] - omega
-            for phi in (
-                df.features(draws.normal(own["seeds"], own["samples"], d), weights, self.act, layers)
-                for _ in "ab"
-            )
-        )
-        error = (
-            ((first * second).sum((1, 2)).mean() / (omega**2).sum((1, 2)).mean()).clamp(min=0).sqrt().item()
-        )
-        return {
-            "L": point["L"],
-            "d": d,
-            "rel_frob_error": error,
-            "samples": 2 * own["samples"],
-            "seeds": own["seeds"],
-        }
+    def _trace(self, point: Point, draws: Draws) -> Row:
+        """A trace alone: how far that of another size is from its limit."""
+        own, d, lam = self.traces, point["d"], point["lam"]
+        network = self._drawn(own["depth"], d, own["seeds"], draws)
+        omega = network.covariance()
+        k = omega.shape[-1]
+        n = int(own["alpha"] * k + 1e-9)
+        phi = network.features(draws.normal(own["seeds"], n, d)) / math.sqrt(k)
+        values = torch.linalg.eigvalsh(omega / k).cpu()
+        limits = [df.conditional(v, torch.zeros_like(v), self.noise, lam, n) for v in values]
+        return {"L": own["depth"], "d": d, "alpha": own["alpha"], "lam": lam, **_traced(phi, lam, limits)}
 
     # ------------------------------------------------------------------------------------------- checks
 
@@ -277,8 +258,8 @@ class DeepRandomFeatures(Study):
                 yield close(
                     "training error", case, row["theory_train"], row["mc_train"], 0.06, row["se_train"]
                 )
-        for row in tables["resolvent"]:
-            case = f"L={row['L']} alpha={row['alpha']:g} lam={row['lam']:g}"
+        for row in (row for row in tables["resolvent"] if row["d"] == self.d):
+            case = f"L={row['L']} d={row['d']} alpha={row['alpha']:g} lam={row['lam']:g}"
             yield close(
                 "trace of the resolvent", case, row["theory_trace"], row["mc_trace"], 0.02, row["se_trace"]
             )
@@ -312,6 +293,17 @@ class DeepRandomFeatures(Study):
             if len(own) > 1 and min(error for _, error in own) > 0:
                 slope = math.log(own[-1][1] / own[0][1]) / math.log(own[-1][0] / own[0][0])
                 yield near("exponent in d of the linearisation's error", f"L={depth}", -0.5, slope, 0.15)
+        for lam in self.traces["lams"]:
+            same = (self.traces["depth"], self.traces["alpha"], lam)
+            of_size = {
+                row["d"]: abs(row["rel_dev"])
+                for row in tables["resolvent"]
+                if (row["L"], row["alpha"], row["lam"]) == same
+            }
+            if len(of_size) > 1:
+                small, large = min(of_size), max(of_size)
+                case = f"d={large} against {small}, lam={lam:g}"
+                yield below("deviation of the trace falls with d", case, of_size[small], of_size[large])
         shared = {
             (r["lam"], r["alpha"], r["L"]): r["mc_test"]
             for r in tables["deep_random_features"]
@@ -320,13 +312,16 @@ class DeepRandomFeatures(Study):
         shallow, deep = min(self.depths), max(self.depths)
         for lam in self.lams:
             if deep > shallow and 1 in self.alphas:
-                at = {depth: shared[lam, 1, depth] for depth in (shallow, deep)}
-                yield below(
-                    f"error at alpha=1 with {deep} layers, against {shallow}",
-                    f"lam={lam:g}",
-                    at[shallow],
-                    at[deep],
-                )
+                name = f"error at alpha=1 with {deep} layers, against {shallow}"
+                yield below(name, f"lam={lam:g}", shared[lam, 1, shallow], shared[lam, 1, deep])
+
+
+def _traced(phi: Tensor, lam: float, limits: Sequence[df.Ridge]) -> Row:
+    """The trace of the resolvent beside its prediction, of features (seeds, n, k) over the root of k."""
+    k = phi.shape[-1]
+    trace, error = mean_and_error(df.resolvent(phi, lam))
+    theory = sum(k - limit.df1 for limit in limits) / len(limits) / (k * lam)
+    return {"theory_trace": theory, "mc_trace": trace, "se_trace": error, "rel_dev": relative(trace, theory)}
 
 
 def _against(limits: Sequence[df.Ridge], free: float, errors: Tensor, n: int) -> Row:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,22 +16,13 @@ LOSSES = ("squared", "logistic", "hinge")
 
 
 def compared(
-    loss: str,
-    act: df.Activation,
-    layers: Sequence[df.Layer],
-    weights: Sequence[Tensor],
-    samples: tuple[int, int],
-    lam: float,
-    noise: float,
-    draws: Draws,
+    loss: str, network: df.Network, samples: tuple[int, int], lam: float, noise: float, draws: Draws
 ) -> Row:
     """Test error and loss on labels ``sign(theta*.phi / sqrt(k) + noise)``, of real and of Gaussian features.
 
     Args:
         loss: One of :data:`LOSSES`.
-        act: The activation.
-        layers: Coefficients of each layer.
-        weights: Of each layer, (seeds, k_l, k_{l-1}).
+        network: Gives the features.
         samples: For training and for the test.
         lam: Ridge, as in :func:`learnt`.
         noise: Variance of the noise under the sign.
@@ -41,9 +31,9 @@ def compared(
     Returns:
         ``{real,gaussian}_{error,loss}`` with standard errors, and ``theory_loss`` of the squared loss.
     """
-    (n, test), (seeds, k), d = samples, weights[-1].shape[:2], weights[0].shape[-1]
-    omega = df.covariance(weights, layers)
-    real = df.features(draws.normal(seeds, n + test, d), weights, act, layers)
+    (n, test), omega = samples, network.covariance()
+    seeds, k = omega.shape[:2]
+    real = network.features(draws.normal(seeds, n + test, network.weights[0].shape[-1]))
     gaussian = draws.normal(seeds, n + test, k) @ torch.linalg.cholesky(omega).transpose(1, 2)
     theta, noises = draws.normal(seeds, k, 1), math.sqrt(noise) * draws.normal(seeds, n + test)
     row: Row = {"theory_loss": _squared(omega, theta, noise, lam, n) if loss == "squared" else math.nan}

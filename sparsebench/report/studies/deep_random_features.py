@@ -110,6 +110,7 @@ def _depths(curves: pd.DataFrame) -> Drawing:
 
 
 def _traces(rows: pd.DataFrame) -> Drawing:
+    rows = rows[rows["d"] == rows["d"].mode().iloc[0]]
     figure = Figure(figsize=(5.5, 3.4), layout="constrained")
     axes = figure.add_subplot()
     for i, ((lam, depth), part) in enumerate(rows.groupby(["lam", "L"])):
