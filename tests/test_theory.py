@@ -28,12 +28,13 @@ from sparsebench.theory.study import Draws, below, close, mean_and_error, near
 STUDIES = options("theory")
 CPU = torch.device("cpu")
 SMALL = (
-    "study=overparam_prune",
+    "study=overparam_prune_network",
+    "study.images=400",
     "study.seeds=3",
-    "study.diag={n: 30, informative: 8, weak: 60, features: [20, 60], keep: [4]}",
-    "study.general={n: 20, keep: 5, features: [40], seeds: 3, draws: 3}",
-    "study.rf={n: 20, d: 10, keep: 5, features: [40], seeds: 3, draws: 3}",
-    "study.latent={n: 20, p: 40, keep: 5, seeds: 3, draws: 3}",
+    "study.draws=3",
+    "study.n=30",
+    "study.keep=8",
+    "study.features=[8,60]",
 )
 """A study of a second."""
 
@@ -93,8 +94,9 @@ def test_a_study_writes_tables_checks_figures_and_where_they_come_from(tmp_path,
     assert run() == 0
     (folder,) = (tmp_path / "results/theory").glob("*-*")
     said = capsys.readouterr().out
-    rows = read(folder / "overparam_prune.csv")
-    assert {row["design"] for row in rows} == {"diag", "general", "rf", "latent"}
+    rows = read(folder / "overparam_prune_network.csv")
+    assert {row["p"] for row in rows} == {"8", "60"}
+    assert read(folder / "networks.csv") == []
     checks = read(folder / "summary.csv")
     columns = "study,check,case,predicted,measured,standard_error,deviation,tolerance,passed"
     assert list(checks[0]) == columns.split(",")
@@ -102,9 +104,9 @@ def test_a_study_writes_tables_checks_figures_and_where_they_come_from(tmp_path,
     assert f"{passed} of {len(checks)} checks passed" in said
     assert said.count("failed: ") == len(checks) - passed
     assert {path.suffix for path in (folder / "figures").iterdir()} == {".png", ".svg", ".pdf"}
-    assert (folder / "figures/risk_diag.png").read_bytes()[:4] == b"\x89PNG"
+    assert (folder / "figures/networks.png").read_bytes()[:4] == b"\x89PNG"
     origin = json.loads((folder / "study.json").read_text())
-    assert origin["command"].startswith("sparsebench theory study=overparam_prune study.seeds=3 ")
+    assert origin["command"].startswith("sparsebench theory study=overparam_prune_network study.images=400 ")
     assert "Double Descent" in origin["paper"]
     assert yaml.safe_load((folder / "config.yaml").read_text())["study"]["seeds"] == 3
     assert not list(folder.glob(".points"))
@@ -114,7 +116,7 @@ def test_a_study_writes_tables_checks_figures_and_where_they_come_from(tmp_path,
     assert main(["report", "results"]) == 0
     page = (tmp_path / "results/report/index.html").read_text()
     assert f"{passed} of {len(checks)} passed" in page
-    assert page.count("<figure>") == 5
+    assert page.count("<figure>") == 1
     assert main(["collect", "results", "-o", "table.csv"]) == 2, "a study is no run"
 
 
@@ -128,7 +130,7 @@ def test_a_report_has_runs_and_studies_together(tmp_path, monkeypatch, capsys):
     assert main(["report", "results"]) == 0
     assert "1 theory study, 1 of 1 runs count" in capsys.readouterr().err
     page = (tmp_path / "results/report/index.html").read_text()
-    assert "Theory: overparam_prune" in page and 'id="means"' in page
+    assert "Theory: overparam_prune_network" in page and 'id="means"' in page
 
 
 COMMAND = [sys.executable, "-m", "sparsebench", "theory", *SMALL]
@@ -138,7 +140,7 @@ COMMAND = [sys.executable, "-m", "sparsebench", "theory", *SMALL]
 def test_a_killed_study_goes_on_to_the_same_bytes(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(config_dir().parent), "OMP_NUM_THREADS": "1"}
     quiet = {"stdout": subprocess.DEVNULL, "env": environment}
-    more = "study.diag.features=[" + ",".join(str(p) for p in range(31, 68)) + "]"
+    more = "study.features=[" + ",".join(str(p) for p in range(31, 98)) + "]"
     with subprocess.Popen([*COMMAND, more, "results_dir=cut"], cwd=tmp_path, **quiet) as process:
         while len(done := list(tmp_path.glob("cut/*/.points/*.json"))) < 5:
             assert process.poll() is None
@@ -147,7 +149,7 @@ def test_a_killed_study_goes_on_to_the_same_bytes(tmp_path):
     assert not list(tmp_path.glob("cut/*/summary.csv"))
     kept = {path: path.stat().st_mtime_ns for path in done}
     with subprocess.Popen([*COMMAND, more, "results_dir=cut"], cwd=tmp_path, **quiet) as process:
-        while not list(tmp_path.glob("cut/*/overparam_prune.csv")):
+        while not list(tmp_path.glob("cut/*/overparam_prune_network.csv")):
             assert process.poll() in (None, 0)
             assert all(path.stat().st_mtime_ns == when for path, when in kept.items() if path.exists())
             time.sleep(0.02)
@@ -167,7 +169,7 @@ def test_a_sweep_runs_a_study_for_every_combination(tmp_path, monkeypatch, launc
     monkeypatch.setenv("PYTHONPATH", str(config_dir().parent))
     words = ["sweep", *SMALL, "study.seed=0,1", "results_dir=swept", f"launcher={launcher}"]
     assert main(words) == 0
-    folders = sorted(tmp_path.glob("swept/overparam_prune-*"))
+    folders = sorted(tmp_path.glob("swept/overparam_prune_network-*"))
     assert {yaml.safe_load((f / "config.yaml").read_text())["study"]["seed"] for f in folders} == {0, 1}
     assert all((folder / "summary.csv").is_file() for folder in folders)
 
@@ -197,13 +199,9 @@ def test_bad_settings_are_one_line_and_write_nothing(tmp_path, monkeypatch, caps
 @pytest.mark.slow
 def test_a_failed_check_is_shown_and_is_no_error(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sparsebench.theory.study.ERRORS", 0.0)
-    monkeypatch.setattr(
-        "sparsebench.theory.overparam_prune.TOLERANCE",
-        dict.fromkeys(("diag", "general", "rf", "latent"), 0.0),
-    )
+    monkeypatch.setattr("sparsebench.theory.study.ERRORS", -100.0)
     assert run() == 0
-    assert "  failed: risk, none, diag p=60" in capsys.readouterr().out
+    assert "  failed: risk on features of images, none, p=60" in capsys.readouterr().out
     assert main(["report", "results"]) == 0
     assert '<tr class="failed">' in (tmp_path / "results/report/index.html").read_text()
 
