@@ -69,6 +69,11 @@ run() {
         --pixels 224 --batch-size 256 --steps 96 precision=bf16 channels_last=true
     stage "bench_select_$hardware.csv" "$python" scripts/bench_select.py
     stage "bench_data_$hardware.csv" "$python" scripts/bench_data.py --synthetic --device cuda
+    stage theory.txt "$python" -m sparsebench theory study=overparam_prune device=cuda results_dir=results/gpu/theory \
+        'study.diag={n: 4000, informative: 1200, weak: 18800, features: [800, 1200, 3000, 6000, 12000, 20000], keep: []}' \
+        'study.rf={n: 4000, d: 2000, keep: 800, features: [1000, 2000, 3000, 6000, 8000], seeds: 4, draws: 8}'
+    stage theory_deep.txt "$python" -m sparsebench theory study=deep_random_features device=cuda \
+        results_dir=results/gpu/theory study.d=2000 study.test_samples=4000
     find_images >/dev/null
     export -f train
     export python

@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 import ranks
 import torch
+import yaml
+from hydra.utils import get_object
 from oracle import OracleDPF
 from test_dpf import Net, data, step_of
 
 from sparsebench.cli import main
 from sparsebench.clock import Clock
+from sparsebench.location import config_dir
 from sparsebench.pruning.allocation import Global, lowest
 from sparsebench.pruning.methods.dpf import DPF
 from sparsebench.pruning.parameters import MaskedParameters
@@ -128,3 +131,18 @@ def test_two_ranks_on_one_gpu_are_refused(tmp_path):
         "sparsebench: error: device=ddp: expected a GPU for every rank, but these are 2 ranks on 1 GPUs\n"
     )
     assert ended == [("", message, 2), ("", "", 2)]
+
+
+@pytest.mark.parametrize("name", ["overparam_prune", "overparam_prune_network", "deep_random_features"])
+def test_a_theory_study_computes_on_the_gpu_what_it_computes_on_the_cpu(name):
+    content = yaml.safe_load((config_dir() / f"theory/{name}.yaml").read_text())
+    content["data_root"] = "" if "data_root" in content else None
+    target = get_object(content.pop("_target_"))
+    study = target(
+        **{key: value for key, value in content.items() if key != "data_root" or value is not None}
+    )
+    for point in (study.points()[0], study.points()[-1]):
+        here, there = (study.rows(point, torch.device(device)) for device in ("cpu", "cuda"))
+        for table, rows in here.items():
+            for row, other in zip(rows, there[table], strict=True):
+                assert other == pytest.approx(row, rel=1e-5, nan_ok=True), table
