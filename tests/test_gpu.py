@@ -136,13 +136,12 @@ def test_two_ranks_on_one_gpu_are_refused(tmp_path):
 @pytest.mark.parametrize("name", ["overparam_prune", "overparam_prune_network", "deep_random_features"])
 def test_a_theory_study_computes_on_the_gpu_what_it_computes_on_the_cpu(name):
     content = yaml.safe_load((config_dir() / f"theory/{name}.yaml").read_text())
-    content["data_root"] = "" if "data_root" in content else None
-    target = get_object(content.pop("_target_"))
-    study = target(
-        **{key: value for key, value in content.items() if key != "data_root" or value is not None}
-    )
+    study = get_object(content.pop("_target_"))(**content)
     for point in (study.points()[0], study.points()[-1]):
         here, there = (study.rows(point, torch.device(device)) for device in ("cpu", "cuda"))
         for table, rows in here.items():
             for row, other in zip(rows, there[table], strict=True):
-                assert other == pytest.approx(row, rel=1e-5, nan_ok=True), table
+                numbers = {key: value for key, value in row.items() if isinstance(value, float)}
+                assert {key: other[key] for key in numbers} == pytest.approx(
+                    numbers, rel=1e-5, nan_ok=True
+                ), table
