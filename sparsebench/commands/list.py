@@ -58,7 +58,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     for number, (label, found) in enumerate(listed.items()):
         if len(listed) > 1:
-            print(f"{chr(10) if number else ''}{label} ({GROUPS[label]}=...)")
+            word = "study" if label == "theory" else GROUPS[label]
+            print(f"{chr(10) if number else ''}{label} ({word}=...)")
         width = max((len(entry.name) for entry in found), default=0)
         for entry in found:
             paper = f"  [{entry.reference}]" if entry.reference else ""
