@@ -78,7 +78,7 @@ def draws(**point: Any) -> Draws:
 def test_the_tracy_widom_law_has_its_known_quantiles_mean_and_deviation() -> None:
     found = [spectra.tracy_widom_quantile(share) for share in (0.9, 0.95, 0.99)]
     assert found == pytest.approx([0.45014, 0.97931, 2.02345], abs=1e-5)
-    s = np.linspace(-8, 7, 77)
+    s = np.linspace(-8, 7, 51)
     law = np.array([spectra.tracy_widom(value) for value in s])
     mean = s[-1] - simpson(law, x=s)
     second = s[-1] ** 2 - 2 * simpson(law * s, x=s)
@@ -425,6 +425,9 @@ def test_all_parts_off_is_an_empty_study() -> None:
     [
         ("top_eigenvalue", "sizes", [[50, 100]], "study.top_eigenvalue.sizes"),
         ("top_eigenvalue", "sizes", [[100]], "study.top_eigenvalue.sizes"),
+        ("top_eigenvalue", "sizes", [100, 50], "study.top_eigenvalue.sizes"),
+        ("top_eigenvalue", "spiked_sizes", [[50, 50]], "study.top_eigenvalue.spiked_sizes"),
+        ("weights", "sizes", [[3, 40]], "study.weights.sizes"),
         ("top_eigenvalue", "spectra", ["unifrom"], "study.top_eigenvalue.spectra"),
         ("top_eigenvalue", "spikes", [0.5], "study.top_eigenvalue.spikes"),
         ("top_eigenvalue", "variables", [150], "study.top_eigenvalue.variables"),

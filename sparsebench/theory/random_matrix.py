@@ -90,14 +90,11 @@ class RandomMatrix(Study):
     weights: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        for part, name, least in (
-            ("top_eigenvalue", "sizes", 2), ("top_eigenvalue", "spiked_sizes", 2), ("cleaning", "sizes", 2),
-            ("autoencoder", "sizes", 2), ("weights", "sizes", 4),
-        ):  # fmt: skip
-            for pair in getattr(self, part)[name]:
-                if len(pair) != 2:
-                    raise SettingError(f"study.{part}.{name}", list(pair), "a list of pairs")
-                require_list(f"study.{part}.{name}", pair, least)
+        self._require_pairs("top_eigenvalue", "sizes", 2)
+        self._require_pairs("top_eigenvalue", "spiked_sizes", 2)
+        for part in ("cleaning", "autoencoder"):
+            self._require_pairs(part, "sizes", 2)
+        self._require_pairs("weights", "sizes", 4)
         self._require_top()
         for part in ("cleaning", "autoencoder"):
             for variables, samples in getattr(self, part)["sizes"]:
@@ -115,11 +112,18 @@ class RandomMatrix(Study):
         require(1, **{f"study.autoencoder.{key}": self.autoencoder[key] for key in ("repeats", "epochs")})
         self._require_weights()
 
+    def _require_pairs(self, part: str, name: str, least: int) -> None:
+        for pair in getattr(self, part)[name]:
+            if not isinstance(pair, Sequence) or len(pair) != 2:
+                raise SettingError(f"study.{part}.{name}", pair, "a list of pairs of whole numbers")
+            require(least, **{f"study.{part}.{name}": min(pair)})
+
     def _require_top(self) -> None:
         own, name = self.top_eigenvalue, "study.top_eigenvalue"
-        for n, p in [*own["sizes"], *own["spiked_sizes"]]:
-            if p >= n:
-                raise SettingError(f"{name}.sizes", [n, p], "more samples than variables")
+        for key in ("sizes", "spiked_sizes"):
+            for n, p in own[key]:
+                if p >= n:
+                    raise SettingError(f"{name}.{key}", [n, p], "more samples than variables")
         require_list(f"{name}.spikes", own["spikes"] or [1], 1)
         require_list(f"{name}.ratios", own["ratios"] or [0.5], 0.01, 0.99)
         require_list(f"{name}.small", own["small"] or [1], 1)

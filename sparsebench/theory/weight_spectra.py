@@ -47,7 +47,8 @@ def rows(own: Mapping[str, Any], point: Point, draws: Draws) -> Tables:
         return _of_run(own, Path(point["run"]), draws.device)
     outputs, inputs, strengths = point["outputs"], point["inputs"], own["strengths"]
     matrices = planted(outputs, inputs, point["noise"], strengths, own["seeds"], draws)
-    layer = f"{'dense' if point['noise'] == 0 else format(point['noise'], '.0%') + ' sparse'} noise {outputs}x{inputs}"
+    kind = f"{100 * point['noise']:g}% sparse" if point["noise"] else "dense"
+    layer = f"{kind} noise {outputs}x{inputs}"
     found = [analysed(matrix, own["alpha"], own["beta"]) for matrix in matrices]
     told = {"source": PLANTED, "layer": layer, "noise": point["noise"], "true_variance": 1.0}
     told["true_rank"] = sum(strength > 1 for strength in strengths)
