@@ -64,8 +64,8 @@ class RandomMatrix(Study):
     tables: ClassVar[Mapping[str, Sequence[str]]] = {
         "random_matrix": (
             "spectrum", "n", "p", "q", "spike", "centred", "true_max", "edge", "tw_mean", "tw_sd", "mc_mean", "se",
-            "mc_sd", "rel_dev", "overlap_theory", "overlap_mc", "p_over_theory", "p_over_mc", "p_over_bound",
-            "true_min", "lower_edge", "mc_min", "seeds",
+            "mc_sd", "rel_dev", "overlap_theory", "overlap_mc", "overlap_se", "p_over_theory", "p_over_mc",
+            "p_over_bound", "true_min", "lower_edge", "mc_min", "seeds",
         ),
         "cleaning": (
             "prior", "N", "T", "q", "estimator", "theory_loss", "mc_loss", "se", "rel_dev", "prial", "prial_theory",

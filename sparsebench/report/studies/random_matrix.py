@@ -104,12 +104,21 @@ def _overlaps(rows: pd.DataFrame) -> Drawing:
             color=color,
             label=f"n={n}, p={p}: limit",
         )
-        axes.scatter(own["spike"], own["overlap_mc"], color=color, s=16, label=f"n={n}, p={p}: simulation")
+        axes.errorbar(
+            own["spike"],
+            own["overlap_mc"],
+            own["overlap_se"],
+            color=color,
+            fmt="o",
+            label=f"n={n}, p={p}: simulation",
+        )
     axes.set(
         xlabel="true largest eigenvalue (variance)", ylabel="squared cosine of the eigenvectors", ylim=(0, 1)
     )
     legend(figure)
-    caption = "How much of the sample's first eigenvector is the true one. Dots: means of the simulation."
+    caption = (
+        "How much of the sample's first eigenvector is the true one. Dots: means with one standard error."
+    )
     return Drawing("overlap", "First eigenvector of a sample: one spike", caption, figure, rows)
 
 
