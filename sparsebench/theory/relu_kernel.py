@@ -67,12 +67,6 @@ def _pull(cosines: Tensor, weights: Tensor) -> tuple[Tensor, tuple[Tensor, Tenso
     return total.squeeze(-1), (weighted.squeeze(-1), share)
 
 
-def cosines(units: Tensor) -> Tensor:
-    """Cosines of the angles of units (..., m, d) with each other: (..., m, m)."""
-    directions = units / units.norm(dim=-1, keepdim=True)
-    return directions @ directions.transpose(-1, -2)
-
-
 def row_moment(inputs: int) -> float:
     """``E k(u, w)`` of a unit vector ``u`` with a ReLU unit ``w ~ N(0, I / inputs)``; 1 / (2 pi) of many inputs."""
     ratio = math.exp(math.lgamma(inputs / 2) - math.lgamma((inputs + 1) / 2))
