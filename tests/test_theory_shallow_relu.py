@@ -217,7 +217,7 @@ def test_rows_have_the_tables_columns_and_repeat(tables):
     for name, rows in tables.items():
         assert rows
         assert all(list(row) == list(STUDY.tables[name]) for row in rows)
-    assert STUDY.rows(STUDY.points()[-1], CPU)["regions"] == tables["regions"]
+    assert STUDY.rows(STUDY.points()[0], CPU)["shallow_relu"] == tables["shallow_relu"][:4]
 
 
 @pytest.mark.parametrize(

@@ -95,11 +95,13 @@ def _regions(rows: pd.DataFrame) -> Drawing:
         for column, line in (("eff_regions_1pct", "-"), ("eff_regions_3pct", ":")):
             mean = own.groupby("changes")[column].mean()
             name = f"{EFFECTIVE[column]}, width {width}"
-            color = COLORS[(i + 3) % 6]
+            color = "black" if i == 0 else "grey"
             right.plot(
                 mean.index, mean, line, marker=MARKERS[i % 7], color=color, fillstyle="none", label=name
             )
-    right.plot(changes, [2 * r + 2 for r in changes], color="black", linewidth=0.8, label="2 r + 2")
+    right.plot(
+        changes, [2 * r + 2 for r in changes], color="black", linewidth=0.8, linestyle="-.", label="2 r + 2"
+    )
     left.set(xscale="log", yscale="log", xlabel="units", ylabel="regions: all (full), within 1 % (dashed)")
     left.set_xticks(widths, [str(width) for width in widths])
     left.xaxis.set_minor_locator(NullLocator())
