@@ -161,6 +161,12 @@ def test_norms_of_few_weights_a_row_are_not_tested():
     assert len(drawings("random_network_pruning", frames(study, tables))) == 1
 
 
+def test_a_single_norm_is_not_tested(tables):
+    row = {**tables["random_network_pruning"][0], "se_opnorm": math.nan}
+    few = {"random_network_pruning": [row], "widths": [], "convolution": []}
+    assert [check.check.split(",")[0] for check in STUDY.checks(few)] == ["gap", "gap", "gap"]
+
+
 @pytest.mark.parametrize(
     ("part", "key", "value"),
     [

@@ -223,11 +223,11 @@ def _case(row: Row) -> str:
 def _compared(table: str, row: Row) -> Sequence[str]:
     """What of a row is held against its limit."""
     gap, rescaled, norm = _COLUMNS
-    if table == "convolution":
-        return gap, rescaled
-    if table == "widths":
-        return (gap, norm) if row["removed_per_row"] >= LEAST_ENTRIES else ()
-    return gap, rescaled, norm
+    if table == "widths" and row["removed_per_row"] < LEAST_ENTRIES:
+        return ()
+    found = [gap] if table == "widths" else [gap, rescaled]
+    alone = math.isnan(row["se_opnorm"])  # one norm has no error to be held against
+    return found if table == "convolution" or alone else [*found, norm]
 
 
 @dataclass(frozen=True)
