@@ -7,6 +7,7 @@ import math
 import numpy as np
 import torch
 from scipy.sparse.linalg import svds
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.nn import functional
 
@@ -101,8 +102,9 @@ def dense_norm(weights: Tensor) -> float:
     """Operator norm of a matrix (m, d)."""
     matrix = weights.cpu().numpy()
     start = np.ones(min(matrix.shape))  # a random one would change the last digits from run to run
-    # The error is of second order in the tolerance.
-    return float(svds(matrix, k=1, return_singular_vectors=False, tol=1e-4, v0=start)[0])
+    with threadpool_limits(1, user_api="blas"):  # its many small products do not gain from more
+        # The error is of second order in the tolerance.
+        return float(svds(matrix, k=1, return_singular_vectors=False, tol=1e-4, v0=start)[0])
 
 
 def circular_norm(weights: Tensor, side: int) -> float:
