@@ -1,0 +1,40 @@
+"""L-BFGS of scipy on a function of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from torch import Tensor
+
+
+def least(
+    value: Callable[[Tensor], tuple[Tensor, Tensor]],
+    start: Tensor,
+    *,
+    change: float = 1e-15,
+    slope: float = 1e-9,
+) -> tuple[float, Tensor]:
+    """A local minimum.
+
+    Args:
+        value: Maps what is sought to a number and its gradient; a float64 tensor of any shape.
+        start: Where the search starts.
+        change: Of a value of size 1 in a step, at which the search ends.
+        slope: Of the gradient's largest entry, at which the search ends.
+
+    Returns:
+        The value there, and the place, shaped as ``start``.
+    """
+
+    def of_flat(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        number, gradient = value(torch.from_numpy(flat).to(start.device).view_as(start))
+        return number.item(), gradient.flatten().cpu().numpy()
+
+    options = {"maxiter": 5000, "maxfun": 10000, "maxcor": 20, "ftol": change, "gtol": slope}
+    with threadpool_limits(1):  # two threads wait for each other far longer than these small products take
+        found = minimize(of_flat, start.flatten().cpu().numpy(), jac=True, method="L-BFGS-B", options=options)
+    return float(found.fun), torch.from_numpy(found.x).to(start.device).view_as(start)
