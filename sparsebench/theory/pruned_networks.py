@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 from scipy.sparse.linalg import svds
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional
 

@@ -63,8 +63,8 @@ class ShallowRelu(Study):
             (beyond).
 
     References:
-        Arjevani, Field: On the Principle of Least Symmetry Breaking in Shallow ReLU Models. arXiv 1912.11939. Safran,
-        Vardi, Lee: On the Effective Number of Linear Regions in Shallow Univariate ReLU Networks: Convergence
+        Arjevani, Field: On the Principle of Least Symmetry Breaking in Shallow ReLU Models. 2019, arXiv 1912.11939.
+        Safran, Vardi, Lee: On the Effective Number of Linear Regions in Shallow Univariate ReLU Networks: Convergence
         Guarantees and Implicit Bias. NeurIPS 2022, arXiv 2205.09072.
     """
 
