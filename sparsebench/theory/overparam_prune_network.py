@@ -183,7 +183,9 @@ def _networks(folder: Path) -> list[Row]:
     rows = []
     for (method, config_hash), own in found.items():
         first = own[0]
-        error, spread = mean_and_error(100 - torch.tensor([float(row["top1"]) for row in own]).double())
+        error, spread = mean_and_error(
+            100 - torch.tensor([float(row["top1"]) for row in own], dtype=torch.float64)
+        )
         rows.append({
             "dataset": first["dataset"], "method": method, "prunable": int(first["prunable"]),
             "nonzero": int(first["nonzero"]), "target_sparsity": float(first["target_sparsity"] or "nan"),
