@@ -82,13 +82,13 @@ def styles(points: pd.DataFrame, methods: Sequence[str]) -> dict[str, dict[str, 
     return found
 
 
-def rendered(figure: Figure) -> dict[str, bytes]:
-    """The file of each of :data:`FORMATS`, without dates."""
+def rendered(figure: Figure, formats: Sequence[str] = FORMATS) -> dict[str, bytes]:
+    """The file of each format, without dates."""
     if figure.get_layout_engine() is not None:
         figure.draw_without_rendering()  # lays it out, once for all formats
         figure.set_layout_engine("none")
     found = {}
-    for form in FORMATS:
+    for form in formats:
         buffer = io.BytesIO()
         dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
         figure.savefig(buffer, format=form, metadata=dates)

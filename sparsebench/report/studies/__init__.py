@@ -29,5 +29,5 @@ def files(study: str, tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str,
     with settings():
         for drawing in drawings(study, tables):
             heading(drawing.figure, f"{drawing.title}. {study}")
-            for form, content in rendered(drawing.figure).items():
+            for form, content in rendered(drawing.figure, ("png", "svg")).items():
                 yield f"{drawing.name}.{form}", content
