@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -230,3 +231,12 @@ def test_random_numbers_depend_on_the_seed_and_the_grid_point_alone():
     assert not torch.equal(Draws(1, {"p": 3}, CPU).normal(4), first)
     assert not torch.equal(Draws(0, {"p": 4}, CPU).normal(4), first)
     assert first.dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_table_of_every_study_is_explained(composed, name):
+    text = (config_dir().parent / "results/README.md").read_text()
+    explained = set(
+        re.findall(r"`(\w+)`", text.partition("## Theory studies")[2].partition("## reference/")[0])
+    )
+    assert set(build(composed(name)[0].study, "study").tables) <= explained
