@@ -20,7 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from sparsebench.config import run_id, study_id
+from sparsebench.config import STUDY, run_id, study_id
 from sparsebench.errors import RunError, SettingError
 from sparsebench.records.states import Results
 from sparsebench.signals import StopSignals
@@ -107,7 +107,8 @@ class CommandLauncher(Launcher):
             name = run_id(cfg, choices) if self.command == "train" else study_id(cfg, choices)
             found = Results(Path(cfg.results_dir).expanduser()).state(name)
             if found.state != "finished":
-                raise RunError(f"{' '.join(overrides)}: {found.error or found.state}")
+                words = " ".join(overrides).replace(f"{STUDY}=", "study=")
+                raise RunError(f"{words}: {found.error or found.state}")
             return float(found.row["val_top1"]) if self.command == "train" else 0.0
 
         return Outcome(overrides=list(overrides), status=JobStatus.COMPLETED, look=look)
