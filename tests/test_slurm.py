@@ -236,3 +236,28 @@ def test_the_batch_script_puts_its_job_back_into_the_queue_but_not_when_it_is_ca
         ]
         until(lambda: not subprocess.run(left, capture_output=True, text=True).stdout, "the end of the job")
         assert {run.state for run in states(results)} == {"interrupted"}
+
+
+@pytest.mark.nightly
+def test_a_sweep_of_a_theory_study_ends_on_slurm_as_it_does_here(tmp_path):
+    study = (
+        "study=overparam_prune_network",
+        "study.images=400",
+        "study.n=30",
+        "study.keep=8",
+        "study.features=[8,60]",
+    )
+    command = [sys.executable, "-m", "sparsebench", "sweep", *study, "study.seeds=3", "study.seed=0,1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for name, words in (("here", ()), ("slurm", SLURM)):
+        done = subprocess.run(
+            [*command, f"results_dir={tmp_path / name}", *words],
+            capture_output=True,
+            text=True,
+            env=environment,
+        )
+        assert done.returncode == 0, done.stderr
+    for table in ("overparam_prune_network.csv", "summary.csv"):
+        here, there = (sorted((tmp_path / name).glob(f"*/{table}")) for name in ("here", "slurm"))
+        assert len(here) == 2
+        assert [path.read_bytes() for path in here] == [path.read_bytes() for path in there]
