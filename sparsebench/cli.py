@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         what = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
         return _fail(what, 2, speaks(words, error))
     except KeyboardInterrupt as error:
-        goes_on = words[:1] in (["train"], ["sweep"])
+        goes_on = words[:1] in (["train"], ["sweep"], ["theory"])
         more = "; the same command goes on from the last checkpoint" if goes_on else ""
         return _fail(f"interrupted{more}", 130, speaks(words, error))
 

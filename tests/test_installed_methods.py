@@ -139,6 +139,7 @@ def test_list_and_completion_find_it_and_import_nothing_of_it(sparsebench, site,
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_training_with_it_is_like_training_with_any_other(sparsebench, tmp_path):
     run = ("train", "prune=theirs", *TINY, f"results_dir={tmp_path}/runs")
     done = sparsebench(*run)

@@ -44,7 +44,8 @@ def test_the_commands_of_the_readme_run_in_their_order(tmp_path, monkeypatch, ca
         words = [word.replace("/data/imagenet", str(tree)) for word in shlex.split(command)[1:]]
         if "study=overparam_prune" in words:
             words += ["study.seeds=2", "study.latent.seeds=2", "study.latent.draws=2", "study.latent.p=100"]
-            words += ["study.general.features=[50]", "study.rf.features=[50]"]
+            words += ["study.general.features=[50]", "study.rf.features=[50]", "study.diag.keep=[20]"]
+            words += ["study.diag.features=[60,300]"]
         elif words[0] in ("train", "sweep") and "--cfg" not in words:
             # Images may not be here, and a training takes long: those compose, the others run two epochs.
             short = ["epochs=2", "schedule.interval=1it", "dataset.train_samples=200"]

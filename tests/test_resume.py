@@ -82,8 +82,8 @@ def kill_when(results: Path, words: tuple[str, ...], ready, delay: float) -> Non
 @pytest.mark.parametrize(
     "data",
     [
-        pytest.param(DIGITS, id="digits", marks=pytest.mark.nightly),
-        pytest.param(CIFAR, id="cifar10", marks=pytest.mark.cifar10),
+        pytest.param(DIGITS, id="digits"),
+        pytest.param(CIFAR, id="cifar10", marks=[pytest.mark.cifar10, pytest.mark.nightly]),
     ],
 )
 def test_kill_minus_9_twice_and_the_result_is_the_unbroken_one(tmp_path, method, data, cifar10_root):

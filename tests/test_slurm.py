@@ -154,10 +154,10 @@ def assert_equal_tables(results: Path, undisturbed: Path) -> None:
 @pytest.mark.parametrize(
     "disturb",
     [
-        everything,
+        requeue_two,  # a SIGKILL by Slurm too, and the queue
         *(
             pytest.param(how, marks=pytest.mark.nightly)
-            for how in (kill_two, requeue_two, time_limit_for_two, restart_the_controller, fail_a_node)
+            for how in (everything, kill_two, time_limit_for_two, restart_the_controller, fail_a_node)
         ),
     ],
 )

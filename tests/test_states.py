@@ -218,6 +218,7 @@ def test_a_run_that_is_being_made_is_not_merged_over(results, made, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_two_equal_sweeps_at_once_share_the_work_and_do_no_run_twice(tmp_path):
     words = ["prune=gmp", "seed=0,1,2", "model=resnet", "model.depth=8", "epochs=2", "device=cpu", "launcher=local",
              "launcher.n_jobs=1", f"results_dir={tmp_path}"]  # fmt: skip

@@ -79,8 +79,14 @@ def test_every_experiment_assembles_at_the_ends_of_its_grids(experiment):
     assert sweeper.grids or sweeper.params
 
 
+@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_width_experiment_keeps_the_number_of_non_zero_weights():
-    expected = {"double_descent_width": {16812}, "small_vs_large_sparse": {67032, 267696}}
+    expected = {
+        "double_descent_width": {16812},
+        "small_vs_large_sparse": {67032, 267696},
+        "overparam_prune_network": {4 * (3 * 8 * 8 + 10)},  # on digits; 12,328 on CIFAR-10
+    }
     for experiment, counts in expected.items():
         found = set()
         for job in jobs("seed=0", grids=composed_sweeper(experiment).grids):

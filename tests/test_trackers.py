@@ -175,6 +175,7 @@ def test_a_tracker_that_fails_is_one_warning_and_the_run_goes_on(moment, flaky, 
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_that_goes_on_says_so_to_its_tracker(flaky, tmp_path):
     import signal
     import time

@@ -43,6 +43,9 @@ def _task(cfg: DictConfig) -> float | None:
             raise
         _failed.append(error)  # raised by main: Hydra would print a line of its own
         return None
+    except Exception as error:  # of a method of another package, say: the sweep names it, whenever it came
+        _note(cfg, choices, error)
+        raise
 
 
 def in_full(word: str) -> str:
