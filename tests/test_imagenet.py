@@ -433,6 +433,7 @@ def test_two_ranks_train_on_files_as_one_process_does_and_count_unreadable_image
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_kill_minus_9_inside_an_epoch_and_the_result_is_the_unbroken_one(tree, tmp_path):
     root = damaged(tree, tmp_path, f"val/{imagenet_tree.wnid(1)}/" + sorted(
         p.name for p in (tree / "val" / imagenet_tree.wnid(1)).iterdir())[0])  # fmt: skip

@@ -240,8 +240,8 @@ def test_two_equal_sweeps_at_once_share_the_work_and_do_no_run_twice(tmp_path):
 def test_a_failed_run_stops_no_other_and_is_tried_again(tmp_path, monkeypatch, capsys):
     broken = tmp_path / "methods"
     (broken / "prune").mkdir(parents=True)
-    (broken / "prune" / "flaky.yaml").write_text("_target_: flaky.Flaky\n")
-    (broken / "flaky.py").write_text(
+    (broken / "prune" / "flaky.yaml").write_text("_target_: flaky_method.Flaky\n")
+    (broken / "flaky_method.py").write_text(
         "import os\nfrom pathlib import Path\nfrom sparsebench.pruning.methods.dense import Dense\n"
         "class Flaky(Dense):\n"
         "    def before_forward(self, step):\n"
