@@ -74,7 +74,8 @@ def test_what_the_readme_lists_is_what_there_is():
 
 def test_the_python_in_the_readme_runs_and_reaches_its_sparsity(tmp_path):
     (example,) = EXAMPLES
-    program = f"import torch\ntorch.manual_seed(0)\n{example}\nassert (model(images.float() / 16).argmax(1) == targets).float().mean() > 0.9\n"
+    seeded = f"import torch\ntorch.manual_seed(0)\n{example}"
+    program = f"{seeded}\nassert (model(images.float() / 16).argmax(1) == targets).float().mean() > 0.9\n"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, env=environment
