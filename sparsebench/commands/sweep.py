@@ -33,9 +33,11 @@ def register() -> None:
     from hydra.core.plugins import Plugins
 
     place = str(Path(sparsebench.__file__).parent / "plugins")
-    if place not in sys.path:
-        sys.path.append(place)
-    plugin = importlib.import_module("hydra_plugins.sparsebench_plugins")
+    sys.path.append(place)
+    try:
+        plugin = importlib.import_module("hydra_plugins.sparsebench_plugins")
+    finally:
+        sys.path.remove(place)  # processes of a launcher that get this path would import it while they import Hydra
     for made in (plugin.GridSweeper, plugin.LocalLauncher, plugin.SlurmLauncher):
         Plugins.instance().register(made)
 
