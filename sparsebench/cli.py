@@ -96,17 +96,16 @@ def _dispatch(words: list[str]) -> int:
         print(f"sparsebench {sparsebench.__version__}")
         return 0
     command, rest = words[0], words[1:]
+    if command == "sweep" and any(word.startswith("study=") for word in rest):
+        command = "theory"
     if command in ("train", "sweep"):
         from sparsebench.commands import train
 
-        if command == "sweep" and any(word.startswith("study=") for word in rest):
-            command, rest = "theory", [*rest, "--multirun"]
-        else:
-            return train.main(rest, sweep=command == "sweep")
+        return train.main(rest, sweep=command == "sweep")
     if command == "theory":
         from sparsebench.commands import theory
 
-        return theory.main(rest)
+        return theory.main(rest, sweep=words[0] == "sweep")
     if command == "collect":
         from sparsebench.commands import collect
 

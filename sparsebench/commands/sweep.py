@@ -37,7 +37,8 @@ def register() -> None:
     try:
         plugin = importlib.import_module("hydra_plugins.sparsebench_plugins")
     finally:
-        sys.path.remove(place)  # processes of a launcher that get this path would import it while they import Hydra
+        # Processes of a launcher that get this path would import the plugin while they import Hydra.
+        sys.path.remove(place)
     for made in (plugin.GridSweeper, plugin.LocalLauncher, plugin.SlurmLauncher):
         Plugins.instance().register(made)
 

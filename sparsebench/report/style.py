@@ -13,8 +13,9 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Of Okabe and Ito (Color Universal Design, 2008), without yellow, too light on white, and black, the dense runs'."""
@@ -125,6 +126,13 @@ def count(n: Sequence[int] | pd.Series) -> str:
 def plain(value: float, position: float = 0) -> str:
     """A tick's label without powers: ``0.001``."""
     return f"{value:g}"
+
+
+def log_ticks(axis: Axis) -> None:
+    """Ticks at 1, 2 and 5 times powers of ten, without powers in their labels, on a logarithmic axis."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(plain)
+    axis.set_minor_locator(NullLocator())
 
 
 def legend(figure: Figure, columns: int = 1) -> None:

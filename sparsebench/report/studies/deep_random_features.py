@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import NullLocator
 
-from sparsebench.report.style import COLORS, MARKERS, Drawing, legend, plain
+from sparsebench.report.style import COLORS, MARKERS, Drawing, legend, log_ticks, plain
 
 LINES = (
     "Lines: the sharp prediction. Dots: real deep random features, means over seeds, bars one standard error."
@@ -182,6 +182,4 @@ def _linearisation(rows: pd.DataFrame) -> Drawing:
 def _ticks(axes: Axes) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         if axis.get_scale() == "log":
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.set_major_formatter(plain)
-            axis.set_minor_locator(NullLocator())
+            log_ticks(axis)

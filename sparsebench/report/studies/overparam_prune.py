@@ -7,9 +7,8 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
 
-from sparsebench.report.style import COLORS, Drawing, legend, plain
+from sparsebench.report.style import COLORS, Drawing, legend, log_ticks
 
 COLOR = dict(zip(("none", "magnitude", "hessian", "oracle", "random"), ("black", *COLORS), strict=False))
 DESIGNS = {
@@ -129,6 +128,4 @@ def _scatter(axes: Axes, own: pd.DataFrame, x: str, color: str) -> None:
 
 def _log(axes: Axes, x: str, y: str) -> None:
     axes.set(xlabel=x, ylabel=y, yscale="log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(plain)
-    axes.yaxis.set_minor_locator(NullLocator())
+    log_ticks(axes.yaxis)

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
 
-from sparsebench.report.style import COLORS, MARKERS, Drawing, legend, plain
+from sparsebench.report.style import COLORS, MARKERS, Drawing, legend, log_ticks
 
 LINEAR = (
     ("none", False, "unpruned", "black", "o"),
@@ -89,6 +88,4 @@ def _linear(axes: Axes, rows: pd.DataFrame) -> None:
         title=f"Least squares, {keep} of p features",
     )
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(plain)
-        axis.set_minor_locator(NullLocator())
+        log_ticks(axis)

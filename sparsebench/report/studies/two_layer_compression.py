@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import NullLocator
 
-from sparsebench.report.style import COLORS, LINES, MARKERS, Drawing, legend, plain
+from sparsebench.report.style import COLORS, LINES, MARKERS, Drawing, legend, log_ticks, plain
 
 STUDENTS = {"simplex": "simplex", "random": "random units", "worst": "worst direction"}
 
@@ -74,9 +74,7 @@ def _full(rows: pd.DataFrame) -> Drawing:
     panels[0].set_ylabel("excess / that of the frame − 1")
     panels[1].set_ylabel("rms deviation of the units' cosines")
     panels[1].set_yscale("log")
-    panels[1].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    panels[1].yaxis.set_major_formatter(plain)
-    panels[1].yaxis.set_minor_locator(NullLocator())
+    log_ticks(panels[1].yaxis)
     for axes in panels:
         axes.set(xlabel="nodes of the target N", xscale="log")
         axes.set_xticks(sorted(rows["nodes"].unique()), [f"{n:g}" for n in sorted(rows["nodes"].unique())])
