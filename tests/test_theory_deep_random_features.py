@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-import pandas as pd
 import pytest
 import torch
 import yaml
+from conftest import framed, ran
 
 from sparsebench.errors import SettingError
 from sparsebench.location import config_dir
@@ -185,12 +185,9 @@ def test_figures_are_drawn_of_a_small_grid_and_of_parts_alone():
         traces={"depth": 1, "alpha": 2, "d": [10, 30], "lams": [0.01], "seeds": 2},
         universality={"losses": ["squared"], "depth": 1, "d": 10, "lam": 0.01, "alphas": [1], "seeds": 2},
     )  # fmt: skip
-    tables = {name: [] for name in small.tables}
-    for point in small.points():
-        for name, found in small.rows(point, CPU).items():
-            tables[name] += found
+    tables = ran(small)
     assert len(list(small.checks(tables))) > 5
-    frames = {name: pd.DataFrame(found, columns=list(small.tables[name])) for name, found in tables.items()}
+    frames = framed(small, tables)
     names = [drawing.name for drawing in drawings("deep_random_features", frames)]
     assert names == ["test_error", "depths", "resolvent", "universality", "linearisation"]
     empty = {name: frame.iloc[:0] for name, frame in frames.items()}

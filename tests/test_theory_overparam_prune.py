@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-import pandas as pd
 import pytest
 import torch
+from conftest import framed, ran
 
 from sparsebench.errors import SettingError
 from sparsebench.report.studies import drawings
@@ -206,11 +206,8 @@ def test_settings_without_a_meaning_are_refused(settings, said):
 
 def test_figures_are_drawn_of_a_small_grid():
     own = study(diag={**DIAG, "features": [60, 220]})
-    tables = {name: [] for name in own.tables}
-    for point in own.points():
-        for name, found in own.rows(point, CPU).items():
-            tables[name] += found
+    tables = ran(own)
     assert {check.check.split(",")[0] for check in own.checks(tables)} >= {"risk"}
-    frames = {name: pd.DataFrame(found, columns=list(own.tables[name])) for name, found in tables.items()}
+    frames = framed(own, tables)
     names = [drawing.name for drawing in drawings("overparam_prune", frames)]
     assert names == ["risk_diag", "risk_general", "risk_rf", "risk_kept", "retraining"]

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from conftest import framed, ran
 
 from sparsebench.cli import main
 from sparsebench.errors import SettingError
@@ -35,14 +36,6 @@ def study(**settings):
     return OverparamPruneNetwork(**{**DEFAULTS, **SMALL, **settings})
 
 
-def computed(own):
-    tables = {name: [] for name in own.tables}
-    for point in own.points():
-        for name, found in own.rows(point, CPU).items():
-            tables[name] += found
-    return tables
-
-
 def test_the_coefficients_over_all_images_have_the_least_risk():
     problem = study()._problem(16, Draws(0, {}, CPU))
     best = problem.risk(problem.target[:, None])
@@ -62,7 +55,7 @@ def test_all_images_as_training_images_leave_the_risk_of_the_population():
 
 
 def test_measured_risks_are_near_those_of_gaussian_features():
-    for row in computed(study(seeds=20))["overparam_prune_network"]:
+    for row in ran(study(seeds=20))["overparam_prune_network"]:
         theory = row["theory_risk"]
         if not math.isnan(theory):
             assert abs(row["mc_risk"] - theory) <= 0.25 * theory + 3.5 * row["se_risk"], row
@@ -84,7 +77,7 @@ def runs(tmp_path):
 
 
 def test_runs_are_read_as_means_over_seeds_and_drawn_beside_the_features(runs):
-    tables = computed(study(runs=str(runs)))
+    tables = ran(study(runs=str(runs)))
     networks = {(row["method"], row["prunable"]): row for row in tables["networks"]}
     assert set(networks) == {("dense", 4 * 74), ("dense", 8 * 74), ("one_shot", 8 * 74)}
     assert networks["one_shot", 592]["nonzero"] == networks["dense", 296]["nonzero"] == 296
@@ -96,7 +89,7 @@ def test_runs_are_read_as_means_over_seeds_and_drawn_beside_the_features(runs):
     own = study(runs=str(runs))
     names = [check.check for check in own.checks(tables)]
     assert "large, then one_shot, beats small from the start (at most)" in names
-    frames = {name: pd.DataFrame(found, columns=list(own.tables[name])) for name, found in tables.items()}
+    frames = framed(own, tables)
     (drawing,) = drawings("overparam_prune_network", frames)
     assert len(drawing.figure.axes) == 2
     (alone,) = drawings("overparam_prune_network", {**frames, "networks": frames["networks"].iloc[:0]})

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import yaml
+from conftest import framed, ran
 from safetensors.torch import save_file
 from scipy.integrate import quad, simpson
 from sklearn.covariance import OAS, LedoitWolf
@@ -51,16 +51,6 @@ def study(*changes: dict[str, dict[str, Any]]) -> RandomMatrix:
         for part, values in change.items():
             config[part].update(copy.deepcopy(values))
     return RandomMatrix(**config)
-
-
-def ran(own: RandomMatrix) -> Tables:
-    tables: Tables = {name: [] for name in own.tables}
-    for point in own.points():
-        found = own.rows(json.loads(json.dumps(point)), CPU)
-        for name, rows in json.loads(json.dumps(found)).items():
-            assert all(set(row) == set(own.tables[name]) for row in rows)
-            tables[name] += rows
-    return tables
 
 
 @pytest.fixture(scope="module")
@@ -316,15 +306,11 @@ def test_a_run_gives_a_row_for_each_prunable_layer_and_figures(run: Path) -> Non
     assert len(tables["spectrum"]) == 60
     assert list(own.checks(tables)) == []
     with settings():
-        found = drawings("random_matrix", frames(own, tables))
+        found = drawings("random_matrix", framed(own, tables))
     assert [drawing.name for drawing in found] == ["spectra_run", "ranks_run"]
 
 
 # --------------------------------------------------------------------------------------- the study
-
-
-def frames(own: RandomMatrix, tables: Tables) -> dict[str, pd.DataFrame]:
-    return {name: pd.DataFrame(rows, columns=list(own.tables[name])) for name, rows in tables.items()}
 
 
 def test_the_first_table_has_the_studys_name() -> None:
@@ -386,7 +372,7 @@ def test_networks_learn_their_own_targets() -> None:
 
 def test_every_part_draws_its_figures(small: Tables) -> None:
     with settings():
-        found = drawings("random_matrix", frames(study(SMALL), small))
+        found = drawings("random_matrix", framed(study(SMALL), small))
         assert rendered(found[0].figure)["png"]
     assert [drawing.name for drawing in found] == [
         "largest_spiked", "overlap", "largest", "over_estimation", "prial", "shrinkage", "autoencoder",
@@ -409,7 +395,7 @@ def test_a_part_runs_checks_and_draws_alone(part: str, small: Tables) -> None:
     names, figures = PARTS[part]
     left = {name: rows if name in names else [] for name, rows in small.items()}
     with settings():
-        assert len(drawings("random_matrix", frames(own, left))) == figures
+        assert len(drawings("random_matrix", framed(own, left))) == figures
     assert bool(list(own.checks(left))) == (part != "cleaning")  # there only of many variables
 
 
@@ -417,7 +403,7 @@ def test_all_parts_off_is_an_empty_study() -> None:
     own = study(OFF)
     tables: Tables = {name: [] for name in own.tables}
     assert own.points() == [] and list(own.checks(tables)) == []
-    assert drawings("random_matrix", frames(own, tables)) == []
+    assert drawings("random_matrix", framed(own, tables)) == []
 
 
 @pytest.mark.parametrize(

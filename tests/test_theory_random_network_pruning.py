@@ -3,9 +3,9 @@
 import dataclasses
 import math
 
-import pandas as pd
 import pytest
 import torch
+from conftest import framed, ran
 
 from sparsebench.errors import SettingError
 from sparsebench.report.studies import drawings
@@ -26,14 +26,6 @@ STUDY = RandomNetworkPruning(
         "seeds": 6, "inputs": 4, "norms": 1,
     },
 )  # fmt: skip
-
-
-def ran(study):
-    tables = {name: [] for name in study.tables}
-    for point in study.points():
-        for name, rows in study.rows(point, CPU).items():
-            tables[name] += rows
-    return tables
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +150,7 @@ def test_norms_of_few_weights_a_row_are_not_tested():
     tables = ran(study)
     assert [row["removed_per_row"] for row in tables["widths"]] == [pytest.approx(64**0.2)] * 2
     assert list(study.checks(tables)) == []
-    assert len(drawings("random_network_pruning", frames(study, tables))) == 1
+    assert len(drawings("random_network_pruning", framed(study, tables))) == 1
 
 
 def test_a_single_norm_is_not_tested(tables):
@@ -187,10 +179,6 @@ def test_a_setting_that_cannot_be_is_refused(part, key, value):
         dataclasses.replace(STUDY, **{part: {**getattr(STUDY, part), key: value}})
 
 
-def frames(study, tables):
-    return {name: pd.DataFrame(rows, columns=list(study.tables[name])) for name, rows in tables.items()}
-
-
 def test_the_figures_are_drawn(tables):
-    found = drawings("random_network_pruning", frames(STUDY, tables))
+    found = drawings("random_network_pruning", framed(STUDY, tables))
     assert [d.name for d in found] == ["gap", "gap_rescaled", "gap_bound", "widths", "convolution"]

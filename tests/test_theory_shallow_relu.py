@@ -4,9 +4,9 @@ import dataclasses
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
+from conftest import framed, ran
 
 from sparsebench.errors import SettingError
 from sparsebench.report.studies import drawings
@@ -22,18 +22,6 @@ STUDY = ShallowRelu(
     reduced={"k": [6, 30]},
     regions={"changes": [1], "width": [10, 40], "samples": 20, "seeds": 2, "steps": 1500, "more_steps": 1},
 )
-
-
-def ran(study):
-    tables = {name: [] for name in study.tables}
-    for point in study.points():
-        for name, rows in study.rows(point, CPU).items():
-            tables[name] += rows
-    return tables
-
-
-def frames(study, tables):
-    return {name: pd.DataFrame(rows, columns=list(study.tables[name])) for name, rows in tables.items()}
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +225,7 @@ def test_a_setting_that_cannot_be_is_refused(part, key, value):
 
 
 def test_the_figures_are_drawn_of_the_parts_that_ran(tables):
-    data = frames(STUDY, tables)
+    data = framed(STUDY, tables)
     assert [d.name for d in drawings("shallow_relu", data)] == ["symmetry", "reduced", "regions"]
     study = dataclasses.replace(
         STUDY, symmetry={"k": [4], "seeds": 2, "steps": 300}, reduced={"k": []},
@@ -246,4 +234,4 @@ def test_the_figures_are_drawn_of_the_parts_that_ran(tables):
     few = ran(study)
     assert not any(row["spurious"] for row in few["shallow_relu"])
     assert list(study.checks(few)) == []
-    assert [d.name for d in drawings("shallow_relu", frames(study, few))] == ["symmetry"]
+    assert [d.name for d in drawings("shallow_relu", framed(study, few))] == ["symmetry"]

@@ -3,9 +3,9 @@
 import dataclasses
 import math
 
-import pandas as pd
 import pytest
 import torch
+from conftest import framed, ran
 
 from sparsebench.errors import SettingError
 from sparsebench.report.studies import drawings
@@ -22,14 +22,6 @@ STUDY = TwoLayerCompression(
     full={"d": 6, "units": 3, "nodes": [50, 3200], "mean": [0.0], "seeds": 2, "restarts": 1},
     rate={"d": [6, 30], "nodes": [50, 200], "units": 3, "seeds": 40, "worst": 3},
 )
-
-
-def ran(study):
-    tables = {name: [] for name in study.tables}
-    for point in study.points():
-        for name, rows in study.rows(point, CPU).items():
-            tables[name] += rows
-    return tables
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +182,7 @@ def test_a_setting_that_cannot_be_is_refused(part, key, value):
 
 
 def test_the_figures_are_drawn_of_the_parts_that_ran(tables):
-    data = {name: pd.DataFrame(rows, columns=list(STUDY.tables[name])) for name, rows in tables.items()}
+    data = framed(STUDY, tables)
     found = drawings("two_layer_compression", data)
     assert [d.name for d in found] == ["residual", "tilt", "nodes", "rate"]
     study = dataclasses.replace(
