@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -136,10 +137,11 @@ class Global(Allocation):
     @staticmethod
     def guard_(flat: Tensor, numels: Sequence[int]) -> None:
         """Give the best score of every layer, of equal ones the last, the highest rank of all."""
-        end = 0
-        for numel in numels:
-            start, end = end, end + numel
-            flat[end - 1 - flat[start:end].flip(0).argmax()] = math.inf
+        ends = accumulate(numels)
+        best = [
+            end - 1 - layer.flip(0).argmax() for end, layer in zip(ends, flat.split(list(numels)), strict=True)
+        ]
+        flat.index_fill_(0, torch.stack(best), math.inf)  # indexing by a 0-d tensor would wait for the device
 
 
 class LAMP(Global):
