@@ -73,6 +73,9 @@ class Device:
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(deterministic)
+        # Deterministic algorithms would fill every new tensor first, 700 more kernels a step: nothing here reads
+        # memory that it has not written.
+        torch.utils.deterministic.fill_uninitialized_memory = False
         torch.backends.cudnn.benchmark = self.type == "cuda" and not deterministic
 
     @property
