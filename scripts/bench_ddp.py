@@ -21,8 +21,8 @@ import torch
 from bench_step import WARM_UP, images, make
 from hydra import initialize_config_dir
 
-from sparsebench.location import config_dir
-from sparsebench.runner import Runner
+from sparsebench.paths import config_dir
+from sparsebench.training.runner import Runner
 
 
 def timed_step(runner: Runner) -> float:

@@ -24,12 +24,12 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 from tqdm import tqdm
 
-from sparsebench.accounting import TrainingFLOPs
-from sparsebench.checkpoint import Checkpoint
-from sparsebench.commands.assembly import assemble
 from sparsebench.data.arrays import ImageDataset, Split
-from sparsebench.location import config_dir
-from sparsebench.runner import Runner
+from sparsebench.paths import config_dir
+from sparsebench.runs.build import assemble
+from sparsebench.training.checkpoint import Checkpoint
+from sparsebench.training.flops import TrainingFLOPs
+from sparsebench.training.runner import Runner
 
 WARM_UP = 2
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from sparsebench.clock import Clock
-from sparsebench.config import accepted, as_word, build, composed
+from sparsebench.config.build import accepted, as_word, build
+from sparsebench.config.open import composed
 from sparsebench.errors import SettingError, one_of
-from sparsebench.lr_schedules import LRSchedule
+from sparsebench.optim.lr_schedules import LRSchedule
 from sparsebench.pruning.loop import LoopPruner, layers_of_wrapping
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.prunable import Prunable

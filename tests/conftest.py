@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from torch import nn
 
-from sparsebench.location import config_dir
+from sparsebench.paths import config_dir
 from sparsebench.pruning.pruner import Probe
 from sparsebench.theory.study import Study, Tables
 

@@ -16,8 +16,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from sparsebench.cli import main
-from sparsebench.commands.run import complete
-from sparsebench.location import config_dir
+from sparsebench.paths import config_dir
+from sparsebench.runs.run import complete
 
 HERE = Path(__file__).resolve().parent
 

@@ -5,10 +5,10 @@ import torch
 from conftest import options
 from torch import nn
 
-from sparsebench.accounting import TrainingFLOPs, count_layers, dead_outputs, effective_nonzeros, nonzeros
-from sparsebench.config import build
+from sparsebench.config.build import build
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.prunable import Prunable
+from sparsebench.training.flops import TrainingFLOPs, count_layers, dead_outputs, effective_nonzeros, nonzeros
 
 
 class Chain(nn.Module):

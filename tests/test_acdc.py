@@ -14,7 +14,7 @@ from sparsebench.pruning.scores import Magnitude
 
 
 def test_the_phases_on_imagenet_are_those_of_the_paper(hydra_config):
-    from sparsebench.config import build
+    from sparsebench.config.build import build
 
     cfg, _ = hydra_config("prune=acdc")
     schedule = build(cfg.schedule, "schedule", clock=Clock(1000, 10))

@@ -167,7 +167,7 @@ def test_erk_flops_of_resnet20_at_sparsity_0_9():
 def test_erk_of_resnet50(sparsity, dense_layers, flops):
     from torchvision.models import resnet50
 
-    from sparsebench.accounting import count_layers
+    from sparsebench.training.flops import count_layers
 
     with torch.device("meta"):
         model = resnet50()

@@ -6,10 +6,10 @@ from conftest import options
 from test_resume import result
 from torch import nn
 
-from sparsebench.averaging import WeightAverage
 from sparsebench.cli import main
 from sparsebench.errors import SettingError
 from sparsebench.pruning.parameters import MaskedParameters
+from sparsebench.training.ema import WeightAverage
 
 WORDS = (
     "train",

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sparsebench.checkpoint import Checkpoint
 from sparsebench.files import atomic, remove_leftovers, write_csv
+from sparsebench.training.checkpoint import Checkpoint
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ import sys
 import pytest
 from conftest import options
 
-from sparsebench.cli import COMMANDS, main
-from sparsebench.commands.list import GROUPS
-from sparsebench.location import config_dir
+from sparsebench.cli import main
+from sparsebench.cli.list import GROUPS
+from sparsebench.cli.subcommands import COMMANDS
+from sparsebench.paths import config_dir
 
 
 def run(*words, **kwargs):
@@ -64,13 +65,13 @@ def test_list_prints_every_option_with_a_description_and_methods_with_their_pape
 
 
 def test_list_describes_what_a_package_passes_on_and_survives_an_empty_group(tmp_path, capsys, monkeypatch):
-    from sparsebench import location
+    from sparsebench import paths
 
     (tmp_path / "optimizer").mkdir()
     (tmp_path / "optimizer" / "sgd.yaml").write_text("_target_: torch.optim.SGD\n")
     (tmp_path / "optimizer" / "gone.yaml").write_text("_target_: torch.optim.NoSuch\n")
     (tmp_path / "recipe").mkdir()
-    monkeypatch.setattr(location, "config_dir", lambda: tmp_path)
+    monkeypatch.setattr(paths, "config_dir", lambda: tmp_path)
     assert main(["list"]) == 0
     assert "  sgd   Implements stochastic gradient descent" in capsys.readouterr().out
 

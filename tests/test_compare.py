@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 
 from sparsebench.cli import main
+from sparsebench.compare.comparison import compare
+from sparsebench.compare.layout import for_people
+from sparsebench.compare.table import exact, render
 from sparsebench.errors import SettingError
 from sparsebench.files import read_csv, write_csv
 from sparsebench.records.collect import read
-from sparsebench.records.comparison import compare
-from sparsebench.records.layout import for_people
 from sparsebench.records.schema import SCHEMA, SUMMARY_COLUMNS
-from sparsebench.records.table import exact, render
 
 
 def row(method, sparsity, seed, top1, **more):

@@ -13,8 +13,8 @@ import yaml
 from conftest import options
 
 from sparsebench.cli import main
-from sparsebench.completion import OPTIONS, OPTIONS_OF_DATA, SCRIPTS, candidates
-from sparsebench.location import config_dir
+from sparsebench.cli.completion import OPTIONS, OPTIONS_OF_DATA, SCRIPTS, candidates
+from sparsebench.paths import config_dir
 
 
 @pytest.mark.parametrize(

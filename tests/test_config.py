@@ -7,9 +7,11 @@ from conftest import options
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from sparsebench.config import build, config_hash, run_id, validate
+from sparsebench.config.build import build
+from sparsebench.config.identity import config_hash, run_id
+from sparsebench.config.open import validate
 from sparsebench.errors import SettingError
-from sparsebench.location import config_dir
+from sparsebench.paths import config_dir
 
 GROUPS = sorted(path.name for path in config_dir().iterdir() if path.is_dir() and path.name != "theory")
 

@@ -8,11 +8,11 @@ import torch
 from test_dpf import Net, data
 from torch import nn
 
-from sparsebench.accounting import TrainingFLOPs, count_layers
 from sparsebench.clock import Clock
 from sparsebench.errors import SettingError
 from sparsebench.pruning.methods.continuous_sparsification import ContinuousSparsification
 from sparsebench.pruning.parameters import MaskedParameters
+from sparsebench.training.flops import TrainingFLOPs, count_layers
 
 STEPS = 12
 

@@ -11,14 +11,14 @@ from conftest import options
 from omegaconf import OmegaConf
 from torch import nn
 
-from sparsebench.accounting import TrainingFLOPs
-from sparsebench.checkpoint import Checkpoint
-from sparsebench.commands.assembly import assemble
-from sparsebench.config import accepted, build
+from sparsebench.config.build import accepted, build
 from sparsebench.data.loader import batches
 from sparsebench.pruning.allocation import zeros_for
 from sparsebench.pruning.pruner import Pruner
-from sparsebench.runner import Runner
+from sparsebench.runs.build import assemble
+from sparsebench.training.checkpoint import Checkpoint
+from sparsebench.training.flops import TrainingFLOPs
+from sparsebench.training.runner import Runner
 
 METHODS = options("prune")
 SMALL = ("dataset=digits", "model=resnet", "model.depth=8", "model.width=4", "epochs=5", "ramp_end=0.5",

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from sparsebench.device import Device, seed_everything
+from sparsebench.distributed.device import Device, seed_everything
 from sparsebench.errors import SettingError
-from sparsebench.optim import parameter_groups
+from sparsebench.optim.param_groups import parameter_groups
 
 
 def draws():

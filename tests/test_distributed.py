@@ -12,15 +12,17 @@ import torch
 from conftest import options
 from safetensors.torch import load_file
 
-from sparsebench.checkpoint import Checkpoint
 from sparsebench.cli import main
-from sparsebench.commands.assembly import assemble
-from sparsebench.config import build, composed
-from sparsebench.data.loader import TrainLoader, batches, share
+from sparsebench.config.build import build
+from sparsebench.config.open import composed
+from sparsebench.data.batching import share
+from sparsebench.data.loader import TrainLoader, batches
+from sparsebench.distributed.rank_env import Launch, first_host, launched, speaks
 from sparsebench.errors import RunError, SettingError
 from sparsebench.files import read_csv
-from sparsebench.launch import Launch, first_host, launched, speaks
 from sparsebench.records.schema import MEASURED_COLUMNS
+from sparsebench.runs.build import assemble
+from sparsebench.training.checkpoint import Checkpoint
 
 TOLERANCE, NORM_TOLERANCE = 2e-6, 3e-4
 """Of a weight after these few steps in fp32, where two ranks differ from one process: sums in another order.
@@ -236,7 +238,7 @@ def test_every_rank_ends_alike_and_only_the_first_one_speaks(tmp_path):
 
 AGREEING = """
 import torch
-from sparsebench.distributed import DDP
+from sparsebench.distributed.ddp import DDP
 from sparsebench.errors import RunError, SettingError, origin
 
 device = DDP("cpu", timeout=1.0)

@@ -7,7 +7,6 @@ import torch
 from conftest import probe
 from torch import nn
 
-from sparsebench.accounting import TrainingFLOPs, count_layers
 from sparsebench.clock import Clock
 from sparsebench.errors import SettingError
 from sparsebench.pruning.allocation import Uniform
@@ -15,6 +14,7 @@ from sparsebench.pruning.methods.dsr import DSR
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.schedules import Slowing
 from sparsebench.pruning.scores import Random
+from sparsebench.training.flops import TrainingFLOPs, count_layers
 
 
 def schedule(sparsity, steps=1000):
@@ -131,7 +131,7 @@ def test_the_interval_doubles_by_hand():
 
 
 def test_the_paper_s_update_times_of_cifar(hydra_config):
-    from sparsebench.config import build
+    from sparsebench.config.build import build
 
     cfg, _ = hydra_config("prune=dsr")
     slowing = build(cfg.schedule, "schedule", clock=Clock(200 * 500, 500))

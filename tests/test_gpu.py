@@ -12,7 +12,7 @@ from test_dpf import Net, data, step_of
 
 from sparsebench.cli import main
 from sparsebench.clock import Clock
-from sparsebench.location import config_dir
+from sparsebench.paths import config_dir
 from sparsebench.pruning.allocation import Global, lowest
 from sparsebench.pruning.methods.dpf import DPF
 from sparsebench.pruning.parameters import MaskedParameters
@@ -77,9 +77,9 @@ def test_a_deterministic_run_is_the_same_twice(tmp_path):
 def test_the_training_step_never_waits_for_the_device(hydra_config):
     from test_contract import SMALL, Quiet
 
-    from sparsebench.accounting import TrainingFLOPs
-    from sparsebench.commands.assembly import assemble
-    from sparsebench.runner import Runner
+    from sparsebench.runs.build import assemble
+    from sparsebench.training.flops import TrainingFLOPs
+    from sparsebench.training.runner import Runner
 
     cfg, _ = hydra_config(*SMALL[:-1], "device=cuda", "prune=dpf")
     made = assemble(cfg)

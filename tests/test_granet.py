@@ -5,7 +5,6 @@ import torch
 from conftest import probe
 from torch import nn
 
-from sparsebench.accounting import TrainingFLOPs, count_layers
 from sparsebench.clock import Clock
 from sparsebench.errors import SettingError
 from sparsebench.pruning.allocation import Uniform, zeros_for
@@ -13,6 +12,7 @@ from sparsebench.pruning.methods.granet import GraNet
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.schedules import Cubic
 from sparsebench.pruning.scores import Random
+from sparsebench.training.flops import TrainingFLOPs, count_layers
 
 STEPS = 21
 

@@ -10,7 +10,6 @@ from PIL import Image
 from test_resume import finish, kill_when, result
 from torchvision import transforms
 
-from sparsebench.accounting import count_layers
 from sparsebench.cli import main
 from sparsebench.data.decoding import TestView as CentreView
 from sparsebench.data.decoding import TrainView, decode, decode_with_pillow
@@ -18,6 +17,7 @@ from sparsebench.data.folder import ImageFolder, ImageNet
 from sparsebench.data.streaming import available_workers
 from sparsebench.data.tiny_imagenet import TinyImageNet
 from sparsebench.errors import RunError, SettingError
+from sparsebench.training.flops import count_layers
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 SETTINGS = {
@@ -456,7 +456,7 @@ def test_kill_minus_9_inside_an_epoch_and_the_result_is_the_unbroken_one(tree, t
 
 
 def test_resnet_50_is_what_model_resnet_means_on_imagenet(hydra_config):
-    from sparsebench.config import build
+    from sparsebench.config.build import build
 
     cfg, _ = hydra_config("dataset=imagenet", "model=resnet")
     with torch.device("meta"):
@@ -467,8 +467,8 @@ def test_resnet_50_is_what_model_resnet_means_on_imagenet(hydra_config):
 
 
 def test_training_is_counted_at_its_size_and_inference_at_that_of_evaluation(tree, hydra_config):
-    from sparsebench.commands.assembly import assemble
-    from sparsebench.commands.result import training_layers
+    from sparsebench.runs.build import assemble
+    from sparsebench.runs.result import training_layers
 
     words = (
         "dataset=imagenet", "model=resnet", "model.depth=18", f"data_root={tree}", "dataset.val_fraction=0.25",
@@ -500,7 +500,8 @@ def test_training_is_counted_at_its_size_and_inference_at_that_of_evaluation(tre
 )
 def test_published_learning_rates(hydra_config, recipe, peak, factors):
     from sparsebench.clock import Clock
-    from sparsebench.config import build, validate
+    from sparsebench.config.build import build
+    from sparsebench.config.open import validate
 
     cfg, choices = hydra_config("dataset=imagenet", "model=resnet", f"recipe={recipe}")
     validate(cfg, choices)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sparsebench.files import read_csv
-from sparsebench.location import config_dir, located
+from sparsebench.paths import config_dir, located
 
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = """\
@@ -247,11 +247,9 @@ def test_packages_and_modules_are_located_without_importing_them():
 def test_another_hydra_application_does_not_search_these_configs():
     from hydra._internal.utils import create_config_search_path
 
-    from sparsebench import composition
+    from sparsebench.config import compose
 
-    assert composition.InstalledConfigs in composition.Plugins.instance().discover(
-        composition.SearchPathPlugin
-    )
+    assert compose.InstalledConfigs in compose.Plugins.instance().discover(compose.SearchPathPlugin)
     for folder, ours in ((str(config_dir()), True), ("/somewhere", False)):
         paths = [place.path for place in create_config_search_path(folder).get_path()]
         assert (str(config_dir()) in paths) is ours

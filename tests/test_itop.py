@@ -7,7 +7,6 @@ import torch
 from conftest import probe
 from torch import nn
 
-from sparsebench.accounting import TrainingFLOPs, count_layers
 from sparsebench.clock import Clock
 from sparsebench.errors import SettingError
 from sparsebench.pruning.allocation import Uniform
@@ -15,6 +14,7 @@ from sparsebench.pruning.methods.itop import ITOP
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.schedules import Constant
 from sparsebench.pruning.scores import Random
+from sparsebench.training.flops import TrainingFLOPs, count_layers
 
 STEPS = 21
 

@@ -12,9 +12,9 @@ from pandas.api.types import is_numeric_dtype
 from test_compare import put, row
 
 from sparsebench.cli import main
+from sparsebench.compare.comparison import compare
 from sparsebench.files import write_csv
 from sparsebench.records.collect import read
-from sparsebench.records.comparison import compare
 
 
 def told(method, sparsity, seed, top1, *words, **more):

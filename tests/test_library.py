@@ -21,9 +21,9 @@ from torch.nn.functional import cross_entropy
 
 import sparsebench
 from sparsebench.cli import main
-from sparsebench.commands.assembly import assemble
 from sparsebench.errors import RunError, SettingError
 from sparsebench.pruning.allocation import zeros_for
+from sparsebench.runs.build import assemble
 
 METHODS = options("prune")
 STEPS = 40
@@ -128,8 +128,8 @@ def test_a_loop_of_ones_own_ends_in_the_bits_of_sparsebench_train(method, fits, 
     words = [*SMALL, *settings, "epochs=4", f"prune={method}"]
     GlobalHydra.instance().clear()
     assert main(["train", *words, f"results_dir={tmp_path}"]) == 0
-    cfg, _ = sparsebench.config.composed(words)
-    cfg.prune = sparsebench.config.composed(["prune=dense"])[
+    cfg, _ = sparsebench.config.open.composed(words)
+    cfg.prune = sparsebench.config.open.composed(["prune=dense"])[
         0
     ].prune  # a method may take hold of the optimiser
     made = assemble(cfg)
@@ -359,7 +359,8 @@ def test_importing_the_package_imports_nothing_heavy():
 
 def test_the_examples_in_the_docstrings_run():
     assert doctest.testmod(sparsebench.library).failed == 0
-    assert doctest.testmod(sparsebench.config).failed == 0
+    assert doctest.testmod(sparsebench.config.build).failed == 0
+    assert doctest.testmod(sparsebench.config.renamed).failed == 0
 
 
 def test_another_hydra_application_stays_as_it_was(tmp_path):

@@ -5,7 +5,7 @@ import torch
 
 from sparsebench.clock import Clock
 from sparsebench.errors import SettingError
-from sparsebench.lr_schedules import ConstantLR, Cosine, Multistep, OneCycle
+from sparsebench.optim.lr_schedules import ConstantLR, Cosine, Multistep, OneCycle
 
 
 def learning_rates(schedule, steps):

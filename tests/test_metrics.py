@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sparsebench.metrics import TrainLoss, evaluate
+from sparsebench.training.metrics import TrainLoss, evaluate
 
 
 def batches(logits, targets, sizes):

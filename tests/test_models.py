@@ -7,8 +7,7 @@ import torch
 from conftest import options
 from torch import nn
 
-from sparsebench.accounting import count_layers
-from sparsebench.config import build
+from sparsebench.config.build import build
 from sparsebench.errors import SettingError
 from sparsebench.models.lenet import LeNet
 from sparsebench.models.mlp import MLP
@@ -18,6 +17,7 @@ from sparsebench.models.torchvision import classifier
 from sparsebench.models.vgg import VGG
 from sparsebench.models.wide_resnet import WideResNet
 from sparsebench.pruning.prunable import Prunable
+from sparsebench.training.flops import count_layers
 
 CIFAR = (3, 32, 32)
 

@@ -7,7 +7,7 @@ from torch import nn
 from sparsebench.clock import Clock
 from sparsebench.errors import SettingError
 from sparsebench.files import read_csv
-from sparsebench.lr_schedules import ConstantLR, Multistep
+from sparsebench.optim.lr_schedules import ConstantLR, Multistep
 from sparsebench.pruning import schedules
 from sparsebench.pruning.allocation import Global
 from sparsebench.pruning.methods.one_shot import FINE_TUNE, OneShot

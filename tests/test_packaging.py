@@ -102,7 +102,9 @@ def test_wheel_holds_every_config_and_no_tests(archives: tuple[Path, Path]) -> N
 
 
 def test_installed_wheel_does_not_import_the_checkout(installed: Path, elsewhere: Path) -> None:
-    code = "import sparsebench, sparsebench.location as c; print(sparsebench.__file__, c.config_dir(), sep='\\n')"
+    code = (
+        "import sparsebench, sparsebench.paths as c; print(sparsebench.__file__, c.config_dir(), sep='\\n')"
+    )
     package, conf = map(Path, run(installed / "bin" / "python", "-c", code, cwd=elsewhere).splitlines())
     assert installed in package.parents
     assert conf.resolve() == package.resolve().parent / "conf"

@@ -81,7 +81,7 @@ def test_a_shard_is_a_plain_archive_and_the_index_knows_where_an_image_lies(root
 
 
 def test_a_packed_data_set_trains_and_is_another_run(root, tmp_path, hydra_config):
-    from sparsebench.config import run_id
+    from sparsebench.config.identity import run_id
 
     small = imagenet(root, packed=SIDE, workers=2)
     inputs, targets = small.loader(6, seed=0).batch(0)

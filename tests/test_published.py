@@ -10,9 +10,9 @@ import pytest
 from test_joining import table, told
 
 from sparsebench.cli import main
+from sparsebench.compare.published import COLUMNS, family, is_published, read_published
 from sparsebench.files import read_csv, write_csv
-from sparsebench.location import reference_dir, references
-from sparsebench.records.published import COLUMNS, family, is_published, read_published
+from sparsebench.paths import reference_dir, references
 
 PAPERS = {path.stem: path for path in sorted((reference_dir() / "papers").glob("*.csv"))}
 

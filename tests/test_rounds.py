@@ -12,7 +12,7 @@ from sparsebench.cli import main
 from sparsebench.clock import Clock
 from sparsebench.errors import SettingError
 from sparsebench.files import read_csv
-from sparsebench.lr_schedules import Multistep
+from sparsebench.optim.lr_schedules import Multistep
 from sparsebench.pruning.allocation import Global, zeros_for
 from sparsebench.pruning.methods.imp import IMP
 from sparsebench.pruning.methods.lottery import Lottery
@@ -181,7 +181,7 @@ def test_every_round_is_a_row_and_its_mask_lies_in_the_one_before(method, tmp_pa
 
 
 def test_a_method_of_several_trainings_goes_on_after_the_last_finished_one(tmp_path, capsys, monkeypatch):
-    from sparsebench.commands import run as command
+    from sparsebench.runs import run as command
 
     def break_after(trainings):
         done = []

@@ -97,7 +97,7 @@ def test_a_schedule_that_cannot_reach_its_target_is_refused_by_name(make, settin
 
 
 def test_an_extended_training_moves_every_time_and_keeps_the_interval(hydra_config):
-    from sparsebench.commands.assembly import assemble
+    from sparsebench.runs.build import assemble
 
     small = ("device=cpu", "model.depth=8", "epochs=10", "lr_schedule.milestones=[5ep,0.8]", "ramp_end=6ep")
     one, five = (assemble(hydra_config(*small, f"extend={factor}")[0]) for factor in (1, 5))

@@ -9,7 +9,7 @@ import time
 import pytest
 from test_resume import DIGITS, finish, result, start
 
-from sparsebench.signals import Interrupted, StopSignals
+from sparsebench.training.signals import Interrupted, StopSignals
 
 
 def test_signals_are_noted_and_followed_when_asked():

@@ -5,7 +5,6 @@ import torch
 from conftest import probe
 from torch import nn
 
-from sparsebench.accounting import TrainingFLOPs, count_layers
 from sparsebench.clock import Clock
 from sparsebench.errors import SettingError
 from sparsebench.pruning.allocation import Uniform
@@ -14,6 +13,7 @@ from sparsebench.pruning.methods.snfs import SNFS
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.schedules import Constant
 from sparsebench.pruning.scores import Random
+from sparsebench.training.flops import TrainingFLOPs, count_layers
 
 A = [0.9, -0.1, 0.3, 0.2, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
 B = [0.5, 0.4, -0.6, 0.7, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]

@@ -7,7 +7,6 @@ import torch
 from conftest import probe
 from torch import nn
 
-from sparsebench.accounting import TrainingFLOPs, count_layers
 from sparsebench.clock import Clock
 from sparsebench.errors import SettingError
 from sparsebench.pruning.allocation import Uniform
@@ -16,6 +15,7 @@ from sparsebench.pruning.methods.srigl import SRigL
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.schedules import Constant
 from sparsebench.pruning.scores import Random
+from sparsebench.training.flops import TrainingFLOPs, count_layers
 
 STEPS = 21
 

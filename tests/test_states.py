@@ -273,7 +273,7 @@ def test_a_failed_run_stops_no_other_and_is_tried_again(tmp_path, monkeypatch, c
 
 
 def test_gpus_are_given_in_turn_and_cores_are_shared(monkeypatch):
-    from sparsebench.commands.launchers import LocalLauncher
+    from sparsebench.sweeps.launchers import LocalLauncher
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")
     assert LocalLauncher().gpus == ["4", "6", "7"] and LocalLauncher().n_jobs == 3

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from sparsebench.records.statistics import differences, statistics
+from sparsebench.compare.statistics import differences, statistics
 
 
 def runs(*values, key=0, seeds=None, good=True):

@@ -5,10 +5,10 @@ import torch
 from test_dpf import Net, data
 from torch import nn
 
-from sparsebench.accounting import TrainingFLOPs, count_layers
 from sparsebench.pruning.methods.str import STR
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.pruner import Probe
+from sparsebench.training.flops import TrainingFLOPs, count_layers
 
 PROBE = Probe(nn.Identity(), lambda: iter(()), nn.MSELoss(), torch.Generator(), lambda: None)
 

@@ -6,12 +6,12 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from sparsebench.cli import main
-from sparsebench.commands.assembly import assemble
-from sparsebench.commands.sweep import GridSweeper
-from sparsebench.config import composed
+from sparsebench.config.open import composed
 from sparsebench.errors import SettingError
 from sparsebench.files import read_csv
-from sparsebench.location import options
+from sparsebench.paths import options
+from sparsebench.runs.build import assemble
+from sparsebench.sweeps.sweeper import GridSweeper
 
 TINY = ["model.depth=8", "model.width=4", "scale=smoke", "device=cpu"]
 GRIDS = [
@@ -138,7 +138,7 @@ def test_a_sweep_without_an_experiment_estimates_only_when_asked(tmp_path, capsy
 def composed_sweeper(experiment):
     from hydra import compose, initialize_config_dir
 
-    from sparsebench.location import config_dir
+    from sparsebench.paths import config_dir
 
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         return compose(

@@ -21,9 +21,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from sparsebench.cli import main
-from sparsebench.commands.list import entries
-from sparsebench.config import STUDY, build, study_id, validate_study
-from sparsebench.location import config_dir
+from sparsebench.cli.list import entries
+from sparsebench.config.build import build
+from sparsebench.config.compose import STUDY
+from sparsebench.config.identity import study_id
+from sparsebench.config.open import validate_study
+from sparsebench.paths import config_dir
 from sparsebench.theory.overparam_prune_network import OverparamPruneNetwork
 from sparsebench.theory.study import Draws, below, close, mean_and_error, near
 

@@ -10,7 +10,7 @@ import yaml
 from conftest import framed, ran
 
 from sparsebench.errors import SettingError
-from sparsebench.location import config_dir
+from sparsebench.paths import config_dir
 from sparsebench.report.studies import drawings
 from sparsebench.theory import deep_features as df
 from sparsebench.theory.deep_random_features import DeepRandomFeatures

@@ -12,7 +12,7 @@ from conftest import framed, ran
 
 from sparsebench.cli import main
 from sparsebench.errors import SettingError
-from sparsebench.location import config_dir
+from sparsebench.paths import config_dir
 from sparsebench.report.studies import drawings
 from sparsebench.theory import least_squares as ls
 from sparsebench.theory.overparam_prune_network import OverparamPruneNetwork

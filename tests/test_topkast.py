@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from sparsebench.accounting import TrainingFLOPs, count_layers
 from sparsebench.clock import Clock
 from sparsebench.errors import SettingError
 from sparsebench.pruning.allocation import Uniform
@@ -13,6 +12,7 @@ from sparsebench.pruning.methods.topkast import TopKAST
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.schedules import Constant
 from sparsebench.pruning.scores import Magnitude
+from sparsebench.training.flops import TrainingFLOPs, count_layers
 
 
 def test_four_weights_by_hand():

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from sparsebench.data import listing
 from sparsebench.data.arrays import splits_of, stratified, whole
+from sparsebench.data.batching import Normalize, check_batch_size
 from sparsebench.data.dataset import SplitName
 from sparsebench.data.decoding import TestView, TrainView
 from sparsebench.data.listing import INDEX, Listing, Source
-from sparsebench.data.loader import Normalize, check_batch_size
 from sparsebench.data.packed import packed
 from sparsebench.data.streaming import Failures, Reader, StreamedLoader, in_order
 from sparsebench.errors import RunError, SettingError

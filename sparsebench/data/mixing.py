@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sparsebench.data.loader import mixed
+from sparsebench.data.batching import mixed
 from sparsebench.errors import SettingError
 
 

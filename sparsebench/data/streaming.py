@@ -6,19 +6,17 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
+from sparsebench.data.batching import Normalize, check_seed, mixed, share, steps_per_epoch
+from sparsebench.data.dataset import Dataset, Images
 from sparsebench.data.decoding import TestView, TrainView, decode
 from sparsebench.data.listing import Source
-from sparsebench.data.loader import Normalize, check_seed, mixed, share, steps_per_epoch
 from sparsebench.errors import RunError
-
-if TYPE_CHECKING:
-    from sparsebench.data.folder import FolderDataset
 
 PART = 64
 """Images that a worker reads at a time: several work at one batch, and shared memory holds about two batches."""
@@ -136,6 +134,33 @@ def available_workers(ranks: int = 1) -> int:
     return max(cores // ranks, 1)
 
 
+class Files(Images, Protocol):
+    """Images on disk."""
+
+    indices: Tensor
+
+    @property
+    def reader(self) -> Reader:
+        """What reads them for training."""
+
+
+class OnDisk(Dataset, Protocol):
+    """A data set whose images stay on disk."""
+
+    repeats: int
+    workers: int | None
+    ranks: int
+    device: torch.device
+    unreadable: dict[str, str]
+
+    @property
+    def train(self) -> Files:
+        """What is trained on."""
+
+    def notice(self, split: Any, failures: Failures) -> None:
+        """Name and count images that could not be read."""
+
+
 class StreamedLoader:
     """Shuffled and augmented training batches of images on disk, each a function of (seed, step).
 
@@ -163,7 +188,7 @@ class StreamedLoader:
 
     def __init__(
         self,
-        dataset: FolderDataset,
+        dataset: OnDisk,
         batch_size: int,
         seed: int,
         *,
@@ -188,7 +213,7 @@ class StreamedLoader:
 
         Args:
             step: The step.
-            rank: Whose `sparsebench.data.loader.share` of it: no other images are read.
+            rank: Whose `sparsebench.data.batching.share` of it: no other images are read.
             ranks: Among how many it is shared out.
 
         Returns:
@@ -283,7 +308,7 @@ class _Plan:
 
 
 def in_order(
-    dataset: FolderDataset, reader: Reader, batches: Sequence[Tensor], size: int
+    dataset: OnDisk, reader: Reader, batches: Sequence[Tensor], size: int
 ) -> Iterator[tuple[Tensor, Failures]]:
     """Raw images of a source, those at each of ``batches``, of at most ``size`` each, on the data set's device."""
     requests: list[list[Request]] = [[(index, ()) for index in batch.tolist()] for batch in batches]

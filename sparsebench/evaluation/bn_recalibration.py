@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from sparsebench.data.loader import Normalize
+from sparsebench.data.batching import Normalize
 from sparsebench.evaluation.subject import Result, Subject, per_cent, predicted, whole
 
 NORMS = nn.modules.batchnorm._BatchNorm

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from sparsebench.data.batching import Normalize
 from sparsebench.data.dataset import Dataset, Images
-from sparsebench.data.loader import Normalize
-from sparsebench.device import Device
+from sparsebench.distributed.device import Device
 from sparsebench.errors import SettingError
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsebench.clock import Clock
-from sparsebench.collectives import copy_from_first
+from sparsebench.distributed.collectives import copy_from_first
 from sparsebench.errors import RunError, SettingError
 from sparsebench.pruning.pruner import Probe, Pruner
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsebench.errors import SettingError
-from sparsebench.lr_schedules import LRSchedule
+from sparsebench.optim.lr_schedules import LRSchedule
 from sparsebench.pruning.allocation import Allocation, zeros_for
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.schedules import Schedule

@@ -9,10 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsebench import provenance
 from sparsebench.errors import SettingError
 from sparsebench.files import atomic, read_csv, remove_leftovers, write_csv, write_json, write_text
-from sparsebench.records import schema
+from sparsebench.records import provenance, schema
 
 if TYPE_CHECKING:
     from torch import Tensor

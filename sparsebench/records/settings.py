@@ -6,7 +6,7 @@ import shlex
 
 import yaml
 
-from sparsebench.location import options
+from sparsebench.paths import options
 
 VOLATILE = (
     "results_dir",

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sparsebench import provenance
 from sparsebench.files import read_csv, write_csv, write_json
-from sparsebench.records import lease, schema
+from sparsebench.records import lease, provenance, schema
 from sparsebench.records.run_folder import runs
 
 STATES = ("running", "queued", "planned", "interrupted", "failed", "diverged", "finished")

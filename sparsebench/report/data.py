@@ -10,11 +10,11 @@ from pathlib import Path
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
+from sparsebench.compare.configurations import counted
 from sparsebench.errors import SettingError
 from sparsebench.files import read_csv
 from sparsebench.records import schema
 from sparsebench.records.collect import read
-from sparsebench.records.configurations import counted
 from sparsebench.records.run_folder import runs, unfinished
 from sparsebench.records.settings import VOLATILE, dense_command, of_pruning
 

@@ -1,15 +1,38 @@
-"""Where Hydra finds the sweeper and the launchers: it takes plugins from packages of this namespace only."""
+"""Where Hydra finds the sweeper and the launchers: it takes plugins from packages of this namespace only.
 
-from sparsebench.commands import launchers, sweep
+Here they are given the subcommands that they call, so that sweeps need not know of the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from sparsebench.sweeps import launchers, sweeper
 
 
-class GridSweeper(sweep.GridSweeper):
-    """See :class:`sparsebench.commands.sweep.GridSweeper`."""
+def _compare(tables: Sequence[str]) -> int:
+    from sparsebench.cli import compare  # imports pandas, and is not always asked for
+
+    return compare.main(tables)
+
+
+def _subcommand(name: str) -> Callable[[Sequence[str]], int]:
+    from sparsebench.cli import theory, train
+
+    return theory.main if name == "theory" else train.main
+
+
+class GridSweeper(sweeper.GridSweeper):
+    """See :class:`sparsebench.sweeps.sweeper.GridSweeper`."""
+
+    compare = staticmethod(_compare)
 
 
 class LocalLauncher(launchers.LocalLauncher):
-    """See :class:`sparsebench.commands.launchers.LocalLauncher`."""
+    """See :class:`sparsebench.sweeps.launchers.LocalLauncher`."""
 
 
 class SlurmLauncher(launchers.SlurmLauncher):
-    """See :class:`sparsebench.commands.launchers.SlurmLauncher`."""
+    """See :class:`sparsebench.sweeps.launchers.SlurmLauncher`."""
+
+    subcommand = staticmethod(_subcommand)

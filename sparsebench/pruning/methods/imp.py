@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from sparsebench.clock import Clock
-from sparsebench.lr_schedules import LRSchedule
+from sparsebench.optim.lr_schedules import LRSchedule
 from sparsebench.pruning.allocation import Allocation
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.rounds import Rounds, retraining_start

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparsebench.lr_schedules import LRSchedule
+from sparsebench.optim.lr_schedules import LRSchedule
 from sparsebench.pruning.methods.imp import IMP
 
 

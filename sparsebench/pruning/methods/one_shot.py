@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sparsebench.clock import Clock
 from sparsebench.errors import SettingError, one_of
-from sparsebench.lr_schedules import LRSchedule
+from sparsebench.optim.lr_schedules import LRSchedule
 from sparsebench.pruning.allocation import Allocation
 from sparsebench.pruning.methods.gmp import GMP
 from sparsebench.pruning.parameters import MaskedParameters

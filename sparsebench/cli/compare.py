@@ -1,0 +1,254 @@
+"""``sparsebench compare``: tables over runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from sparsebench.compare.comparison import Comparison, compare, configurations, lower_is_better
+from sparsebench.compare.configurations import NEEDED, counted
+from sparsebench.compare.layout import for_people, number, said_once
+from sparsebench.compare.published import beside, cells, is_published, listed, read_published
+from sparsebench.compare.table import FORMATS, WITH_NOTES, exact, render
+from sparsebench.errors import RunError, SettingError, one_of
+from sparsebench.files import write_text
+from sparsebench.paths import references
+from sparsebench.records.collect import read
+from sparsebench.records.run_folder import unfinished
+
+REFERENCE = "reference:"
+
+EPILOG = """\
+One PATH is compared to its dense runs, several to the first. Rows are joined by what the runs were told: what varies
+within a table tells rows apart, what only differs between tables is named and not joined by. Intervals are 95 %,
+paired by seed where both have at least two seeds in common. With a paper's table (reference:dpf RESULTS), ours stands
+beside theirs, and is called a reproduction only where the protocol is known to be the same. Exit status: 1 if a check
+that was asked for fails, 2 at bad input.
+"""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One thing to compare: its name as given, and the file or folder."""
+
+    given: str
+    path: Path
+
+    @property
+    def published(self) -> bool:
+        """Whether it holds numbers of papers."""
+        return self.path.is_file() and is_published(self.path)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print, or write with ``-o``, the comparison of the named results.
+
+    Raises:
+        SettingError: A path holds no results, a column does not exist, or FILE cannot be one.
+        RunError: A condition of ``--fail-below`` or ``--fail-on-missing`` holds; the table is out by then.
+    """
+    options = _parser().parse_args(arguments)
+    if options.output and (options.output.is_dir() or not options.output.parent.is_dir()):
+        raise SettingError("output", options.output, "a file in a folder that exists")
+    sources = [_source(word) for word in options.paths]
+    if options.fail_below is not None and len(sources) < 2:
+        raise SettingError("fail-below", options.fail_below, "two tables or more to compare")
+    if options.fail_on_missing and len(sources) < 2:
+        raise SettingError("fail-on-missing", None, "two tables or more to compare")
+    names = _names(options.map)
+    papers = [source for source in sources if source.published]
+    failed = _published(sources, papers, names, options) if papers else _compared(sources, names, options)
+    if failed:
+        raise RunError(failed)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sparsebench compare",
+        description="Means over seeds, sample standard deviations, ranks and differences, joined by configuration.",
+        epilog=EPILOG,
+    )
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="run folder, folder of runs, CSV, or reference:NAME"
+    )
+    parser.add_argument("--metric", default="top1", help="numeric column to compare (default: top1)")
+    parser.add_argument(
+        "--on", type=lambda text: text.split(","), metavar="NAME,...", help="columns or settings to join by"
+    )
+    parser.add_argument(
+        "--map", action="append", default=[], metavar="THEIRS=OURS", help="a column of a CSV that is not ours"
+    )
+    parser.add_argument("--format", choices=FORMATS, default="table")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="write to FILE instead of the screen"
+    )
+    parser.add_argument(
+        "--fail-below", type=float, metavar="DELTA",
+        help="fail where a difference is below DELTA, for example -0.5 (of a cost: where it grew by more than that)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--fail-on-missing", action="store_true", help="fail where a configuration is not in every table"
+    )
+    return parser
+
+
+def _source(word: str) -> Source:
+    if not word.startswith(REFERENCE):
+        return Source(word, Path(word))
+    name, known = word[len(REFERENCE) :], references()
+    if name not in known:
+        raise SettingError("reference", name or None, one_of(known, name))
+    return Source(word, known[name])
+
+
+def _names(words: Iterable[str]) -> dict[str, str]:
+    """Their column -> ours."""
+    pairs = [pair.partition("=")[::2] for word in words for pair in word.split(",")]
+    for theirs, ours in pairs:
+        if not theirs or not ours:
+            raise SettingError("map", f"{theirs}={ours}", "THEIRS=OURS, for example accuracy=top1")
+    return dict(pairs)
+
+
+def _read(source: Source, label: str, names: dict[str, str], options: argparse.Namespace) -> pd.DataFrame:
+    columns = {*NEEDED, options.metric, *(options.on or ())}
+    frame = read(source.path, columns, names)
+    if options.metric not in frame:
+        frame = read(source.path, names=names)  # every column, for the error to name
+    if warning := _left_out(frame, len(unfinished(source.path))):
+        print(f"sparsebench: {source.given}: {warning}", file=sys.stderr)
+    if options.metric in ("top1", "val_top1") and "schema" not in frame:
+        values = pd.to_numeric(frame[options.metric], errors="coerce") if options.metric in frame else None
+        if values is not None and values.max() <= 1:
+            print(
+                f"sparsebench: warning: {label}: {options.metric} is at most 1; ours is per cent",
+                file=sys.stderr,
+            )
+    return frame
+
+
+def _compared(sources: Sequence[Source], names: dict[str, str], options: argparse.Namespace) -> str:
+    """Compare tables of runs; what a --fail option found, or nothing."""
+    labels = _labels([source.given for source in sources])
+    tables = [(label, _read(s, label, names, options)) for label, s in zip(labels, sources, strict=True)]
+    result = compare(tables, options.metric, options.on)
+    decimals = 2 if "top" in options.metric else None  # accuracies are per cent; the rest is of any size
+    if options.format in WITH_NOTES:
+        shown, lines = for_people(result, decimals)
+        _put(render(shown, options.format, lines), options)
+    else:
+        _put(exact(result.frame, options.format), options)
+        _say(result.notes)
+    failed = [] if options.fail_below is None else [_below(result, options.fail_below, decimals)]
+    if options.fail_on_missing and len(sources) > 1:
+        failed.append(_missing(result))
+    return "; ".join(text for text in failed if text)
+
+
+def _published(
+    sources: Sequence[Source], papers: Sequence[Source], names: dict[str, str], options: argparse.Namespace
+) -> str:
+    """Put ours beside a paper's; what a --fail option found, or nothing."""
+    if len(papers) > 1 or len(sources) > 2:
+        raise SettingError("path", papers[-1].given, "one paper, and one table of results to put beside it")
+    if options.metric != "top1" or options.on:
+        name, value = ("on", ",".join(options.on)) if options.on else ("metric", options.metric)
+        allowed = f"top1, and no --on, with {papers[0].given}: its rows are joined by what the paper names"
+        raise SettingError(name, value, allowed)
+    paper = read_published(papers[0].path)
+    frame, notes = listed(paper), list[str]()
+    for source in sources:
+        if not source.published:
+            (label,) = _labels([source.given])
+            frame, notes = beside(paper, label, _read(source, label, names, options))
+    if options.format in WITH_NOTES:
+        shown, lines = cells(frame)
+        _put(render(shown, options.format, [*lines, *notes]), options)
+    else:
+        _put(exact(frame, options.format), options)
+        _say(notes)
+    return _failed_beside(frame, options) if "gap" in frame else ""
+
+
+def _failed_beside(frame: pd.DataFrame, options: argparse.Namespace) -> str:
+    """Published rows that ours is too far below, or that have no runs of ours."""
+    sparsity = frame["sparsity"].map("{:g}".format)
+    named = frame["model_as_published"] + " " + frame["method_as_published"] + " " + sparsity
+    failed = []
+    if options.fail_below is not None:
+        failed.append(_line(f"gap below {options.fail_below:g}", named[frame["gap"] < options.fail_below]))
+    if options.fail_on_missing:
+        failed.append(_line("no runs of ours", named[frame["n"].isna()]))
+    return "; ".join(text for text in failed if text)
+
+
+def _put(text: str, options: argparse.Namespace) -> None:
+    if options.output:
+        write_text(options.output, text)
+    else:
+        sys.stdout.write(text)
+
+
+def _say(notes: Iterable[str]) -> None:
+    for note in notes:
+        print(f"sparsebench: {note}", file=sys.stderr)
+
+
+def _below(result: Comparison, least: float, decimals: int | None) -> str:
+    """Configurations that got worse by too much, or have lost all their counted runs."""
+    found, first = [], result.labels[0]
+    sign = -1 if lower_is_better(result.metric) else 1
+    for label in result.labels[1:]:
+        difference = result.frame[f"difference [{label}]"]
+        none_counts = (result.frame[f"n [{label}]"] == 0) & (result.frame[f"n [{first}]"] > 0)
+        for row in result.frame.index[(sign * difference < least) | none_counts.fillna(False)]:
+            how = number(difference[row], decimals, "+") or "no run counts"
+            found.append(f"{_named(result, row)} ({how})")
+    how = "lower" if sign > 0 else "higher"
+    return _line(f"{result.metric} {how} by more than allowed ({least:g})", found)
+
+
+def _missing(result: Comparison) -> str:
+    rows = result.frame.index[result.frame["only_in"] != ""]
+    return _line(
+        "not in every table", [f"{_named(result, r)} (only in {result.frame['only_in'][r]})" for r in rows]
+    )
+
+
+def _named(result: Comparison, row: int) -> str:
+    values = (result.frame[key][row] for key in result.keys if key not in said_once(result))
+    return " ".join(str(value) for value in values if value == value and value not in (None, ""))
+
+
+def _line(what: str, named: Iterable[str]) -> str:
+    found = list(named)
+    return f"{what} in {configurations(len(found))}: {', '.join(found)}" if found else ""
+
+
+def _labels(given: Sequence[str]) -> list[str]:
+    """The shortest names that tell the paths apart: the last part, or the whole."""
+    names = [Path(word).name or word for word in given]
+    if len(set(names)) == len(names):
+        return names
+    return list(given) if len(set(given)) == len(given) else [f"{n} ({i})" for i, n in enumerate(given, 1)]
+
+
+def _left_out(frame: pd.DataFrame, running: int) -> str:
+    """How many runs do not count, why, and which (the first three of a reason); empty if all do."""
+    bad = frame[~counted(frame)]
+    status = bad["status"].astype(object)
+    why = status.where(status != "finished", "missed the asked sparsity").fillna("no status")
+    reasons = []
+    for reason, ids in bad.groupby(why, sort=True)["run_id"]:
+        named = [*ids.astype(str)[:3], *(["..."] if len(ids) > 3 else [])]
+        reasons.append(f"{len(ids)} {reason} ({', '.join(named)})")
+    if running:
+        reasons.append(f"{running} unfinished")
+    total = len(frame) + running
+    return f"{len(bad) + running} of {total} runs left out: {', '.join(reasons)}" if reasons else ""

@@ -1,0 +1,76 @@
+"""``sparsebench evaluate``: the evaluations of ``evaluate=...`` on runs that are finished."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from sparsebench.config.open import composed
+from sparsebench.errors import RunError, SettingError, one_of
+from sparsebench.paths import options
+from sparsebench.records import schema
+from sparsebench.records.run_folder import runs
+from sparsebench.runs.evaluations import FOLDER, apply, dense_run, extras
+from sparsebench.runs.reopen import Datasets, FinishedRun
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Evaluate every finished run under the named folders; summary.csv and the model stay as they are.
+
+    Returns:
+        0, or 1 if a run could not be evaluated.
+
+    Raises:
+        SettingError: There are no finished runs, or a setting is wrong.
+    """
+    parser = argparse.ArgumentParser(
+        prog="sparsebench evaluate",
+        description=f"Evaluates finished runs and writes what is found to {FOLDER}/NAME.csv in each run folder.",
+        epilog="example: sparsebench evaluate results/runs evaluate=[calibration,per_class]",
+    )
+    parser.add_argument(
+        "words", nargs="+", metavar="FOLDER|SETTING", help="run folders, evaluate=... and its settings"
+    )
+    parser.add_argument("--data-root", type=Path, metavar="FOLDER", help="where images lie on this machine")
+    given = parser.parse_args(arguments)
+    settings = [word for word in given.words if word.lstrip("+").split("=")[0].split(".")[0] == "evaluate"]
+    paths = [Path(word) for word in given.words if word not in settings]
+    chosen = extras(composed(settings)[0])
+    if not chosen:
+        raise SettingError(
+            "evaluate", None, f"some of {', '.join(options('evaluate'))}, as in evaluate=[a,b]"
+        )
+    if not paths:
+        raise SettingError("path", None, "a folder with finished runs")
+    folders = []
+    for path in paths:
+        if not path.is_dir() and "=" in str(path):
+            raise SettingError(
+                str(path), None, f"a folder, or a setting of {one_of(['evaluate'], str(path))}"
+            )
+        found = [run for run in runs(path) if (run / schema.SUMMARY).is_file()] if path.is_dir() else []
+        if not found:
+            raise SettingError("path", path, "a folder with finished runs")
+        folders += found
+    datasets, failed = Datasets(given.data_root.expanduser() if given.data_root else None), 0
+    for path in tqdm(folders, desc="evaluate", unit="run", disable=not sys.stderr.isatty()):
+        try:
+            run = FinishedRun(path)
+            if run.row.get("status") != "finished":
+                raise RunError("diverged: there is nothing to evaluate")
+            dense = dense_run(chosen, run.cfg, run.choices, path.parent)
+            columns = apply(chosen, run.network(datasets), run.cfg.batch_size, dense, path)
+        except (RunError, SettingError) as error:  # of this run; the others go on
+            tqdm.write(f"sparsebench: {path}: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        tqdm.write(f"{path.name}  " + "  ".join(f"{name} {_shown(value)}" for name, value in columns.items()))
+    return 1 if failed else 0
+
+
+def _shown(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value) or "-"

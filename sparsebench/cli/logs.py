@@ -1,0 +1,71 @@
+"""``sparsebench logs``: the log of a run."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from sparsebench.errors import SettingError
+from sparsebench.records import schema
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run ``sparsebench logs ARGUMENTS``.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        SettingError: There is no such run, or several.
+    """
+    parser = argparse.ArgumentParser(prog="sparsebench logs", description="the log of a run")
+    parser.add_argument("run", metavar="RUN", help="its folder, or the beginning of its name or its run_id")
+    parser.add_argument("results", nargs="?", type=Path, default=Path("results/runs"), metavar="RESULTS",
+                        help="folder of results in which RUN is looked for; results/runs by default")  # fmt: skip
+    parser.add_argument("-n", "--lines", type=int, metavar="N", help="the last N lines")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on as the log grows; Ctrl-C ends it")
+    given = parser.parse_args(arguments)
+    if given.lines is not None and given.lines < 0:
+        raise SettingError("--lines", given.lines, "a whole number, 0 or more")
+    path = _run(given.run, given.results)
+    try:
+        for text in _grown(path, given.lines, given.follow):
+            print(text, end="", flush=True)
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+def _run(name: str, results: Path) -> Path:
+    """The log of the one run that is meant, or what is known of one that never began."""
+    if (Path(name) / schema.LOG).is_file():
+        return Path(name) / schema.LOG
+    if Path(name).is_dir():
+        raise SettingError("run", name, f"a run folder with {schema.LOG}")
+    if not results.is_dir():
+        raise SettingError("results", results, "a folder of results")
+    found = [path.parent for path in sorted(results.glob(f"**/{schema.LOG}"))]
+    found = [p for p in found if p.name.startswith(name) or p.name.rpartition("-")[2].startswith(name)]
+    if len(found) == 1:
+        return found[0] / schema.LOG
+    several = ", ".join(path.name for path in found[:5])
+    raise SettingError(
+        "run", name, f"one run in {results}; these begin so: {several}" if found else f"a run in {results}"
+    )
+
+
+def _grown(path: Path, lines: int | None, follow: bool) -> Iterator[str]:
+    """The text of a file, or its last ``lines``, and then what is added to it, for ever."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    position = path.stat().st_size
+    yield text if lines is None else "".join(text.splitlines(keepends=True)[-lines or len(text) :])
+    while follow:
+        time.sleep(0.5)
+        if (size := path.stat().st_size) != position:
+            with open(path, "rb") as file:
+                file.seek(position if size > position else 0)
+                added = file.read()
+            position = size
+            yield added.decode("utf-8", errors="replace")

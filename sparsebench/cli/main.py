@@ -1,0 +1,163 @@
+"""The command line: subcommands in front of Hydra. Imports nothing heavy, so that help answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+import sparsebench
+from sparsebench.cli.subcommands import COMMANDS
+from sparsebench.distributed.rank_env import speaks
+from sparsebench.errors import RunError, SettingError, one_of
+from sparsebench.training.signals import Interrupted
+
+HELP = """\
+usage: sparsebench COMMAND [ARGUMENT ...]
+
+Sparse-training benchmarks: exact sparsity, honest accuracy, equal budgets.
+
+{commands}
+
+examples:
+  sparsebench train model=resnet prune=dpf sparsity=0.9
+  sparsebench sweep prune=dense,gmp,dpf sparsity=0.9,0.95 seed=0,1,2
+  sparsebench compare results/runs
+  sparsebench compare reference:dpf results/runs
+  sparsebench collect results/runs -o table.csv
+  sparsebench report results/runs
+  sparsebench theory study=overparam_prune
+  sparsebench list methods
+  sparsebench train --cfg job          every setting with its value
+  eval "$(sparsebench completion bash)"
+
+The default data set is digits, 1,797 small images that come along: results on it show that a method
+works, and compare with nothing published. dataset=cifar10 is the benchmark. Settings are group=option or
+key=value; the configs lie in {configs}.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: Words after the program's name; those of the process by default.
+
+    Returns:
+        The exit status: 0 well, 1 a run that ended badly, 2 bad input, 75 stopped by SIGUSR1 or SIGUSR2 and to be
+        run again, 130 by Ctrl-C, 143 by SIGTERM.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = _dispatch(words)
+        sys.stdout.flush()  # a closed pipe shows here, not at the interpreter's exit
+        return status
+    except (SettingError, RunError) as error:
+        if os.environ.get("SPARSEBENCH_DEBUG") == "1":
+            raise
+        return _fail(str(error), 2 if isinstance(error, SettingError) else 1, speaks(words, error))
+    except Interrupted as stop:
+        said = f"stopped by {stop}; the same command goes on from there"
+        return _fail(said, int(stop.code or 1), speaks(words, stop))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at exit
+        return 1
+    except OSError as error:
+        if os.environ.get("SPARSEBENCH_DEBUG") == "1":
+            raise
+        what = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
+        return _fail(what, 2, speaks(words, error))
+    except KeyboardInterrupt as error:
+        goes_on = words[:1] in (["train"], ["sweep"], ["theory"])
+        more = "; the same command goes on from the last checkpoint" if goes_on else ""
+        return _fail(f"interrupted{more}", 130, speaks(words, error))
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if words[0] in ("-V", "--version", "version"):
+        print(f"sparsebench {sparsebench.__version__}")
+        return 0
+    command, rest = words[0], words[1:]
+    if command == "sweep" and any(word.startswith("study=") for word in rest):
+        command = "theory"
+    if command == "train":
+        from sparsebench.cli import train
+
+        return train.main(rest)
+    if command == "sweep":
+        from sparsebench.cli import sweep
+
+        return sweep.main(rest)
+    if command == "theory":
+        from sparsebench.cli import theory
+
+        return theory.main(rest, sweep=words[0] == "sweep")
+    if command == "collect":
+        from sparsebench.cli import collect
+
+        return _parsed(collect.main, rest)
+    if command == "status":
+        from sparsebench.cli import status
+
+        return _parsed(status.main, rest)
+    if command == "logs":
+        from sparsebench.cli import logs
+
+        return _parsed(logs.main, rest)
+    if command == "merge":
+        from sparsebench.cli import merge
+
+        return _parsed(merge.main, rest)
+    if command == "compare":
+        from sparsebench.cli import compare
+
+        return _parsed(compare.main, rest)
+    if command == "audit":
+        from sparsebench.cli import audit
+
+        return _parsed(audit.main, rest)
+    if command == "report":
+        from sparsebench.cli import report
+
+        return _parsed(report.main, rest)
+    if command == "evaluate":
+        from sparsebench.cli import evaluate
+
+        return _parsed(evaluate.main, rest)
+    if command == "data":
+        from sparsebench.cli import data
+
+        return _parsed(data.main, rest)
+    if command == "list":
+        from sparsebench.cli import list as listing
+
+        return _parsed(listing.main, rest)
+    if command in ("completion", "_complete"):
+        from sparsebench.cli import completion
+
+        return completion.main(rest) if command == "completion" else completion.answer(rest)
+    raise SettingError("command", command, one_of(COMMANDS, command))
+
+
+def _parsed(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
+    """The status of a command whose parser ends the process after its help, and at bad words."""
+    try:
+        return command(arguments)
+    except SystemExit as done:
+        return int(done.code or 0)
+
+
+def _help() -> str:
+    from sparsebench.paths import config_dirs
+
+    commands = "\n".join(f"  {name:<12} {what}" for name, what in COMMANDS.items())
+    return HELP.format(commands=commands, configs=" and ".join(map(str, config_dirs()))).rstrip()
+
+
+def _fail(text: str, status: int, spoken: bool) -> int:
+    if spoken:
+        print(f"sparsebench: error: {text}", file=sys.stderr)
+    return status

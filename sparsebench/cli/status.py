@@ -1,0 +1,104 @@
+"""``sparsebench status``: what runs are doing, from what they leave on disk."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sparsebench.clock import as_time
+from sparsebench.errors import SettingError, one_of
+from sparsebench.records.states import STATES, RunState, age, states
+
+COLUMNS = ("state", "run", "epoch", "top1", "sparsity", "images/s", "heartbeat", "ETA", "")
+FORMATS = ("text", "json")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run ``sparsebench status ARGUMENTS``.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        SettingError: There is no such folder.
+    """
+    parser = argparse.ArgumentParser(
+        prog="sparsebench status",
+        description="planned, queued, running, interrupted, failed, diverged and finished runs",
+    )
+    parser.add_argument("path", type=Path, metavar="RESULTS", help="folder of results")
+    parser.add_argument("--all", action="store_true", help="finished runs, too, one by one")
+    parser.add_argument(
+        "--watch", nargs="?", type=float, const=5.0, metavar="SECONDS", help="again and again; Ctrl-C ends it"
+    )
+    parser.add_argument("--format", default="text", metavar="FORMAT", help=f"{' or '.join(FORMATS)}")
+    given = parser.parse_args(arguments)
+    if not given.path.is_dir():
+        raise SettingError("path", given.path, "a folder of results")
+    if given.format not in FORMATS:
+        raise SettingError("--format", given.format, one_of(FORMATS, given.format))
+    if given.watch is not None and given.watch <= 0:
+        raise SettingError("--watch", given.watch, "a number of seconds above 0")
+    while True:
+        found = states(given.path)
+        text = _json(found) if given.format == "json" else _text(found, given.all)
+        if given.watch is None:
+            print(text)
+            return 0
+        clear = "\x1b[H\x1b[2J" if sys.stdout.isatty() else ""
+        print(f"{clear}{text}", flush=True)
+        try:
+            time.sleep(given.watch)
+        except KeyboardInterrupt:
+            return 0
+
+
+def _json(found: Sequence[RunState]) -> str:
+    return json.dumps([
+        {"run_id": run.run_id, "state": run.state, "name": run.name, "folder": run.folder and str(run.folder),
+         "heartbeat": run.beat and round(age(run.beat), 1), "error": run.error,
+         **{name: run.row.get(name) for name in ("epoch", "epochs", "val_top1", "top1", "sparsity", "eta")}}
+        for run in found
+    ], indent=2)  # fmt: skip
+
+
+def _text(found: Sequence[RunState], everything: bool) -> str:
+    counts = Counter(run.state for run in found)
+    summary = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    shown = [run for run in found if everything or run.state != "finished"]
+    rows = [_cells(run) for run in sorted(shown, key=lambda run: STATES.index(run.state))]
+    widths = [max(len(row[i]) for row in [COLUMNS, *rows]) for i in range(len(COLUMNS) - 1)]
+    room = shutil.get_terminal_size((120, 24)).columns if sys.stdout.isatty() else 10**6
+    lines = [
+        "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]])
+        for row in [COLUMNS, *rows]
+    ]
+    return "\n".join(
+        [f"{len(found)} runs: {summary or 'none'}", *(line[:room].rstrip() for line in lines if rows)]
+    )
+
+
+def _cells(run: RunState) -> tuple[str, ...]:
+    row = run.row
+    epoch = _number(row.get("epoch"), ".1f")
+    if epoch and row.get("epochs"):
+        epoch += f"/{float(row['epochs']):g}"
+    eta = row.get("eta") if run.state == "running" else None
+    return (
+        run.state, run.name, epoch if run.state != "finished" else "",
+        _number(row.get("top1") or row.get("val_top1"), ".2f"),
+        _number(row.get("sparsity"), ".4f"), _number(row.get("images_per_second"), ",.0f"),
+        "" if run.beat is None else f"{age(run.beat):.0f} s ago", "" if eta is None else as_time(float(eta)),
+        run.error or (f"process {row.get('pid')} on {row.get('host')}" if run.state == "running" else ""),
+    )  # fmt: skip
+
+
+def _number(value: Any, form: str) -> str:
+    return "" if value in (None, "") else format(float(value), form)

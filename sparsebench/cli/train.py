@@ -1,0 +1,102 @@
+"""``sparsebench train``: from a config to a run folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+
+from sparsebench.config import renamed
+from sparsebench.config.open import explain
+from sparsebench.distributed.rank_env import only_first_prints, speaks
+from sparsebench.errors import RunError, SettingError
+from sparsebench.paths import config_dir
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+_failed: list[Exception] = []
+
+
+@hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train")
+def _task(cfg: DictConfig) -> float | None:
+    """One run; also what launchers send to other processes, so everything else is imported here."""
+    from sparsebench.runs.run import run
+    from sparsebench.runs.tune_to_target import tune
+
+    job = HydraConfig.get()
+    choices = dict(job.runtime.choices)
+    try:
+        extra = [f"--config-dir={s.path}" for s in job.runtime.config_sources if s.provider == "command-line"]
+        todo = tune if cfg.tune_to_target is True else run
+        return todo(cfg, choices, [*extra, *job.overrides.task])
+    except (SettingError, RunError, OSError) as error:
+        _note(cfg, choices, error)
+        if job.mode == hydra.types.RunMode.MULTIRUN:  # the others go on; the last word is the sweep's
+            if speaks(job.overrides.task, error):
+                print(f"sparsebench: {' '.join(job.overrides.task)}: {error}", file=sys.stderr)
+            raise
+        _failed.append(error)  # raised by main: Hydra would print a line of its own
+        return None
+    except Exception as error:  # of a method of another package, say: the sweep names it, whenever it came
+        _note(cfg, choices, error)
+        raise
+
+
+def _note(cfg: DictConfig, choices: dict[str, str | None], error: Exception) -> None:
+    """Leave an error of a sweep's run where the sweep looks for it: one before the run was claimed has not done so."""
+    from sparsebench.config.identity import run_id
+    from sparsebench.records.states import fail
+    from sparsebench.runs.run_lock import Held
+
+    if not cfg.wait and not isinstance(error, Held):
+        fail(Path(cfg.results_dir).expanduser(), run_id(cfg, choices), error)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run ``sparsebench train ARGUMENTS``.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        SettingError: A setting is wrong.
+        RunError: The run diverged, or missed its sparsity.
+    """
+    words = renamed.words(arguments)
+    return handed_over(words, words)
+
+
+def handed_over(arguments: Sequence[str], words: Sequence[str]) -> int:
+    """The exit status of Hydra's program, which runs one config, or a sweep.
+
+    Args:
+        arguments: Words of the command line, as they are typed.
+        words: The same as Hydra is given them.
+
+    Raises:
+        SettingError: A setting is wrong.
+        RunError: A run diverged, or missed its sparsity.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed with a traceback
+    program, sys.argv = sys.argv, ["sparsebench", *words]
+    try:
+        _failed.clear()
+        with only_first_prints(arguments):
+            _task()
+        if _failed:
+            raise _failed[0]
+    except Exception as error:  # a config that is missing is an OSError too
+        explained = explain(error, [word for word in arguments if "=" in word])
+        if explained is None:
+            raise
+        raise explained from error
+    finally:
+        sys.argv = program
+    return 0

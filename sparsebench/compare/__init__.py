@@ -1,0 +1,1 @@
+"""What runs are compared by: joins, statistics, differences to dense and to published numbers."""

@@ -1,0 +1,206 @@
+"""Means over seeds and their differences, joined by configuration."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+from sparsebench.compare.baseline import against_dense, training_keys
+from sparsebench.compare.configurations import Joined, join, told
+from sparsebench.compare.statistics import differences, statistics
+from sparsebench.errors import SettingError, one_of
+from sparsebench.records.settings import of_pruning
+
+LISTED = 5
+"""Commands named in the notes at most."""
+
+UNEQUAL = 0.01
+"""Share by which two budgets may differ and be called equal."""
+
+
+@dataclass
+class Comparison:
+    """A table of configurations, and what is to be said beside it.
+
+    Attributes:
+        frame: One row a configuration; columns carry ``[label]`` where there are several tables.
+        keys: The columns that name a configuration.
+        labels: Of the tables, the one first that the others are compared to.
+        metric: What was compared.
+        notes: Lines for the reader: what differs between the tables, what is unfair, what is missing.
+    """
+
+    frame: pd.DataFrame
+    keys: list[str]
+    labels: list[str]
+    metric: str
+    notes: list[str] = field(default_factory=list)
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether small values of a metric are the good ones, by its name: losses, costs and sizes.
+
+    Example:
+        >>> [lower_is_better(m) for m in ("top1", "test_loss", "seconds", "images_per_second", "train_flops_ratio")]
+        [False, True, True, False, True]
+    """
+    if re.search(r"per_second|speedup|sparsity|compression", metric):
+        return False
+    return bool(re.search(r"loss|seconds|flops|macs|memory|parameters|nonzero|error", metric))
+
+
+def compare(
+    tables: Sequence[tuple[str, pd.DataFrame]], metric: str = "top1", on: Sequence[str] | None = None
+) -> Comparison:
+    """One row a configuration: for each table the number of runs, mean, sample standard deviation and rank.
+
+    Runs that diverged or missed their sparsity are counted in ``excluded`` and in nothing else. With one table,
+    ``difference_to_dense`` is to the dense runs of the same training; with several, ``difference [label]`` is to the
+    first, by seed where both have it. ``low`` and ``high`` are 95 % confidence intervals. Ranks are among the
+    configurations that every table has, of one training and one target sparsity; 1 is the best.
+
+    Args:
+        tables: (label, summary rows) of each.
+        metric: A numeric column.
+        on: Columns or settings that make a configuration, instead of those found.
+
+    Raises:
+        SettingError: ``metric`` or ``on`` names no suitable column.
+    """
+    for label, frame in tables:
+        numeric = [c for c in frame if is_numeric_dtype(frame[c]) and not is_bool_dtype(frame[c])]
+        if metric not in numeric:
+            raise SettingError("metric", metric, f"a numeric column of {label}: {one_of(numeric, metric)}")
+    joined = join(tables, metric, on)
+    labels = [label for label, _ in tables]
+    result = Comparison(joined.table.copy(), joined.keys, labels, metric, joined.notes)
+    several = len(tables) > 1
+    for label, runs in zip(labels, joined.runs, strict=True):
+        part = statistics(runs).reindex(joined.table.index)
+        for column in ("n", "excluded"):
+            part[column] = part[column].astype("Int64")
+        result.frame = result.frame.join(part.add_suffix(f" [{label}]") if several else part)
+    if several:
+        _differences(result, joined)
+        result.notes[:0] = _unlike(joined, labels)
+    else:
+        _to_dense(result, joined)
+    result.frame = result.frame.reset_index(drop=True)
+    return result
+
+
+def _to_dense(result: Comparison, joined: Joined) -> None:
+    frame = result.frame
+    frame["rank"] = _ranks(result, [frame["mean"]])[0]
+    dense = against_dense(joined)
+    frame["difference_to_dense"] = dense["difference"]
+    for column in ("low", "high", "pairs", "interval", "dense_command"):
+        frame[column] = dense[column]
+    _settle(frame, "", ("pairs", "rank"))
+    frame["dense_command"] = frame["dense_command"].where(frame["dense_command"].notna(), "")
+    if "method" not in frame:
+        return
+    result.notes += missing_dense(frame["dense_command"])
+    sparse = (frame["method"] != "dense") & frame["mean"].notna() & frame["difference_to_dense"].isna()
+    if without := int((sparse & (frame["dense_command"] == "")).sum()):
+        result.notes.append(
+            f"note: {configurations(without)} with no dense run, or several, to be compared to"
+        )
+
+
+def missing_dense(commands: pd.Series) -> list[str]:
+    """Lines that name the commands of dense runs that are missing."""
+    wanted = [str(command) for command in commands.dropna().unique() if command]
+    if not wanted:
+        return []
+    more = [f"  ... and {len(wanted) - LISTED} more"] if len(wanted) > LISTED else []
+    listed = [f"  {command}" for command in wanted[:LISTED]]
+    return [
+        "note: runs without a dense run of the same training and seed; these commands make it:",
+        *listed,
+        *more,
+    ]
+
+
+def _differences(result: Comparison, joined: Joined) -> None:
+    frame, labels = result.frame, result.labels
+    for label, runs in zip(labels[1:], joined.runs[1:], strict=True):
+        found = differences(joined.runs[0], runs).reindex(frame.index)
+        for column in found:
+            frame[f"{column} [{label}]"] = found[column]
+        _settle(frame, f" [{label}]", ("pairs",))
+    ranks = _ranks(result, [frame[f"mean [{label}]"] for label in labels])
+    for label, rank in zip(labels, ranks, strict=True):
+        frame[f"rank [{label}]"] = rank
+    for label, rank in zip(labels[1:], ranks[1:], strict=True):
+        frame[f"rank_change [{label}]"] = ranks[0] - rank  # up is positive
+    here = pd.DataFrame({label: frame[f"n [{label}]"].notna() for label in labels})
+    frame["only_in"] = [
+        "" if all(row) else ", ".join(label for label, one in zip(labels, row, strict=True) if one)
+        for row in here.itertuples(index=False)
+    ]
+    alone = frame.loc[frame["only_in"] != "", "only_in"].value_counts()
+    result.notes += [f"note: {configurations(count)} only in {named}" for named, count in alone.items()]
+
+
+def _settle(frame: pd.DataFrame, suffix: str, whole: Sequence[str]) -> None:
+    """Whole numbers as such, and no interval as an empty text."""
+    for column in whole:
+        frame[f"{column}{suffix}"] = frame[f"{column}{suffix}"].astype("Int64")
+    text = frame[f"interval{suffix}"].astype(object)
+    frame[f"interval{suffix}"] = text.where(text.notna(), "")
+
+
+def _ranks(result: Comparison, means: Sequence[pd.Series]) -> list[pd.Series]:
+    """Ranks in each table among the configurations that have a mean in all."""
+    keys = [*training_keys(result.keys), *(k for k in ("target_sparsity",) if k in result.keys)]
+    everywhere = pd.concat([mean.notna() for mean in means], axis=1).all(axis=1)
+    group = (
+        result.frame.groupby(keys, dropna=False).ngroup() if keys else pd.Series(0, index=result.frame.index)
+    )
+    ascending = lower_is_better(result.metric)
+    return [
+        mean.where(everywhere).groupby(group).rank(method="min", ascending=ascending).astype("Int64")
+        for mean in means
+    ]
+
+
+def _unlike(joined: Joined, labels: Sequence[str]) -> list[str]:
+    """What differs between the tables, and whether that makes the comparison unfair."""
+    notes = []
+    if joined.differing:
+        notes.append(f"differs between the tables, and is not joined by: {'; '.join(told(joined.differing))}")
+    unfair = [
+        text
+        for name, text in zip(joined.differing, told(joined.differing), strict=True)
+        if name.startswith("prunable")
+        or not (of_pruning(name) or name in ("method", "target_sparsity", "model"))
+    ]
+    for runs, label in zip(joined.runs[1:], labels[1:], strict=True):
+        for column, called in (("train_flops", "training FLOPs"), ("prunable", "prunable weights")):
+            unfair += _ratio(joined.runs[0], runs, column, f"{called} of {label} are", labels[0])
+    if unfair:
+        notes.append(f"warning: not a fair comparison, the budgets are unequal: {'; '.join(unfair)}")
+    return notes
+
+
+def _ratio(first: pd.DataFrame, second: pd.DataFrame, column: str, what: str, to: str) -> list[str]:
+    """How unequal a cost is, where both tables have a configuration."""
+    means = [runs[runs["good"]].groupby("key")[column].mean() for runs in (first, second)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = (means[1] / means[0]).replace([np.inf, -np.inf], np.nan).dropna()
+    off = ratio[(ratio - 1).abs() > UNEQUAL]
+    if off.empty:
+        return []
+    span = " to ".join(dict.fromkeys((f"{off.min():.3g}", f"{off.max():.3g}")))
+    return [f"{what} {span} times those of {to} in {len(off)} of {configurations(len(ratio))}"]
+
+
+def configurations(count: int) -> str:
+    """``1 configuration``, ``2 configurations``."""
+    return f"{count} configuration{'' if count == 1 else 's'}"

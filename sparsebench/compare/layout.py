@@ -1,0 +1,136 @@
+"""A comparison as its readers see it: few columns, a mean with its deviation in one cell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from sparsebench.compare.comparison import Comparison, configurations
+
+LABEL = 20
+"""Characters of a table's label that fit above a column."""
+
+SAID_ONCE = ("epochs", "batch_size", "precision")
+"""Keys that become a line beside the table where all rows agree."""
+
+
+def number(value: object, decimals: int | None, sign: str = "") -> str:
+    """A value with its decimals, or with four significant digits for ``None``; empty if there is none."""
+    if value is None or value is pd.NA or value != value:
+        return ""
+    number = float(value)  # type: ignore[arg-type]
+    if decimals is None:
+        return f"{number + 0.0:{sign}.4g}"
+    return f"{round(number, decimals) + 0.0:{sign}.{decimals}f}"  # + 0.0: no minus in front of zero
+
+
+def measured(mean: object, std: object, n: object, decimals: int | None) -> str:
+    """``mean ± deviation (number of runs)``, of what there is.
+
+    Example:
+        >>> measured(90.88, 0.07, 3, 2), measured(90.88, None, 1, 2), measured(None, None, 0, 2)
+        ('90.88 ± 0.07 (3)', '90.88 (1)', '')
+    """
+    middle, spread = number(mean, decimals), number(std, decimals)
+    if not middle:
+        return ""
+    known = "" if n is None or n is pd.NA or n != n else f" ({'?' if n == 'unknown' else n})"
+    return f"{middle} ± {spread}{known}" if spread else f"{middle}{known}"
+
+
+def lettered(result: Comparison) -> tuple[Comparison, list[str]]:
+    """The comparison with letters for labels where those would make the columns too wide, and lines that say which."""
+    if len(result.labels) < 2 or max(map(len, result.labels)) <= LABEL:
+        return result, []
+    letters = {label: chr(ord("A") + i) if i < 26 else str(i + 1) for i, label in enumerate(result.labels)}
+
+    def shortened(text: str) -> str:
+        for label, letter in sorted(letters.items(), key=lambda pair: -len(pair[0])):
+            text = text.replace(label, letter)
+        return text
+
+    frame = result.frame.assign(only_in=result.frame["only_in"].map(shortened))
+    ends = {f" [{label}]": f" [{letter}]" for label, letter in letters.items()}
+    renamed = {
+        column: column.removesuffix(end) + ends[end]
+        for column in map(str, frame)
+        for end in ends
+        if column.endswith(end)
+    }
+    short = Comparison(
+        frame.rename(columns=renamed), result.keys, list(letters.values()), result.metric,
+        [shortened(note) for note in result.notes],
+    )  # fmt: skip
+    return short, [f"{letter}: {label}" for label, letter in letters.items()]
+
+
+def measured_cells(frame: pd.DataFrame, columns: Sequence[str], decimals: int | None) -> pd.Series:
+    """:func:`measured` of every row, from its columns of means, deviations and numbers of runs."""
+    rows = frame[list(columns)].itertuples(index=False)
+    return pd.Series([measured(mean, std, n, decimals) for mean, std, n in rows], dtype=object)
+
+
+def for_people(result: Comparison, decimals: int | None) -> tuple[pd.DataFrame, list[str]]:
+    """Cells as texts, and the lines that belong under the table.
+
+    Args:
+        result: What :func:`sparsebench.compare.comparison.compare` returns.
+        decimals: Of means, deviations and differences; ``None`` for four significant digits.
+    """
+    result, legend = lettered(result)
+    frame, suffixes = result.frame, [f" [{label}]" for label in result.labels]
+    once = said_once(result)
+    cells = {k: frame[k].map(_plain) for k in result.keys if k not in once}
+    for suffix in suffixes if len(suffixes) > 1 else [""]:
+        parts = [f"{name}{suffix}" for name in ("mean", "std", "n")]
+        cells[f"{result.metric} (n){suffix}"] = measured_cells(frame, parts, decimals)
+        if frame[f"excluded{suffix}"].fillna(0).gt(0).any():
+            cells[f"excluded{suffix}"] = frame[f"excluded{suffix}"].map(_plain)
+        cells[f"rank{suffix}"] = _rank(frame, suffix)
+        difference = "difference" + (suffix or "_to_dense")
+        if difference in frame:
+            cells[difference] = _difference(frame, difference, suffix, decimals)
+    if "only_in" in frame and (frame["only_in"] != "").any():
+        cells["only in"] = frame["only_in"]
+    lines = [*_intervals(frame, suffixes), *result.notes]
+    if once:
+        lines.insert(0, "all: " + ", ".join(f"{k} {_plain(frame[k].iloc[0])}" for k in once))
+    return pd.DataFrame(cells), [*legend, *lines]
+
+
+def said_once(result: Comparison) -> list[str]:
+    """Keys that name no row, since all rows agree in them."""
+    return [k for k in SAID_ONCE if k in result.keys and result.frame[k].nunique(dropna=False) == 1]
+
+
+def _rank(frame: pd.DataFrame, suffix: str) -> pd.Series:
+    ranks = frame[f"rank{suffix}"].map(_plain)
+    if f"rank_change{suffix}" not in frame:
+        return ranks
+    moved = frame[f"rank_change{suffix}"]
+    return ranks + moved.map(lambda by: "" if by is pd.NA or by != by else f" ({by:+d})" if by else " (=)")
+
+
+def _difference(frame: pd.DataFrame, name: str, suffix: str, decimals: int | None) -> pd.Series:
+    found = []
+    for row in frame[[name, f"low{suffix}", f"high{suffix}"]].itertuples(index=False):
+        value, low, high = (number(v, decimals, "+") for v in row)
+        found.append(f"{value} [{low}, {high}]" if low else value)
+    if "dense_command" in frame:
+        absent = (frame["dense_command"] != "") & frame[name].isna()
+        found = ["no dense run" if gone else text for text, gone in zip(found, absent, strict=True)]
+    return pd.Series(found, dtype=object)
+
+
+def _intervals(frame: pd.DataFrame, suffixes: list[str]) -> list[str]:
+    kinds = pd.concat([frame[c] for c in frame if str(c).split(" [")[0] == "interval"]).value_counts()
+    said = {"paired": "by seed", "welch": "Welch's"}
+    named = [f"{said[kind]} in {configurations(kinds[kind])}" for kind in said if kind in kinds]
+    return [f"[ , ]: 95 % confidence intervals, {' and '.join(named)}"] if named else []
+
+
+def _plain(value: object) -> str:
+    if value is None or value is pd.NA or value != value:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

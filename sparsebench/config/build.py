@@ -1,0 +1,84 @@
+"""Objects from configs, by their ``_target_``."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from sparsebench.config.renamed import target as present_target
+from sparsebench.config.renamed import targets
+from sparsebench.errors import SettingError, one_of
+
+
+def as_word(setting: str, value: object) -> str:
+    """``setting=value`` as it is written on the command line.
+
+    Example:
+        >>> as_word("schedule.interval", "32it"), as_word("allocation.path", None), as_word("prunable.fc", True)
+        ("schedule.interval='32it'", 'allocation.path=null', 'prunable.fc=true')
+        >>> as_word("schedule.dense_starts", ["0.2", 40])
+        "schedule.dense_starts=['0.2',40]"
+    """
+
+    def text(value: object) -> str:
+        if isinstance(value, str):
+            return QuotedString(value, Quote.single).with_quotes()
+        if isinstance(value, (list, tuple)):
+            return f"[{','.join(text(item) for item in value)}]"
+        return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+    return f"{setting}={text(value)}"
+
+
+def build(node: DictConfig, group: str = "", **runtime: Any) -> Any:
+    """The object that ``node`` describes (``_target_`` and arguments), given the ``runtime`` arguments it takes.
+
+    Args:
+        node: A leaf of the config.
+        group: Where it stands, put in front of the setting that an error names.
+        runtime: Finished objects; those that the target has no argument for are left out.
+
+    Raises:
+        SettingError: An argument has a value that the target refuses.
+    """
+    taken = accepted(str(node._target_))
+    settings = targets(OmegaConf.to_container(node, resolve=True))
+    assert isinstance(settings, dict)
+    settings.pop("recipe", None)  # defaults for other settings that travel with a data set
+    given = {name: value for name, value in runtime.items() if taken is None or name in taken}
+    for name, value in ((str(name), value) for name, value in settings.items()):
+        if taken is not None and not name.startswith("_") and name not in taken:
+            raise SettingError(
+                f"{group}.{name}", value, f"an existing setting: {one_of(sorted(taken), name)}"
+            )
+    try:
+        # Runtime objects are given to the partial: instantiate would turn a dataclass among them into a config.
+        return instantiate({**settings, "_partial_": True, "_convert_": "all"})(**given)
+    except InstantiationException as error:
+        raise SettingError(group, None, f"a _target_ that can be built: {error}") from error
+    except SettingError as error:
+        raise SettingError(_as_written(node, group, error.setting), error.given, error.allowed) from error
+    except ValueError as error:
+        raise SettingError(group, None, f"values that {node._target_} takes: {error}") from error
+
+
+def _as_written(node: DictConfig, group: str, setting: str) -> str:
+    """The name under which a user sets the argument ``setting`` of ``node``."""
+    if not group or setting not in node:
+        return setting
+    reference = re.fullmatch(r"\$\{([\w.]+)\}", str(OmegaConf.to_container(node, resolve=False)[setting]))  # type: ignore[index, call-overload]
+    return reference[1] if reference else f"{group}.{setting}"
+
+
+def accepted(target: str) -> set[str] | None:
+    """Names of the arguments that a class or function takes; ``None`` if it takes any."""
+    parameters = inspect.signature(get_object(present_target(target))).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return {p.name for p in parameters}

@@ -1,0 +1,90 @@
+"""Configs composed from this package's YAML, also inside another Hydra application."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from hydra import compose, initialize_config_dir, version
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+
+from sparsebench.paths import config_dir, installed_configs
+
+STUDY = "theory@study"
+"""Hydra's words for the command line's ``study=NAME``: an option of ``theory/``, whose settings are ``study.KEY``."""
+
+IDENTITY_GROUPS = ("model", "dataset", "optimizer", "lr_schedule", "schedule", "allocation", "score", "prune")
+"""Groups whose chosen option is part of what a run is; recipe and experiment are so through what they set."""
+
+
+class InstalledConfigs(SearchPathPlugin):
+    """Hydra searches the configs of other packages after this one's, and nowhere else."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Add their folders where this package's own are searched: not in another Hydra application."""
+        if any(place.path == str(config_dir()) for place in search_path.get_path()):
+            for package, folder in installed_configs():
+                search_path.append(package, f"file://{folder}")
+
+
+Plugins.instance().register(InstalledConfigs)
+
+
+def baseline(choices: Mapping[str, str | None]) -> DictConfig:
+    """The config with the same choices and nothing else set; not to be changed."""
+    return _composed_once(*_key(choices))[0]
+
+
+def defaults(choices: Mapping[str, str | None]) -> dict[str, Any]:
+    """Its :func:`leaves`; not to be changed."""
+    return _composed_once(*_key(choices))[1]
+
+
+def _key(choices: Mapping[str, str | None]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(overrides, folders that are searched)."""
+    places = GlobalHydra.instance().config_loader().get_search_path().get_path()
+    chosen = (f"{group}={choices[group]}" for group in IDENTITY_GROUPS)
+    return tuple(chosen), tuple(place.path for place in places)
+
+
+@cache
+def _composed_once(overrides: tuple[str, ...], places: tuple[str, ...]) -> tuple[DictConfig, dict[str, Any]]:
+    """The config of ``overrides``, searched in ``places``, with its leaves: a sweep asks for it again and again."""
+    cfg = compose("train", overrides=list(overrides))
+    return cfg, leaves(cfg)
+
+
+def leaves(cfg: DictConfig) -> dict[str, Any]:
+    """Dotted key -> resolved value; lists are leaves."""
+    found: dict[str, Any] = {}
+
+    def walk(prefix: str, node: dict[Any, Any]) -> None:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                walk(f"{prefix}{key}.", value)
+            else:
+                found[f"{prefix}{key}"] = value
+
+    container = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(container, dict)
+    walk("", container)
+    return found
+
+
+@contextmanager
+def own_hydra() -> Iterator[None]:
+    """Inside, configs are composed from this package's; after, Hydra is as it was."""
+    outer, base = GlobalHydra.instance().hydra, version.VersionBase.instance().version_base
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = outer
+        version.VersionBase.instance().version_base = base

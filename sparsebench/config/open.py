@@ -1,0 +1,207 @@
+"""Configs from words of the command line and from run folders, checked before anything is built from them."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra import compose
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from sparsebench.config import renamed
+from sparsebench.config.compose import IDENTITY_GROUPS, STUDY, baseline, defaults, leaves, own_hydra
+from sparsebench.config.identity import hash_of, id_of, identity
+from sparsebench.errors import SettingError, one_of
+from sparsebench.paths import groups
+
+
+def composed(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str | None]]:
+    """The config that these words of the command line give, checked, and the chosen options of its groups.
+
+    Works inside another Hydra application too, and leaves that one as it was.
+
+    Raises:
+        SettingError: A word is wrong.
+    """
+    words = renamed.words(overrides)
+    with own_hydra():
+        try:
+            cfg = compose("train", overrides=words, return_hydra_config=True)
+            choices: dict[str, str | None] = dict(cfg.hydra.runtime.choices)
+            del cfg.hydra
+            validate(cfg, choices)
+        except Exception as error:
+            explained = explain(error, words)
+            if explained is None:
+                raise
+            raise explained from error
+    return cfg, choices
+
+
+def validate(cfg: DictConfig, choices: Mapping[str, str | None]) -> None:
+    """Refuse values of the wrong type or range, before anything is built or written.
+
+    A value's type is that of the default in its YAML: a number stays a number, a switch a switch; texts take any
+    scalar, and what defaults to null takes anything.
+
+    Raises:
+        SettingError: The first value that is wrong.
+    """
+    for key in sorted(OmegaConf.missing_keys(cfg)):  # before anything is resolved
+        raise SettingError(key, None, "a value: there is no default")
+    _validate(cfg, defaults(choices))
+
+
+def validate_study(cfg: DictConfig, choices: Mapping[str, str | None]) -> None:
+    """As :func:`validate`, the config of a theory study.
+
+    Raises:
+        SettingError: The first value that is of a wrong type.
+    """
+    chosen = compose("theory", overrides=[f"{STUDY}={choices[STUDY]}"])
+    _check_types(cfg, leaves(chosen), "theory")
+
+
+def _check_types(cfg: DictConfig, defaults: Mapping[str, Any], command: str) -> None:
+    for key, value in leaves(cfg).items():
+        if key not in defaults and "." not in key:
+            raise SettingError(key, value, f"an existing setting; see sparsebench {command} --cfg job")
+        default = defaults.get(key)
+        if default in (None, "???") or key.startswith("hydra.") or type(value) is type(default):
+            continue
+        wanted = None
+        if isinstance(default, bool):
+            wanted = "true or false"
+        elif isinstance(default, int):
+            wanted = f"a whole number, for example {default}"
+        elif isinstance(default, float) and (isinstance(value, bool) or not isinstance(value, int)):
+            wanted = f"a number, for example {default}"
+        elif isinstance(default, list) or (
+            isinstance(default, str) and value is not None and isinstance(value, list)
+        ):
+            wanted = f"{'a list' if isinstance(default, list) else 'one value'}, for example {default}"
+        if wanted:
+            raise SettingError(key, value, wanted)
+
+
+def _validate(cfg: DictConfig, defaults: Mapping[str, Any]) -> None:
+    _check_types(cfg, defaults, "train")
+    for key, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("seed", 0)):
+        if cfg[key] < least:
+            raise SettingError(key, cfg[key], f"a whole number of at least {least}")
+    if cfg.extend <= 0:
+        raise SettingError("extend", cfg.extend, "a factor above 0, for example 2.0 or 5.0")
+    if not 0 <= cfg.sparsity < 1:
+        raise SettingError("sparsity", cfg.sparsity, "a fraction of zeros in [0, 1), for example 0.9")
+    if not 0 <= cfg.label_smoothing < 1:
+        raise SettingError("label_smoothing", cfg.label_smoothing, "a number in [0, 1)")
+
+
+@dataclass(frozen=True)
+class Reopened:
+    """A run's config read again, and its names as this version gives them.
+
+    Args:
+        cfg: The config; settings made up since the run have their defaults.
+        changed: Settings that differ from the present defaults, as :func:`identity` has them.
+        run_id: Of the run.
+        config_hash: The same for all its seeds.
+    """
+
+    cfg: DictConfig
+    changed: dict[str, Any]
+    run_id: str
+    config_hash: str
+
+
+def reopened(text: str, choices: Mapping[str, str | None], training: int = 0) -> Reopened:
+    """The config of a finished run, checked.
+
+    Args:
+        text: Content of its config.yaml.
+        choices: Config group -> chosen option, from its run.json.
+        training: Its number, of a method of several trainings.
+
+    Raises:
+        SettingError: It is not a config, or a value in it is wrong.
+    """
+    choices = renamed.choices(choices)
+    if missing := [group for group in IDENTITY_GROUPS if group not in choices]:
+        raise SettingError("choices", None, f"an option of {', '.join(missing)}")
+    try:
+        cfg = OmegaConf.create(text)
+        if not isinstance(cfg, DictConfig):
+            raise SettingError("config", None, "settings with values")
+        for old, new in renamed.SETTINGS.items():
+            if (value := OmegaConf.select(cfg, old)) is not None:
+                OmegaConf.update(cfg, new, value, force_add=True)
+                _drop(cfg, old)
+        with own_hydra():
+            present = baseline(choices)
+        for key, default in present.items():
+            if key not in cfg:
+                cfg[key] = default
+        known = leaves(present)
+        _validate(cfg, known)
+    except YAMLError as error:
+        raise SettingError("config", None, f"YAML: {' '.join(str(error).split())}") from error
+    except Exception as error:
+        explained = explain(error, [])
+        if explained is None:
+            raise
+        raise explained from error
+    found = identity(cfg, choices, known)
+    return Reopened(cfg, dict(found["changed"]), id_of(found, training), hash_of(found, training))
+
+
+def _drop(cfg: DictConfig, key: str) -> None:
+    group, _, name = key.rpartition(".")
+    del (OmegaConf.select(cfg, group) if group else cfg)[name]
+
+
+def explain(error: Exception, overrides: list[str], command: str = "train") -> SettingError | None:
+    """A config error of Hydra or OmegaConf as one line; ``None`` if it is not one.
+
+    Args:
+        error: The error.
+        overrides: Words of the command line that set something.
+        command: Whose they are: ``train`` or ``theory``.
+    """
+    text = " ".join(str(error).split()) or " ".join(str(error.__cause__ or type(error).__name__).split())
+    given = dict(override.lstrip("+~").split("=", 1) for override in overrides if "=" in override)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        return SettingError(group or "config", option, one_of(error.options or [], option))
+    if isinstance(error, OverrideParseException):
+        return SettingError(error.override, None, "key=value, with quotes around special characters")
+    if isinstance(error, (ConfigCompositionException, HydraException)):
+        match = re.search(r"Could not (?:override|append to config\. An item is already at) '([^']+)'", text)
+        if match:
+            key = match[1].split("@")[0]
+            known = _known_settings(command, [word for word in overrides if word.startswith(f"{STUDY}=")])
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f" (did you mean '{close[0]}'?)" if close else f"; see sparsebench {command} --cfg job"
+            return SettingError(key, given.get(key), f"an existing setting{hint}")
+        return SettingError("config", None, f"a config that composes: {text}")
+    if isinstance(error, OmegaConfBaseException):
+        return SettingError(error.full_key or "config", None, f"a value that resolves: {text}")
+    return None
+
+
+def _known_settings(command: str, chosen: list[str]) -> list[str]:
+    with own_hydra():
+        return [
+            *(set(groups()) - {"theory"} if command == "train" else ()),
+            *leaves(compose(command, overrides=chosen)),
+        ]

@@ -1,0 +1,88 @@
+"""What old run folders, command lines and other packages' configs name, by today's names: the only place that knows.
+
+An old ``_target_`` works wherever an object is built; an old option or setting on the command line works with a note,
+and in a run folder without one. A run's id is made of the names that things had first, so that renaming them renames
+no run.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+TARGETS = {
+    "sparsebench.device": "sparsebench.distributed.device",
+    "sparsebench.distributed.DDP": "sparsebench.distributed.ddp.DDP",
+    "sparsebench.lr_schedules": "sparsebench.optim.lr_schedules",
+}
+"""Old module or class -> its present place, for ``_target_`` strings."""
+
+OPTIONS: dict[str, dict[str, str]] = {}
+"""Config group -> old option -> present one."""
+
+SETTINGS: dict[str, str] = {}
+"""Old setting, dotted -> present one."""
+
+
+def target(name: str) -> str:
+    """The present place of the class or function ``name``.
+
+    Example:
+        >>> target("sparsebench.lr_schedules.Cosine"), target("torch.optim.SGD")
+        ('sparsebench.optim.lr_schedules.Cosine', 'torch.optim.SGD')
+    """
+    for old, new in TARGETS.items():
+        if name == old or name.startswith(f"{old}."):
+            return new + name[len(old) :]
+    return name
+
+
+def targets(node: Any) -> Any:
+    """``node``, settings in dicts and lists, with the present place in every ``_target_``."""
+    if isinstance(node, dict):
+        return {key: target(value) if key == "_target_" else targets(value) for key, value in node.items()}
+    return [targets(item) for item in node] if isinstance(node, list) else node
+
+
+def setting(key: str) -> str:
+    """The present name of a setting or of what it is a part of, without ``+`` and the like before it."""
+    for old, new in SETTINGS.items():
+        if key == old or key.startswith(f"{old}."):
+            return new + key[len(old) :]
+    return key
+
+
+def choices(chosen: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Config group -> chosen option, by their present names."""
+    return {group: OPTIONS.get(group, {}).get(str(option), option) for group, option in chosen.items()}
+
+
+def words(given: Sequence[str]) -> list[str]:
+    """Words of the command line with present names; each that named something by an old one is told of."""
+    renewed = [_word(word) for word in given]
+    for old, new in zip(given, renewed, strict=True):
+        if old != new:
+            print(f"sparsebench: note: {old} is now written {new}", file=sys.stderr)
+    return renewed
+
+
+def _word(word: str) -> str:
+    parts = re.match(r"([+~]*)([\w./]+)([^=]*)(=?)(.*)", word, re.DOTALL)
+    if parts is None or word.startswith("-"):
+        return word
+    sign, key, package, equals, value = parts.groups()
+    if key.endswith("_target_"):
+        value = re.sub(r"[\w.]+", lambda name: target(name[0]), value)
+    elif key in OPTIONS:
+        value = re.sub(r"\w+", lambda name: OPTIONS[key].get(name[0], name[0]), value)
+    return f"{sign}{setting(key)}{package}{equals}{value}"
+
+
+def first(found: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity by the names that options and settings had when they came into being."""
+    options = {group: {new: old for old, new in names.items()} for group, names in OPTIONS.items()}
+    settings = {new: old for old, new in SETTINGS.items()}
+    named = {group: options.get(group, {}).get(str(option), option) for group, option in found.items()}
+    return {**named, "changed": {settings.get(key, key): value for key, value in found["changed"].items()}}

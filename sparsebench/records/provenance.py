@@ -1,0 +1,73 @@
+"""Where a number comes from: code version, libraries, machine, command."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from sparsebench.paths import installed_configs
+
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "pandas",
+    "scikit-learn",
+    "hydra-core",
+    "omegaconf",
+    "safetensors",
+)
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def git_state() -> tuple[str, bool | str]:
+    """(commit, whether tracked files differ from it) of the checkout that runs; empty texts if it is none."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return "", ""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=20)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return commit, bool(git("status", "--porcelain", "--untracked-files=no")) if commit else ""
+    except (OSError, subprocess.TimeoutExpired):
+        return "", ""
+
+
+def command(overrides: list[str]) -> str:
+    """The command line that makes the run again."""
+    return shlex.join(["sparsebench", "train", *overrides])
+
+
+def libraries() -> dict[str, str]:
+    """Installed versions of what the results depend on, packages that offer methods among them."""
+    found = {}
+    for name in [*LIBRARIES, *(package for package, _ in installed_configs())]:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = ""
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """The machine and interpreter."""
+    return {
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "executable": Path(sys.executable).name,
+    }

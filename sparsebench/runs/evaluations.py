@@ -1,0 +1,109 @@
+"""The evaluations of ``evaluate=...``: built from the config, applied to a trained network, written to its folder."""
+
+from __future__ import annotations
+
+import copy
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from sparsebench.config.build import as_word, build
+from sparsebench.config.open import composed, reopened
+from sparsebench.errors import RunError, SettingError
+from sparsebench.evaluation.subject import Evaluation, Subject
+from sparsebench.files import write_csv
+from sparsebench.records import schema
+from sparsebench.runs.result import Network, load_weights
+
+FOLDER = "evaluation"
+"""Of a run folder: one CSV an evaluation, and one with the details behind it."""
+
+
+def extras(cfg: DictConfig) -> dict[str, Evaluation]:
+    """The evaluations that ``cfg`` asks for, by name.
+
+    Raises:
+        SettingError: A setting of one is wrong.
+    """
+    return {str(name): build(node, f"evaluate.{name}") for name, node in (cfg.get("evaluate") or {}).items()}
+
+
+def dense_run(
+    chosen: Mapping[str, Evaluation], cfg: DictConfig, choices: Mapping[str, str | None], results: Path
+) -> Path | None:
+    """The folder of the dense counterpart of a run, if an evaluation needs it: the same but for its method.
+
+    Args:
+        chosen: From :func:`extras`.
+        cfg: Of the run.
+        choices: Config group -> chosen option.
+        results: Where run folders lie.
+
+    Returns:
+        ``None`` where none is needed, or this is the dense run.
+
+    Raises:
+        SettingError: It is needed and not there.
+    """
+    needing = [name for name, extra in chosen.items() if extra.needs_dense]
+    if not needing or choices["prune"] == "dense":
+        return None
+    same = copy.deepcopy(cfg)
+    plain, defaults = composed(["prune=dense"])
+    same.prune = plain.prune
+    dense = {**choices, "prune": "dense"}
+    opened = reopened(OmegaConf.to_yaml(same, resolve=True), dense)
+    for path in sorted(results.glob(f"*-{opened.run_id}")):
+        if (path / schema.SUMMARY).is_file():
+            return path
+    groups = ("model", "dataset", "optimizer", "lr_schedule")
+    words = [f"{group}={choices[group]}" for group in groups if choices[group] != defaults[group]]
+    words += [as_word(*item) for item in opened.changed.items()]
+    command = shlex.join(["sparsebench", "train", *words, "prune=dense", f"results_dir={results}"])
+    raise SettingError(
+        f"evaluate.{needing[0]}", None, f"the dense run {opened.run_id} in {results}; make it with {command}"
+    )
+
+
+def apply(
+    chosen: Mapping[str, Evaluation], made: Network, batch_size: int, dense: Path | None, folder: Path
+) -> dict[str, Any]:
+    """Evaluate ``made``, write what was found under ``folder``, and return all columns.
+
+    The network, its mode and every random generator are afterwards what they were.
+
+    Raises:
+        RunError: The dense run's weights cannot be read.
+    """
+    if not chosen:
+        return {}
+
+    def dense_model() -> nn.Module:
+        assert dense is not None
+        try:
+            return load_weights(copy.deepcopy(made.model), dense / schema.MODEL)
+        except RunError as error:
+            raise RunError(f"{dense}: {error}") from error
+
+    subject = Subject(
+        made.model, made.dataset, made.device, list(made.prunable), batch_size,
+        None if dense is None else dense_model,
+    )  # fmt: skip
+    generators, training, columns = made.device.state_dict(), made.model.training, {}
+    try:
+        made.model.eval()
+        for name, extra in chosen.items():
+            result = extra(subject)
+            (folder / FOLDER).mkdir(exist_ok=True)
+            write_csv(folder / FOLDER / f"{name}.csv", list(result.columns), [result.columns])
+            if result.details:
+                write_csv(folder / FOLDER / f"{name}_details.csv", list(result.details[0]), result.details)
+            columns.update(result.columns)
+    finally:
+        made.model.train(training)
+        made.device.load_state_dict(generators)
+    return columns

@@ -1,0 +1,335 @@
+"""One run: build the objects, train, write the results."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+import sparsebench
+from sparsebench.config.build import build
+from sparsebench.config.identity import config_hash, run_id
+from sparsebench.config.open import validate
+from sparsebench.data.mixing import Mix
+from sparsebench.distributed.ddp import shared
+from sparsebench.distributed.device import Device
+from sparsebench.records import provenance
+from sparsebench.records.lease import Lease
+from sparsebench.records.run_folder import RunFolder
+from sparsebench.records.schema import SCHEMA
+from sparsebench.records.states import Results
+from sparsebench.runs.build import Assembly, assemble, epochs
+from sparsebench.runs.evaluations import FOLDER as EVALUATION
+from sparsebench.runs.evaluations import apply, dense_run, extras
+from sparsebench.runs.result import (
+    Network,
+    check,
+    counted,
+    layer_rows,
+    measured,
+    show,
+    trained,
+    training_layers,
+)
+from sparsebench.runs.run_lock import exclusively, held
+from sparsebench.trackers.tracker import TrackedRun, Tracker, Tracking
+from sparsebench.training.checkpoint import Checkpoint
+from sparsebench.training.ema import WeightAverage
+from sparsebench.training.flops import TrainingFLOPs
+from sparsebench.training.progress import Progress
+from sparsebench.training.runner import Runner
+from sparsebench.training.signals import StopSignals
+
+Record = Callable[[list[dict[str, float | None]]], None]
+
+
+def run(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]) -> float:
+    """As :func:`complete`; returns the validation accuracy, in per cent: what a search may optimise."""
+    return float((shared(complete(cfg, choices, overrides).summary) or {})["val_top1"])
+
+
+def complete(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]) -> RunFolder:
+    """Make, resume or find finished the run that ``cfg`` describes, or the runs of a method of several trainings.
+
+    Args:
+        cfg: The composed config.
+        choices: Config group -> chosen option.
+        overrides: Of the command line, to name the command that makes the run again.
+
+    Returns:
+        The folder of the run; of several trainings, of the last.
+
+    Raises:
+        SettingError: A setting is wrong; nothing has been written.
+        RunError: The run diverged, or its number of zeros is not the asked one.
+    """
+    validate(cfg, choices)
+    chosen, name, results = extras(cfg), run_id(cfg, choices), Path(cfg.results_dir).expanduser()
+    tracker: Tracker = build(cfg.tracker, "tracker")
+    device: Device = build(cfg.device)
+    dense = device.shared(lambda: dense_run(chosen, cfg, choices, results))
+
+    def finished(folders: Callable[[], list[Path]]) -> RunFolder | None:
+        return device.shared(lambda: _finished(folders(), chosen))
+
+    if not cfg.overwrite and (folder := finished(lambda: Results(results).trainings(name))) is not None:
+        return folder
+    made = assemble(cfg)
+    trainings = [_Training(cfg, choices, overrides, made, number) for number in range(made.pruner.trainings)]
+    with exclusively(results, name, cfg, device) as (lease, waited), StopSignals() as signals:
+        paths = [training.folder.path for training in trainings]
+        if (waited or not cfg.overwrite) and (folder := finished(lambda: paths)) is not None:
+            return folder
+        evaluate = partial(apply, chosen, batch_size=cfg.batch_size, dense=dense)
+        _train(trainings, made, evaluate, tracker, lease, signals)
+    return trainings[-1].folder
+
+
+def _train(
+    trainings: list[_Training],
+    made: Assembly,
+    evaluate: Callable[..., dict[str, Any]],
+    tracker: Tracker,
+    lease: Lease | None,
+    signals: StopSignals,
+) -> None:
+    """All trainings that are left."""
+    cfg, device, ids = trainings[0].cfg, made.device, [training.row["run_id"] for training in trainings]
+    start, before = device.shared(lambda: (0, {}) if cfg.overwrite else _left(trainings))
+    for training in trainings[start:]:
+        if training is not trainings[start]:
+            made = assemble(cfg, made.dataset)
+        row, before = training.run(made, before, evaluate, tracker, lease, signals, ids)
+        check({key: str(value) for key, value in row.items()})
+        (stop,) = device.agreed((signals.pending,), step=0)
+        if stop:
+            signals.act(stop)
+    device.shared(lambda: _tidy(training.folder.path for training in trainings))
+
+
+def _left(trainings: list[_Training]) -> tuple[int, dict[str, Any]]:
+    """After the last training that is finished and has left what the next one needs: the next one, and that."""
+    left = [training.handover.load() for training in trainings]
+    start = max((n + 1 for n, state in enumerate(left) if state and trainings[n].folder.summary()), default=0)
+    return start, left[start - 1] or {} if start else {}
+
+
+def _finished(folders: Sequence[Path], chosen: Collection[str]) -> RunFolder | None:
+    """The last of the trainings' folders, if it is finished; says so, tidies up, and refuses an error as a result."""
+    last = RunFolder(folders[-1].parent, folders[-1].name) if folders else None
+    if last is None or (summary := last.summary()) is None:
+        return None
+    _tidy(folders)
+    print(f"{last.path}: already finished; nothing done (overwrite=true to do it again)")
+    if missing := [extra for extra in chosen if not (last.path / EVALUATION / f"{extra}.csv").exists()]:
+        print(f"sparsebench evaluate {last.path} evaluate=[{','.join(missing)}] evaluates it")
+    check(summary)
+    return last
+
+
+class _Training:
+    """One training of a run, with a folder and a row of its own."""
+
+    def __init__(
+        self,
+        cfg: DictConfig,
+        choices: Mapping[str, str | None],
+        overrides: list[str],
+        made: Assembly,
+        number: int,
+    ) -> None:
+        self.cfg, self.choices, self.number = cfg, choices, number
+        self.row: dict[str, Any] = {
+            "schema": SCHEMA, "run_id": run_id(cfg, choices, number), "dataset": made.dataset.name,
+            "model": made.model.name, "method": choices["prune"], "seed": cfg.seed, "epochs": epochs(cfg),
+            "batch_size": cfg.batch_size, "precision": cfg.precision, "device": made.device.label,
+            "version": sparsebench.__version__, "torch": torch.__version__,
+            "config_hash": config_hash(cfg, choices, number), "command": provenance.command(_lasting(overrides)),
+        }  # fmt: skip
+        target = (
+            made.target if made.pruner.trainings == 1 or made.target is None else cfg.sparsity
+        )  # of the last
+        asked = "" if target is None else f"-s{target:g}"
+        part = f"-training{number}" if made.pruner.trainings > 1 else ""
+        self.label = f"{made.dataset.name}-{made.model.name}-{choices['prune']}{asked}-seed{cfg.seed}{part}"
+        self.folder = RunFolder(Path(cfg.results_dir).expanduser(), f"{self.label}-{self.row['run_id']}")
+        self.handover = Checkpoint(self.folder.path, self._warn, name="handover")
+
+    def run(
+        self,
+        made: Assembly,
+        before: dict[str, Any],
+        evaluate: Callable[..., dict[str, Any]],
+        tracker: Tracker,
+        lease: Lease | None,
+        signals: StopSignals,
+        ids: list[str],
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Train and write the results; returns the row, and what the next training needs."""
+        cfg, folder = self.cfg, self.folder
+        first_step = made.pruner.begin(self.number, before)
+        row = {**self.row, "target_sparsity": "" if made.target is None else made.target}
+        config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+        resumed = not cfg.overwrite and bool(folder.provenance())
+        told = TrackedRun(folder.path, self.label, self.row["run_id"], config, resumed)
+        tracking = Tracking(tracker, told, self._warn)
+
+        def record(rows: list[dict[str, float | None]]) -> None:
+            held(lease)
+            folder.write_metrics(rows)
+            tracking.record(rows)
+
+        def progress(total: int, done: int) -> Progress:
+            length, log = made.clock.total_steps / made.clock.steps_per_epoch, folder.log
+            if lease is None:  # of another rank than the first
+                return Progress(self.label, total, done, length, shown=False)
+            shown = Progress(self.label, total, done, length, log)
+            log(f"{self.label}: from step {done} of {total}, {made.device.label}, {lease.holder}")
+            lease.progress = lambda: {"folder": folder.path.name, **shown.snapshot()}
+            lease.renew()
+            return shown
+
+        runner = self._runner(made, first_step, record, progress, signals)
+        if before:
+            runner.flops.go_on_from(before["flops"])
+        row |= made.device.shared(lambda: self._begin(made, row, first_step, tracking, ids))
+        try:
+            history = runner.run()
+            for seen in made.device.gathered(made.data.state_dict()):
+                made.data.load_state_dict(seen)
+        except BaseException as error:  # a signal to stop, too
+            how = "stopped by " if isinstance(error, (SystemExit, KeyboardInterrupt)) else ""
+            if lease is not None:
+                folder.log(f"step {runner.step}: {how}{type(error).__name__}: {error}")
+            raise
+        row |= measured(history, made.device, runner.images) | {"steps": runner.step - first_step}
+
+        def end() -> tuple[dict[str, Any], dict[str, Any]]:
+            held(lease)
+            return self._end(made, row, runner, evaluate, tracking)
+
+        return made.device.shared(end)
+
+    def _begin(
+        self, made: Assembly, row: Mapping[str, Any], first_step: int, tracking: Tracking, ids: list[str]
+    ) -> dict[str, Any]:
+        """Open the folder; returns where the run comes from."""
+        cfg, folder = self.cfg, self.folder
+        if cfg.overwrite or folder.summary() is not None:
+            folder.clear()
+        folder.open()
+        origin = _write_origin(folder, cfg, self.choices, {**row, "ranks": made.device.ranks}, ids)
+        if made.dataset.note and self.number == 0:
+            print(f"sparsebench: {made.dataset.note}", flush=True)
+        tracking.start()
+        steps = made.clock.total_steps - first_step
+        print(f"{self.label}: {steps} steps on {made.device.label}, {cfg.precision}", flush=True)
+        return origin
+
+    def _end(
+        self,
+        made: Assembly,
+        measurements: dict[str, Any],
+        runner: Runner,
+        evaluate: Callable[..., dict[str, Any]],
+        tracking: Tracking,
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Write the results; returns the row, and what the next training needs."""
+        folder, names = self.folder, list(made.pruner.weights.parameters)
+        asked = made.pruner.zeros(made.clock.total_steps - 1)
+        row = measurements | counted(made.model, names, made.layers, made.dataset.input_shape, asked)
+        row |= trained(made.pruner.weights, asked, runner.flops)
+        folder.write_layers(layer_rows(made.model, names, made.layers))
+        folder.write_model(made.model.state_dict())
+        state = made.pruner.handover()
+        if state:
+            state["flops"] = runner.flops.state_dict()
+            self.handover.save(state)
+        extra = made.pruner.summary() | made.dataset.summary() | made.device.summary()
+        if row["status"] == "finished":
+            net = Network(made.device, made.dataset, made.model, made.pruner.weights.parameters, made.layers)
+            extra |= evaluate(made=net, folder=folder.path)
+        folder.write_summary({**row, **extra}, extra)
+        tracking.finish({**row, **extra})
+        runner.checkpoint.remove()
+        folder.log(f"{row['status']}: top1 {row['top1']}, sparsity {row['sparsity']}")
+        show(row, folder.path)
+        return row, state
+
+    def _runner(
+        self,
+        made: Assembly,
+        first_step: int,
+        record: Record,
+        progress: Callable[[int, int], Progress],
+        signals: StopSignals,
+    ) -> Runner:
+        """The loop over the assembled objects."""
+        cfg, device = self.cfg, made.device
+        average = None if cfg.ema is None else WeightAverage(made.model, made.pruner.weights, cfg.ema)
+        evaluation = partial(
+            made.dataset.batches, batch_size=cfg.batch_size, channels_last=device.channels_last, rank=device.rank,
+            ranks=device.ranks,
+        )  # fmt: skip
+
+        def reinitialize() -> None:
+            shape, classes = made.dataset.input_shape, made.dataset.num_classes
+            fresh: nn.Module = build(cfg.model, "model", input_shape=shape, num_classes=classes)
+            made.model.load_state_dict(fresh.state_dict())
+
+        return Runner(
+            model=made.model, data=made.data, evaluation=evaluation, optimizer=made.optimizer,
+            lr_schedule=made.lr_schedule, pruner=made.pruner, device=made.device, clock=made.clock,
+            flops=TrainingFLOPs(training_layers(made.model, made.dataset, made.layers), made.pruner.weights),
+            criterion=nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing),
+            checkpoint=Checkpoint(self.folder.path, self._warn),
+            record=record,
+            progress=progress,
+            eval_every=made.eval_every,
+            save_every=made.save_every,
+            accumulate=cfg.accumulate, clip_norm=cfg.clip_norm, seed=cfg.seed, reinitialize=reinitialize,
+            save_seconds=cfg.save_seconds, first_step=first_step, signals=signals,
+            mix=Mix(cfg.mixup, cfg.cutmix, made.dataset.num_classes, cfg.seed), average=average,
+        )  # fmt: skip
+
+    def _warn(self, text: str) -> None:
+        print(f"sparsebench: {text}", file=sys.stderr)
+        self.folder.log(text)
+
+
+def _lasting(overrides: list[str]) -> list[str]:
+    """Without the words that a sweep adds for its own work."""
+    return [word for word in overrides if word.partition("=")[0] != "wait"]
+
+
+def _tidy(folders: Iterable[Path]) -> None:
+    """Remove what finished trainings no longer need; one that was killed right after its last row has left it."""
+    for folder in folders:
+        for name in ("handover", "checkpoint"):
+            Checkpoint(folder, print, name).remove()
+
+
+def _write_origin(
+    folder: RunFolder,
+    cfg: DictConfig,
+    choices: Mapping[str, str | None],
+    row: Mapping[str, Any],
+    trainings: list[str],
+) -> dict[str, Any]:
+    before = folder.provenance()  # of the same run, interrupted
+    commit, dirty = provenance.git_state()
+    origin = {"started": before.get("started", provenance.now()), "git_commit": commit, "git_dirty": dirty}
+    folder.write_config(OmegaConf.to_yaml(cfg, resolve=True))
+    resumed = [*before.get("resumed", []), provenance.now()] if before else []
+    parts = {"trainings": trainings} if len(trainings) > 1 else {}
+    folder.write_provenance(
+        {**row, **origin, **parts, "resumed": resumed, "choices": dict(choices),
+         "libraries": provenance.libraries(), "machine": provenance.machine(), "threads": torch.get_num_threads()}
+    )  # fmt: skip
+    return origin

@@ -1,0 +1,79 @@
+"""``sparsebench train tune_to_target=true``: search the setting from which a sparsity follows."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+
+from sparsebench.config.open import validate
+from sparsebench.distributed.ddp import shared
+from sparsebench.errors import SettingError
+from sparsebench.pruning.learned import Tuned
+from sparsebench.runs.result import show
+from sparsebench.runs.run import complete
+
+TOLERANCE = 0.005
+"""Distance from the target at which a sparsity is near enough."""
+
+TRIES = 10
+"""Runs at most."""
+
+
+def tune(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]) -> float:
+    """Search the setting that the method's class names in ``tuned``; every try is a whole run with its own folder.
+
+    The first try has the configured value; then interpolation and bisection take turns. Runs that are finished
+    already are found, so that a search goes on where it was interrupted.
+
+    Args:
+        cfg: The composed config; its ``sparsity`` is the target.
+        choices: Config group -> chosen option.
+        overrides: Of the command line.
+
+    Returns:
+        The validation accuracy of the run whose sparsity is nearest to the target, in per cent.
+
+    Raises:
+        SettingError: The method has a target, or a setting is wrong.
+        RunError: A run diverged.
+    """
+    validate(cfg, choices)
+    tuned: Tuned | None = getattr(get_class(str(cfg.prune._target_)), "tuned", None)
+    if tuned is None:
+        allowed = f"false with prune={choices['prune']}, which has the sparsity that it is asked for"
+        raise SettingError("tune_to_target", "true", allowed)
+    words = [
+        word for word in overrides if word.lstrip("+").split("=")[0] not in ("tune_to_target", tuned.setting)
+    ]
+    dense, sparse = (tuned.densest, 0.0), (tuned.sparsest, 1.0)  # with their sparsities
+    value = float(OmegaConf.select(cfg, tuned.setting))
+    if not min(dense[0], sparse[0]) < value < max(dense[0], sparse[0]):
+        value = (dense[0] + sparse[0]) / 2
+    best = None
+    for number in range(1, TRIES + 1):
+        value = float(f"{value:.6g}")  # as the command says it
+        one = copy.deepcopy(cfg)
+        one.tune_to_target = False
+        OmegaConf.update(one, tuned.setting, value)
+        folder = complete(one, choices, [*words, f"{tuned.setting}={value}"])
+        row = shared(folder.summary) or {}
+        sparsity = float(row["sparsity"])
+        print(
+            f"tune_to_target: try {number} of at most {TRIES}, {tuned.setting}={value}: sparsity {sparsity:.4f}"
+        )
+        if best is None or abs(sparsity - cfg.sparsity) < best[0]:
+            best = abs(sparsity - cfg.sparsity), value, folder.path, row
+        if best[0] <= TOLERANCE:
+            break
+        dense, sparse = ((value, sparsity), sparse) if sparsity < cfg.sparsity else (dense, (value, sparsity))
+        share = (cfg.sparsity - dense[1]) / (sparse[1] - dense[1]) if number % 2 else 0.5
+        value = dense[0] + share * (sparse[0] - dense[0])
+    assert best is not None
+    distance, value, path, row = best
+    how = "within" if distance <= TOLERANCE else "not within"
+    print(f"tune_to_target: nearest to {cfg.sparsity:g} is {tuned.setting}={value}, {how} {TOLERANCE}")
+    show(row, path)
+    return float(row["val_top1"])

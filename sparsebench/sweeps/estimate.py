@@ -1,0 +1,117 @@
+"""What a sweep would cost: runs, training FLOPs, and hours by a step that is measured here."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+
+from sparsebench.config.identity import config_hash
+from sparsebench.runs.build import Assembly, assemble
+from sparsebench.runs.result import training_layers
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from sparsebench.data.dataset import Dataset
+
+SAMPLES = 32
+"""Images of a measured step, at most."""
+
+
+class Estimate:
+    """A few lines of text, added up: runs, FLOPs and hours of what is not finished yet.
+
+    FLOPs are those of dense training with as many samples, which is the most that a method needs by its own count.
+    Hours are of the dense step, forward, backward and optimiser on this machine's device, one run after another,
+    evaluations included.
+    """
+
+    def __init__(self) -> None:
+        self.runs, self.finished, self.trainings, self.flops, self.seconds = 0, 0, 0, 0.0, 0.0
+        self._datasets: dict[str, Dataset] = {}
+        self._speeds: dict[str, tuple[float, float]] = {}
+        self._lengths: dict[str, tuple[int, float, float]] = {}
+
+    def add(self, cfg: DictConfig, choices: Mapping[str, str | None], finished: bool) -> None:
+        """One more run.
+
+        Args:
+            cfg: Its config, checked.
+            choices: Config group -> chosen option.
+            finished: Whether nothing of it is left to do.
+
+        Raises:
+            SettingError: A setting is wrong.
+        """
+        same = config_hash(cfg, choices)
+        if same not in self._lengths:
+            kind = json.dumps([choices["dataset"], dict(cfg.dataset)], default=str, sort_keys=True)
+            made = assemble(cfg, self._datasets.get(kind))
+            self._datasets[kind] = made.dataset
+            self._lengths[same] = _length(cfg, made, self._speeds)
+        trainings, flops, seconds = self._lengths[same]
+        self.runs += 1
+        self.finished += finished
+        if not finished:
+            self.trainings += trainings
+            self.flops += flops
+            self.seconds += seconds
+
+    def __str__(self) -> str:
+        threads = f" with {torch.get_num_threads()} threads" if not torch.cuda.is_available() else ""
+        trainings = f", {self.trainings} trainings" if self.trainings != self.runs - self.finished else ""
+        unit, name = next(
+            (u, n) for u, n in ((3600, "hours"), (60, "minutes"), (0, "seconds")) if self.seconds >= u
+        )
+        length = f"{self.seconds / max(unit, 1):.3g} {name}"
+        return (
+            f"{self.runs} runs, {self.finished} of them finished; to do: {self.runs - self.finished}{trainings}\n"
+            f"training FLOPs, at most (as if dense): {self.flops:.3g}\n"
+            f"time, one after another, by a dense step measured here{threads}: {length}"
+        )
+
+
+def _length(
+    cfg: DictConfig, made: Assembly, speeds: dict[str, tuple[float, float]]
+) -> tuple[int, float, float]:
+    """(trainings, FLOPs, seconds) of one run."""
+    trainings, images = made.pruner.trainings, made.clock.total_steps * int(cfg.batch_size)
+    macs = sum(layer.macs for layer in training_layers(made.model, made.dataset, made.layers))
+    kind = f"{made.model.name} {made.dataset.input_shape} {macs} {cfg.precision} {cfg.channels_last} {cfg.device}"
+    if kind not in speeds:
+        speeds[kind] = _measured(made, min(SAMPLES, int(cfg.batch_size)))
+    training, evaluation = speeds[kind]
+    evaluations = made.clock.total_steps // made.eval_every
+    sizes = [len(made.dataset.val), len(made.dataset.test)]
+    evaluated = evaluations * sizes[0] + sizes[1]
+    seconds = trainings * (images * training + evaluated * evaluation)
+    return trainings, 6.0 * macs * images * trainings, seconds
+
+
+def _measured(made: Assembly, samples: int) -> tuple[float, float]:
+    """Seconds an image of a training step and of an evaluation: the fastest of three."""
+    inputs, targets = (part[:samples] for part in made.data.batch(0))
+    training, evaluation = [], []
+    for _ in range(3):
+        start = _now()
+        made.optimizer.zero_grad()
+        with made.device.autocast():
+            loss = torch.nn.functional.cross_entropy(made.model(inputs), targets)
+        loss.backward()
+        made.optimizer.step()
+        between = _now()
+        with torch.no_grad(), made.device.autocast():
+            made.model(inputs)
+        training.append((between - start) / len(targets))
+        evaluation.append((_now() - between) / len(targets))
+    return min(training), min(evaluation)
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -1,0 +1,333 @@
+"""Where the runs of a sweep go: processes of this machine, or a Slurm cluster. Each run is a command of its own."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from sparsebench.config.compose import STUDY
+from sparsebench.config.identity import run_id, study_id
+from sparsebench.errors import RunError, SettingError
+from sparsebench.records.states import Results
+from sparsebench.training.signals import StopSignals
+
+POLL = 0.2
+"""Seconds between two looks at processes of this machine."""
+
+ENDED = {
+    "COMPLETED",
+    "FAILED",
+    "CANCELLED",
+    "TIMEOUT",
+    "NODE_FAIL",
+    "PREEMPTED",
+    "OUT_OF_MEMORY",
+    "BOOT_FAIL",
+    "DEADLINE",
+}
+"""Slurm's states of jobs that are over."""
+
+
+LAUNCH_FAILED = "launch failed requeued held"
+"""Slurm's reason for holding a job that it could not start again."""
+
+
+@dataclass
+class Outcome(JobReturn):
+    """A run that was launched, as its results folder tells it."""
+
+    look: Callable[[], float] | None = None
+
+    @property
+    def return_value(self) -> Any:
+        """The validation accuracy, in per cent.
+
+        Raises:
+            RunError: The run is not finished.
+        """
+        assert self.look is not None
+        return self.look()
+
+    @return_value.setter
+    def return_value(self, value: Any) -> None:
+        self._return_value = value
+
+
+class CommandLauncher(Launcher):
+    """Runs ``sparsebench train OVERRIDES``, or ``theory``, for every job, and believes only what is on disk after."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Hydra's part of the making."""
+        self.hydra_context, self.config = hydra_context, config
+        self.folder = Path(str(config.hydra.sweep.dir)).absolute()
+        self.command = str(config.hydra.job.config_name)  # train or theory: each has a config of its name
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run all jobs; returns when all have ended, however they did."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        more = ["wait=false"] if self.command == "theory" else []  # of runs, the sweep says so itself
+        words = [[*self._searched(), *overrides, *more] for overrides in job_overrides]
+        self.run(words, initial_job_idx)
+        return [self._outcome(overrides) for overrides in job_overrides]
+
+    def run(self, jobs: Sequence[Sequence[str]], first: int) -> None:
+        """Start the jobs, and wait until none is left.
+
+        Args:
+            jobs: The words after the command of each.
+            first: Number of the first.
+        """
+        raise TypeError(f"{type(self).__name__} does not say how jobs are started")
+
+    def _searched(self) -> list[str]:
+        sources = self.config.hydra.runtime.config_sources
+        return [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]
+
+    def _outcome(self, overrides: Sequence[str]) -> Outcome:
+        def look() -> float:
+            cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+            choices = dict(cfg.hydra.runtime.choices)
+            OmegaConf.set_readonly(cfg, False)
+            OmegaConf.set_struct(cfg, False)
+            del cfg["hydra"]
+            name = run_id(cfg, choices) if self.command == "train" else study_id(cfg, choices)
+            found = Results(Path(cfg.results_dir).expanduser()).state(name)
+            if found.state != "finished":
+                words = " ".join(overrides).replace(f"{STUDY}=", "study=")
+                raise RunError(f"{words}: {found.error or found.state}")
+            return float(found.row["val_top1"]) if self.command == "train" else 0.0
+
+        return Outcome(overrides=list(overrides), status=JobStatus.COMPLETED, look=look)
+
+
+class LocalLauncher(CommandLauncher):
+    """Several processes of this machine at once; each gets its own GPU, or its share of the cores.
+
+    What a job prints is in a file beside the sweep's plan. A signal to stop is passed on, and waited for.
+
+    Args:
+        n_jobs: Jobs at once; by default as many as there are GPUs, or else cores.
+        gpus: Numbers of the GPUs, as in ``CUDA_VISIBLE_DEVICES``, given to jobs in turn; all that are visible by
+            default.
+        threads: Threads of a job on the CPU; by default its share of the cores.
+    """
+
+    def __init__(
+        self, n_jobs: int | None = None, gpus: Sequence[Any] | None = None, threads: int | None = None
+    ) -> None:
+        for name, value in (("n_jobs", n_jobs), ("threads", threads)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise SettingError(f"launcher.{name}", value, "a whole number of at least 1, or null")
+        self.gpus = [str(gpu) for gpu in (gpus if gpus is not None else _visible_gpus())]
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.n_jobs = n_jobs or len(self.gpus) or cores
+        self.threads = threads or max(cores // self.n_jobs, 1)
+
+    def run(self, jobs: Sequence[Sequence[str]], first: int) -> None:
+        """See :class:`CommandLauncher`."""
+        waiting = [(first + number, words) for number, words in enumerate(jobs)][::-1]
+        working: dict[int, subprocess.Popen[bytes]] = {}  # by slot
+        with StopSignals() as signals, tqdm(total=len(jobs), desc="runs", unit="run", disable=None) as bar:
+            while (waiting and not signals.pending) or working:
+                for slot in set(range(self.n_jobs)) - set(working):
+                    if waiting and not signals.pending:
+                        working[slot] = self._start(slot, *waiting.pop())
+                if signals.pending:
+                    for process in working.values():
+                        with suppress(ProcessLookupError):
+                            process.send_signal(signal.SIGTERM)  # once is enough: it is noted, and followed
+                    for process in working.values():
+                        process.wait()
+                for slot, process in list(working.items()):
+                    if process.poll() is not None:
+                        del working[slot]
+                        bar.update()
+                time.sleep(POLL)
+            if signals.pending:
+                signals.act()
+
+    def _start(self, slot: int, number: int, words: Sequence[str]) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
+        if self.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
+        command = [sys.executable, "-m", "sparsebench", self.command, *words]
+        with open(self.folder / f"{number}.log", "ab") as log:
+            # Of its own session: Ctrl-C comes to it once, from here.
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+            )
+
+
+class SlurmLauncher(CommandLauncher):
+    """A Slurm array through submitit: a job that reaches its time limit is put back into the queue, and goes on.
+
+    That jobs have ended is read from ``squeue``, so no accounting is needed, and a controller that is away for a while
+    does no harm. Ctrl-C leaves the jobs to Slurm.
+
+    Args:
+        submitit_folder: Where scripts and logs of the jobs are kept.
+        max_num_timeout: How often a job is put back into the queue at its time limit.
+        poll_s: Seconds between two looks at the queue.
+        parameters: Of submitit's ``update_parameters``, those of Slurm alone without ``slurm_`` before them.
+
+    Raises:
+        SettingError: submitit or Slurm is not there.
+    """
+
+    COMMON = (
+        "timeout_min",
+        "cpus_per_task",
+        "gpus_per_node",
+        "tasks_per_node",
+        "mem_gb",
+        "nodes",
+        "name",
+        "stderr_to_stdout",
+    )
+
+    subcommand: Callable[[str], Callable[[Sequence[str]], int]]
+    """``train`` or ``theory`` -> its ``main``; the plugin gives it."""
+
+    def __init__(
+        self, submitit_folder: str, max_num_timeout: int, poll_s: float = 5.0, **parameters: Any
+    ) -> None:
+        try:
+            import submitit  # noqa: F401
+        except ImportError:
+            allowed = "another launcher, or submitit: pip install 'sparsebench[slurm]'"
+            raise SettingError("hydra/launcher", "slurm", allowed) from None
+        self.logs, self.max_num_timeout, self.poll = submitit_folder, max_num_timeout, float(poll_s)
+        known = {
+            name: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for name, v in parameters.items()
+        }
+        self.parameters = {
+            name if name in self.COMMON else f"slurm_{name}": value
+            for name, value in known.items()
+            if value is not None
+        }
+
+    def run(self, jobs: Sequence[Sequence[str]], first: int) -> None:
+        """See :class:`CommandLauncher`."""
+        import submitit
+        from submitit.core.utils import FailedJobError
+
+        folder = Path(self.logs).absolute()
+        try:
+            executor = submitit.AutoExecutor(
+                folder=folder, cluster="slurm", slurm_max_num_timeout=self.max_num_timeout
+            )
+            executor.update_parameters(**self.parameters)
+            command = Job(self.subcommand(self.command))
+            ids = [job.job_id for job in executor.map_array(command, [list(words) for words in jobs])]
+        except (FailedJobError, RuntimeError, FileNotFoundError) as error:
+            said = " ".join(str(error).split())
+            raise SettingError("hydra/launcher", "slurm", f"a request that sbatch accepts: {said}") from error
+        for job, words in zip(ids, jobs, strict=True):
+            print(f"Slurm job {job}: {' '.join(words)}")
+        print(f"logs: {folder}", flush=True)
+        try:
+            self._wait(ids)
+        except KeyboardInterrupt:
+            print(f"the Slurm jobs go on; scancel {ids[0].partition('_')[0]} ends them", file=sys.stderr)
+            raise
+
+    def _wait(self, ids: Sequence[str]) -> None:
+        """Until Slurm has ended all jobs: twice in a row, for one that is put back into the queue ends for a moment."""
+        over = 0
+        with tqdm(total=len(ids), desc="Slurm jobs ended", unit="job", disable=None) as bar:
+            while over < 2:
+                states = queue(ids)
+                if states is not None:
+                    release(states)
+                    left = [job for job in ids if states.get(job, ("COMPLETED", ""))[0] not in ENDED]
+                    over = 0 if left else over + 1
+                    bar.n = len(ids) - len(left)
+                    bar.refresh()
+                if over < 2:
+                    time.sleep(self.poll)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a Slurm job calls; submitit makes it again when the job is put back into the queue.
+
+    Args:
+        main: Of the subcommand, a function of a module, for submitit pickles it.
+    """
+
+    main: Callable[[Sequence[str]], int]
+
+    def __call__(self, words: Sequence[str]) -> int:
+        """The exit status of ``sparsebench SUBCOMMAND WORDS``."""
+        try:
+            return self.main(words)
+        except (SettingError, RunError) as error:
+            print(f"sparsebench: error: {error}", file=sys.stderr)
+            return 1
+
+    def checkpoint(self, words: Sequence[str]) -> Any:
+        """The same again: the run itself knows where it was."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, words)
+
+
+def queue(ids: Sequence[str]) -> Mapping[str, tuple[str, str]] | None:
+    """Job -> (Slurm's state of it, and why), as far as Slurm still knows it; ``None`` if Slurm does not answer."""
+    command = [
+        "squeue",
+        "--noheader",
+        "--array",
+        "--states=all",
+        "--format=%i|%T|%r",
+        "--user",
+        getpass.getuser(),
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if done.returncode:
+        return None
+    found = {
+        job: (state, why) for job, state, why in (line.split("|", 2) for line in done.stdout.splitlines())
+    }
+    return {job: found[job] for job in ids if job in found}
+
+
+def release(states: Mapping[str, tuple[str, str]]) -> None:
+    """Let jobs go on that Slurm itself holds after it failed to start them again, as when its controller was killed."""
+    held = [job for job, (state, why) in states.items() if state == "PENDING" and why == LAUNCH_FAILED]
+    for job in held:
+        print(f"Slurm holds job {job} ({LAUNCH_FAILED}): released", file=sys.stderr, flush=True)
+        with suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(["scontrol", "release", job], capture_output=True, timeout=60)
+
+
+def _visible_gpus() -> list[str]:
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [gpu for gpu in given.split(",") if gpu.strip()]
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]

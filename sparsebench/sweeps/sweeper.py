@@ -1,0 +1,204 @@
+"""Sweeps: every combination of an experiment's grids, what they would cost, and the comparison they end in."""
+
+from __future__ import annotations
+
+import copy
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from tqdm import tqdm
+
+from sparsebench.config.build import as_word
+from sparsebench.config.identity import run_id
+from sparsebench.config.open import validate
+from sparsebench.errors import SettingError
+from sparsebench.paths import groups
+from sparsebench.records.states import Results
+from sparsebench.sweeps.estimate import Estimate
+from sparsebench.sweeps.scheduler import DONE, Planned, Work, table
+
+_PLAIN = re.compile(r"[A-Za-z_]\w*$|\d+(ep|it)$")
+
+
+class GridSweeper(BasicSweeper):
+    """Hydra's own sweeper, which makes every combination of comma-separated values, over several grids.
+
+    What the command line (or ``params``) says of a setting takes the place of a grid's list of values; a grid that
+    fixes the setting to one value is left out if that is another one. So ``model.depth=20`` restricts the depths,
+    and ``model=resnet`` leaves the grids of other models out. Equal runs of several grids are one.
+
+    Args:
+        max_batch_size: Jobs that the launcher is given at once; all by default.
+        params: Setting -> values as on the command line, for all grids.
+        grids: Setting -> one value or a list, for each grid.
+        reference: Name of the table of ``results/reference`` that the results are compared to at the end.
+        dry_run: Print the runs with what has become of them and what is left would cost, and run none.
+        retries: How often a run that has failed is tried again.
+    """
+
+    compare: Callable[[Sequence[str]], int]
+    """``sparsebench compare``; the plugin gives it, for subcommands know of sweeps and not sweeps of them."""
+
+    def __init__(
+        self,
+        max_batch_size: int | None = None,
+        params: Mapping[str, Any] | None = None,
+        grids: Sequence[Mapping[str, Any]] = (),
+        reference: str | None = None,
+        dry_run: bool = False,
+        retries: int = 1,
+    ) -> None:
+        super().__init__(max_batch_size, dict(params or {}))
+        if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
+            raise SettingError("retries", retries, "a whole number, 0 or more")
+        self.retries = retries
+        self._bases: dict[tuple[str, ...], tuple[DictConfig, dict[str, str | None]]] = {}
+        self.grids, self.reference, self.dry_run = [dict(grid) for grid in grids], reference, dry_run
+
+    def split_arguments(  # type: ignore[override] # a static method of Hydra's, called through self
+        self, overrides: list[Override], max_batch_size: int | None
+    ) -> list[list[list[str]]]:
+        """The overrides of every job, in batches."""
+        if not self.grids:
+            return super().split_arguments(overrides, max_batch_size)
+        jobs: dict[tuple[str, ...], list[str]] = {}
+        for grid in _restricted(self.grids, overrides):
+            own = self._parsed([_word(setting, values) for setting, values in grid.items()])
+            for job in super().split_arguments([*own, *overrides], None)[0]:
+                jobs[tuple(sorted(job))] = job
+        if not jobs:
+            fixed = sorted({f"{k}={v}" for grid in self.grids for k, v in grid.items() if not _many(v)})
+            raise SettingError("grids", None, f"settings of at least one of the experiment's grids: {fixed}")
+        return list(self.split_overrides_to_chunks(list(jobs.values()), max_batch_size))
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Do every run that is not done; of an experiment, print before what they cost, and after how they compare.
+
+        Raises:
+            RunError: Runs are left that failed.
+        """
+        assert self.config is not None and self.launcher is not None
+        runs, costs = self._planned([*self._parse_config(), *arguments])
+        folder = Path(str(self.config.hydra.sweep.dir))
+        work = Work(runs, folder, self.retries, self.max_batch_size, bool(self.config.overwrite))
+        if self.dry_run:
+            print(table(work.states().items()))
+        if costs is not None:
+            print(costs, flush=True)
+        if self.dry_run:
+            return []
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, folder / "multirun.yaml")
+        try:
+            work.finish(self.launcher.launch)
+        except Exception:
+            self._compare()  # what the other runs gave; the failed one is the last word
+            raise
+        self._compare()
+        return []
+
+    def _planned(self, words: Sequence[str]) -> tuple[list[Planned], Estimate | None]:
+        """The runs, equal ones once, and for an experiment or a dry run what is left of them costs."""
+        batches = self.split_arguments(self._parsed(words), None)
+        costs = Estimate() if self.grids or self.dry_run else None
+        runs: dict[str, Planned] = {}
+        found: dict[Path, Results] = {}
+        jobs = [job for batch in batches for job in batch]
+        for job in tqdm(jobs, desc="planning", unit="run", disable=None, leave=False):
+            cfg, choices = self._composed(job)
+            validate(cfg, choices)
+            name, results = run_id(cfg, choices), Path(cfg.results_dir).expanduser()
+            if name in runs:
+                continue
+            runs[name] = Planned(name, results, tuple(job), search=cfg.tune_to_target is True)
+            if costs is not None:
+                results_now = found.setdefault(results, Results(results))
+                costs.add(cfg, choices, results_now.state(name).state in DONE)
+        return list(runs.values()), costs
+
+    def _parsed(self, words: Sequence[str]) -> list[Override]:
+        loader = self.hydra_context.config_loader if self.hydra_context else None
+        parser = OverridesParser.create(config_loader=loader)
+        return list(parser.parse_overrides(list(words)))
+
+    def _composed(self, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str | None]]:
+        """The config of a job and its choices. Jobs with the same choices are composed once: Hydra takes 0.1 s."""
+        assert self.hydra_context is not None and self.config is not None
+        known, values = set(groups()), []
+        chosen: list[str] = []
+        for word, override in zip(overrides, self._parsed(overrides), strict=True):
+            plain = override.type is OverrideType.CHANGE and override.package is None  # not +, ++ or ~
+            if plain and "/" not in override.key_or_group and override.key_or_group not in known:
+                values.append(override)
+            else:
+                chosen.append(word)
+        key = tuple(chosen)
+        if key not in self._bases:
+            self._bases[key] = self._loaded(chosen)
+        base, choices = self._bases[key]
+        cfg = copy.deepcopy(base)
+        try:
+            for override in values:
+                OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True)
+        except OmegaConfBaseException:
+            cfg, choices = self._loaded(overrides)  # Hydra says what is wrong
+        return cfg, choices
+
+    def _loaded(self, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str | None]]:
+        assert self.hydra_context is not None and self.config is not None
+        cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        choices: dict[str, str | None] = dict(cfg.hydra.runtime.choices)
+        OmegaConf.set_readonly(cfg, False)
+        OmegaConf.set_readonly(cfg.hydra, False)
+        del cfg.hydra
+        return cfg, choices
+
+    def _compare(self) -> None:
+        assert self.config is not None
+        results = Path(self.config.results_dir).expanduser()
+        if not self.grids or not results.is_dir():
+            return
+        tables = [*([f"reference:{self.reference}"] if self.reference else []), str(results)]
+        print(f"\nsparsebench compare {' '.join(tables)}", flush=True)
+        try:
+            self.compare(tables)
+        except SettingError as error:
+            print(f"sparsebench: {error}", file=sys.stderr)
+
+
+def _restricted(grids: Sequence[Mapping[str, Any]], overrides: Sequence[Override]) -> list[Mapping[str, Any]]:
+    """The grids that no override contradicts."""
+    chosen: dict[str, set[str]] = {}
+    for override in overrides:
+        values = (
+            {str(value) for value in override.sweep_string_iterator()}
+            if override.is_sweep_override()
+            else {override.get_value_element_as_str()}
+        )
+        chosen[override.get_key_element()] = {value.strip("'\"") for value in values}
+    return [
+        grid
+        for grid in grids
+        if all(_many(v) or k not in chosen or {str(v)} & chosen[k] for k, v in grid.items())
+    ]
+
+
+def _word(setting: str, values: Any) -> str:
+    """``setting=value,value`` as it is written on the command line, without quotes around names and times."""
+
+    def text(value: Any) -> str:
+        return value if isinstance(value, str) and _PLAIN.match(value) else as_word("", value)[1:]
+
+    return f"{setting}={','.join(text(value) for value in (values if _many(values) else [values]))}"
+
+
+def _many(values: Any) -> bool:
+    return isinstance(values, Sequence) and not isinstance(values, str)

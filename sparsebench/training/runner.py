@@ -1,0 +1,287 @@
+"""The training loop: there is one."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sparsebench.clock import Clock
+from sparsebench.data.dataset import Loader
+from sparsebench.distributed.device import Device
+from sparsebench.optim.lr_schedules import LRSchedule
+from sparsebench.pruning.pruner import Probe, Pruner
+from sparsebench.training.checkpoint import Checkpoint
+from sparsebench.training.ema import WeightAverage
+from sparsebench.training.flops import TrainingFLOPs
+from sparsebench.training.metrics import Accuracy, TrainLoss, evaluate
+from sparsebench.training.progress import Progress
+from sparsebench.training.signals import StopSignals
+
+Batches = Iterator[tuple[Tensor, Tensor]]
+Mixing = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass
+class History:
+    """What has been measured so far; part of the checkpoint."""
+
+    rows: list[dict[str, float | None]] = field(default_factory=list)
+    best_val_top1: float = math.nan  # among evaluations at the target sparsity
+    test_top1_at_best_val: float = math.nan
+    seconds: float = 0.0
+    diverged: bool = False
+    val: Accuracy | None = None
+    test: Accuracy | None = None
+
+
+class Runner:
+    """Trains, prunes, evaluates and records one run.
+
+    Args:
+        model: On its device, in its memory format.
+        data: Training batches by position.
+        evaluation: ``"val"`` or ``"test"`` -> all its samples, once, in order; with several ranks, this rank's.
+        optimizer: Holds the dense weights.
+        lr_schedule: Factor of the learning rate of each step.
+        pruner: The method.
+        device: Precision, generators, and other ranks if there are any.
+        clock: Length of the training.
+        criterion: (logits, targets) -> mean loss.
+        checkpoint: Where the state is kept.
+        record: Given all rows of metrics.csv after every evaluation.
+        flops: Counts the training's cost.
+        progress: (steps of the run, steps done) -> what the person sees.
+        eval_every: Steps between evaluations.
+        save_every: Steps between checkpoints.
+        save_seconds: Longest time between checkpoints.
+        accumulate: Parts that a batch is split into, one backward each.
+        clip_norm: Largest norm of the gradient; ``None`` for no clipping.
+        seed: Of the generator that methods draw from.
+        reinitialize: Draws the model's weights anew, for methods that ask for it.
+        first_step: Where the training starts: not at 0 for one that goes on from an earlier one.
+        signals: Looked at between two steps.
+        mix: (step, inputs, targets) -> what is trained on instead; methods that look at data see it unmixed.
+        average: Of the weights: then it is what is evaluated, and in the end kept.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        data: Loader,
+        evaluation: Callable[[Literal["val", "test"]], Batches],
+        optimizer: torch.optim.Optimizer,
+        lr_schedule: LRSchedule,
+        pruner: Pruner,
+        device: Device,
+        clock: Clock,
+        criterion: Callable[[Tensor, Tensor], Tensor],
+        checkpoint: Checkpoint,
+        record: Callable[[list[dict[str, float | None]]], None],
+        flops: TrainingFLOPs,
+        progress: Callable[[int, int], Progress],
+        eval_every: int,
+        save_every: int,
+        save_seconds: float = math.inf,
+        accumulate: int = 1,
+        clip_norm: float | None = None,
+        seed: int = 0,
+        reinitialize: Callable[[], None] = lambda: None,
+        first_step: int = 0,
+        signals: StopSignals | None = None,
+        mix: Mixing | None = None,
+        average: WeightAverage | None = None,
+    ) -> None:
+        self.model, self.forward = model, device.callable(model)
+        self.parallel = device.parallel(model, self.forward, lambda: data.batch(0)[0][:2])
+        self.data, self.evaluation, self.optimizer = data, evaluation, optimizer
+        self.lr_schedule, self.pruner = lr_schedule, pruner
+        self.device, self.clock, self.criterion, self.flops = device, clock, criterion, flops
+        self.checkpoint, self.record, self.make_progress = checkpoint, record, progress
+        self.eval_every, self.save_every, self.save_seconds = eval_every, save_every, save_seconds
+        self.accumulate, self.clip_norm, self.seed = accumulate, clip_norm, seed
+        self.reinitialize, self.signals = reinitialize, signals or StopSignals()
+        self.mix, self.average = mix, average
+        self.base_lrs = [group["lr"] for group in optimizer.param_groups]
+        self.train_loss = TrainLoss(device.torch_device)
+        self.history = History()
+        self.step = first_step
+        self.images = 0
+        self._last_masks = pruner.weights.packed()
+
+    def run(self) -> History:
+        """Train to the end, or until the loss is no longer a number; goes on from a checkpoint if there is one."""
+        total = self.clock.total_steps
+        if (state := self.device.shared(self.checkpoint.load)) is not None:
+            self.load_state_dict(state)
+        else:
+            self.pruner.on_start(self._probe())
+            self.device.same_start(self.pruner, self.model, self.seed)
+        self.progress = self.make_progress(total, self.step)
+        if state is None and self.step > 0:  # what an earlier training left, right after pruning
+            self.evaluate_and_record(time.monotonic())
+        started = before = self._saved = time.monotonic()
+        spent = self.history.seconds
+        while self.step < total and not self.history.diverged:
+            inputs, targets = self.data.batch(self.step, self.device.rank, self.device.ranks)
+            if self.mix is not None:
+                inputs, targets = self.mix(self.step, inputs, targets)
+            self.train_step(inputs, targets, self.data.size(self.step))
+            self.step += 1
+            self.history.seconds = spent + time.monotonic() - started
+            if self.step % self.eval_every == 0 or self.step == total or self.pruner.cuts(self.step - 1):
+                self.evaluate_and_record(before)
+                before = time.monotonic()
+            if self.step < total and not self.history.diverged:
+                self._save_or_stop()
+        self.history.seconds = spent + time.monotonic() - started
+        self.progress.close()
+        return self.history
+
+    def train_step(self, inputs: Tensor, targets: Tensor, samples: int | None = None) -> None:
+        """One optimiser step. Masks go in and out outside autocast; nothing here waits for the device.
+
+        Args:
+            inputs: Of the batch, or of this rank's share of it.
+            targets: Theirs.
+            samples: Of the whole batch, if these are not all.
+        """
+        samples = len(targets) if samples is None else samples
+        self.optimizer.zero_grad(set_to_none=True)
+        factor = self.pruner.lr_factor(self.step, self.lr_schedule)
+        for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = base * factor
+        self.pruner.before_forward(self.step)
+        dense_forward, dense_gradient = (
+            self.pruner.dense_forward(self.step),
+            self.pruner.dense_gradient(self.step),
+        )
+        self.flops.count(samples, dense_gradient, dense_forward)
+        loss = torch.zeros((), device=inputs.device)
+        parts = self.device.split(inputs, targets, self.accumulate)
+        for number, (part, answer) in enumerate(parts, start=1):
+            with self.device.micro_batch(self.step, last=number == len(parts)):
+                with self.device.autocast():
+                    part_loss = self.criterion(self.parallel(part), answer) * (len(answer) / samples)
+                self.device.backward(part_loss)
+            if len(answer):  # the mean over none is not a number
+                loss += part_loss.detach()
+        loss = self.device.sum(loss)
+        self.device.unscale(self.optimizer)
+        # The dense weights come back here, before the optimiser's step: weight decay acts on them.
+        stepping = self.pruner.after_backward(self.step)
+        if stepping and self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+        self.device.step(self.optimizer, stepping)
+        self.pruner.after_step(self.step)
+        if self.average is not None:
+            self.average.update()
+        self.images += samples
+        self.train_loss.update(loss, samples)
+        self.progress.step(samples, loss, self.pruner.target(self.step))
+
+    @torch.no_grad()
+    def evaluate_and_record(self, since: float) -> None:
+        """Evaluate the weights that the method would deploy; at the end, bake them in first."""
+        weights, samples = self.pruner.weights, self.train_loss.samples
+        self.device.refuse_different(weights.fingerprint, "masks", self.step)
+        self.device.same_buffers(self.model)
+        train_loss = self.train_loss.read()
+        rate = samples / max(time.monotonic() - since, 1e-9)
+        pruning_error = float(weights.pruning_error())
+        final = self.step == self.clock.total_steps
+        if final:
+            if self.average is not None:
+                self.average.install()
+            self.pruner.on_end()
+        masks = weights.packed()
+        flips = float((masks != self._last_masks).double().mean())
+        self._last_masks = masks
+        self.history.val = val = self._evaluate("val")
+        zeros = int((~masks).sum())
+        self.history.diverged = not (math.isfinite(train_loss) and math.isfinite(val.loss))
+        row = {
+            "step": self.step, "epoch": self.step / self.clock.steps_per_epoch,
+            "scheduled_sparsity": self.pruner.target(self.step - 1), "sparsity": zeros / weights.numel,
+            "train_loss": train_loss if samples else None,
+            "val_loss": val.loss, "val_top1": val.top1, "val_top5": val.top5,
+            "lr": self.optimizer.param_groups[0]["lr"], "mask_flips": flips, "pruning_error": pruning_error,
+            "explored": weights.explored(), "images_per_second": round(rate, 1),
+            "seconds": round(self.history.seconds, 3),
+        }  # fmt: skip
+        self.history.rows.append(row)
+        asked = self.pruner.zeros(self.clock.total_steps - 1)
+        reached = final if asked is None else zeros == asked
+        better = reached and not self.history.diverged and not val.top1 <= self.history.best_val_top1
+        if final or better:
+            self.history.test = self._evaluate("test")
+        if better and self.history.test is not None:  # chosen on validation; the test set is only reported
+            self.history.best_val_top1, self.history.test_top1_at_best_val = val.top1, self.history.test.top1
+        self.device.shared(lambda: self.record(self.history.rows))
+        self.progress.evaluated(row)
+
+    def _save_or_stop(self) -> None:
+        """Between two steps: save when it is time, or when a signal asks to stop, which is followed then."""
+        long_ago = time.monotonic() - self._saved > self.save_seconds
+        stop, due = self.device.agreed((self.signals.pending, int(long_ago)), self.step)
+        if stop or due or self.step % self.save_every == 0:
+            state = self.state_dict()
+            self.device.shared(partial(self.checkpoint.save, state))
+            self._saved = time.monotonic()
+        if stop:
+            self.signals.act(stop)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on; weights are dense, and not hidden."""
+        history = {**vars(self.history), "val": None, "test": None}
+        return {
+            "step": self.step, "images": self.images, "model": self.model.state_dict(),
+            "pruner": self.pruner.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "device": self.device.gathered(self.device.state_dict()), "flops": self.flops.state_dict(),
+            "data": self.device.gathered(self.data.state_dict()),
+            "train_loss": self.train_loss.state_dict(),
+            "history": history, "last_masks": self._last_masks,
+            **({"average": self.average.state_dict()} if self.average is not None else {}),
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        self.step, self.images = state["step"], state["images"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.pruner.load_state_dict(state["pruner"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.flops.load_state_dict(state["flops"])
+        self.train_loss.load_state_dict(state["train_loss"])
+        self.history = History(**state["history"])
+        self._last_masks = state["last_masks"].to(self._last_masks.device)
+        for seen in state.get("data", []):
+            self.data.load_state_dict(seen)
+        self.device.resume(state["device"], self.seed, self.step)
+
+    def _evaluate(self, split: Literal["val", "test"]) -> Accuracy:
+        self.model.eval()
+        try:
+            with self.average.applied() if self.average is not None else nullcontext():
+                if self.average is not None:
+                    self.device.same_buffers(self.model)  # every rank has averaged its own
+                with self.pruner.evaluating(), self.device.autocast():
+                    return evaluate(self.forward, self.evaluation(split), self.device.sum)
+        finally:
+            self.model.train()
+
+    def _probe(self) -> Probe:
+        def batches() -> Batches:
+            return (self.data.batch(step) for step in range(self.clock.total_steps))
+
+        generator = torch.Generator().manual_seed(self.seed)
+        return Probe(self.model, batches, self.criterion, generator, self.reinitialize)
