@@ -76,8 +76,8 @@ def torchvision_batches(dataset, batches: int, batch_size: int) -> float:
 
 
 def made(folder: Path, images: int) -> Path:
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-    import imagenet_tree
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from tests.support import imagenet_tree
 
     drawn = {"sides": (333, 418), "noise": 26}
     root = os.environ.get("SPARSEBENCH_DATA")

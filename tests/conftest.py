@@ -1,22 +1,21 @@
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from torch import nn
 
 from sparsebench.paths import config_dir
-from sparsebench.pruning.pruner import Probe
-from sparsebench.theory.study import Study, Tables
+from tests.support import ROOT
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
+# For the processes that tests start: one thread too, and the same sparsebench and tests.support.
+os.environ["OMP_NUM_THREADS"] = "1"
+if str(ROOT) not in (path := os.environ.get("PYTHONPATH", "").split(os.pathsep)):
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, path)])
 
 
 @pytest.fixture
@@ -33,33 +32,6 @@ def hydra_config():
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         yield make
     torch.use_deterministic_algorithms(False)
-
-
-def probe(seed: int = 0) -> Probe:
-    """For methods that at the start only draw."""
-    generator = torch.Generator().manual_seed(seed)
-    return Probe(nn.Identity(), iter, nn.CrossEntropyLoss(), generator, lambda: None)
-
-
-def options(group: str) -> list[str]:
-    """The options of a config group, found in its folder."""
-    return sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
-
-
-def ran(study: Study) -> Tables:
-    """All tables of a theory study, through JSON as the command keeps them, with exactly the columns promised."""
-    tables: Tables = {name: [] for name in study.tables}
-    for point in study.points():
-        found = study.rows(json.loads(json.dumps(point)), torch.device("cpu"))
-        for name, rows in json.loads(json.dumps(found)).items():
-            assert all(set(row) == set(study.tables[name]) for row in rows)
-            tables[name] += rows
-    return tables
-
-
-def framed(study: Study, tables: Tables) -> dict[str, pd.DataFrame]:
-    """The tables as a study's figures are given them."""
-    return {name: pd.DataFrame(rows, columns=list(study.tables[name])) for name, rows in tables.items()}
 
 
 @pytest.fixture(scope="session")

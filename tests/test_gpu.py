@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import ranks
 import torch
 import yaml
 from hydra.utils import get_object
-from oracle import OracleDPF
-from test_dpf import Net, data, step_of
 
 from sparsebench.cli import main
 from sparsebench.clock import Clock
@@ -18,6 +15,9 @@ from sparsebench.pruning.methods.dpf import DPF
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.schedules import Cubic
 from sparsebench.pruning.scores import Magnitude
+from tests.support import ranks
+from tests.support.oracle import OracleDPF
+from tests.support.small import Net, data, step_of
 
 pytestmark = [
     pytest.mark.gpu,
@@ -75,11 +75,10 @@ def test_a_deterministic_run_is_the_same_twice(tmp_path):
 
 
 def test_the_training_step_never_waits_for_the_device(hydra_config):
-    from test_contract import SMALL, Quiet
-
     from sparsebench.runs.build import assemble
     from sparsebench.training.flops import TrainingFLOPs
     from sparsebench.training.runner import Runner
+    from tests.support.training import SMALL, Quiet
 
     cfg, _ = hydra_config(*SMALL[:-1], "device=cuda", "prune=dpf")
     made = assemble(cfg)
@@ -102,7 +101,7 @@ def test_the_training_step_never_waits_for_the_device(hydra_config):
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="PyTorch sees fewer than two CUDA devices")
 def test_two_gpus_prune_as_one_does(tmp_path):
-    from test_distributed import DPF, MLP, NORM_TOLERANCE, RESNET, runs, weights
+    from tests.support.ranks import DPF, MLP, NORM_TOLERANCE, RESNET, runs, weights
 
     jobs = {
         "mlp": ([*MLP, *DPF, "device=ddp"], [*MLP, *DPF]),

@@ -6,14 +6,11 @@ import copy
 import doctest
 import io
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import options
 from hydra import version
 from hydra.core.global_hydra import GlobalHydra
 from torch import nn
@@ -24,32 +21,12 @@ from sparsebench.cli import main
 from sparsebench.errors import RunError, SettingError
 from sparsebench.pruning.allocation import zeros_for
 from sparsebench.runs.build import assemble
+from tests.support.configs import options
+from tests.support.library import STEPS, Net, examples, setup, train
 
 METHODS = options("prune")
-STEPS = 40
 SMALL = ("model=resnet", "model.depth=8", "model.width=4", "dataset.train_samples=300", "device=cpu")
 SHORT = ("ramp_end=0.5", "schedule.interval=4it")
-
-
-class Net(nn.Module):
-    """Two prunable layers and a classifier; no batch norm, so that a batch may be split."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(1, 6, 3)
-        self.fc = nn.Linear(6 * 36, 12)
-        self.out = nn.Linear(12, 4)
-
-    def forward(self, inputs):
-        return self.out(self.fc(self.conv(inputs).relu().flatten(1)).relu())
-
-
-def examples(steps=STEPS, size=16, dtype=torch.float32):
-    """The batches of a training."""
-    generator = torch.Generator().manual_seed(1)
-    for _ in range(steps):
-        inputs = torch.randn(size, 1, 8, 8, generator=generator, dtype=torch.float64)
-        yield inputs.to(dtype), (inputs.mean((1, 2, 3)) * 20).long().clamp(-2, 1) + 2
 
 
 def settings_of(method, hydra_config):
@@ -57,42 +34,6 @@ def settings_of(method, hydra_config):
     default = hydra_config(f"prune={method}")[0]
     short = [word for word in SHORT if "interval" not in word or "interval" in default.schedule]
     return [*short, *(["prune.rounds=2"] if default.prune.get("rounds", 1) is None else [])]
-
-
-def setup(
-    method, settings=("schedule.interval=4it",), dtype=torch.float32, sparsity=0.9, wrap=lambda m: m, **more
-):
-    """(model, optimiser, pruner), always from the same weights; momentum and weight decay on."""
-    torch.manual_seed(0)
-    model = Net().to(dtype)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-2)
-    more = {"steps": STEPS, "steps_per_epoch": 5, "criterion": cross_entropy, **more}
-    data = {"batches": lambda: examples(dtype=dtype), **more}
-    return (
-        model,
-        optimizer,
-        sparsebench.pruner(method, wrap(model), optimizer, sparsity=sparsity, settings=settings, **data),
-    )
-
-
-def train(
-    model, optimizer, pruner, start=0, stop=STEPS, call=None, parts=1, scaler=None, dtype=torch.float32
-):
-    """The steps from ``start`` to ``stop``."""
-    for step, (inputs, targets) in enumerate(examples(dtype=dtype)):
-        if not start <= step < stop:
-            continue
-        optimizer.zero_grad()
-        with pruner.training_step():
-            for part, answer in zip(inputs.chunk(parts), targets.chunk(parts), strict=True):
-                loss = cross_entropy((model if call is None else call)(part), answer) / parts
-                (scaler.scale(loss) if scaler else loss).backward()
-            if scaler:
-                scaler.unscale_(optimizer)
-            if pruner.ready():
-                (scaler.step if scaler else lambda o: o.step())(optimizer)
-            if scaler:
-                scaler.update()
 
 
 def assert_equal(one, other, **tolerance):
@@ -289,7 +230,7 @@ RANKS = """
 import json, sys
 import torch
 from torch.nn.parallel import DistributedDataParallel
-from test_library import STEPS, cross_entropy, examples, setup, train
+from tests.support.library import STEPS, cross_entropy, examples, setup, train
 
 rank, folder = int(sys.argv[1]), sys.argv[2]
 torch.set_num_threads(1)
@@ -321,13 +262,9 @@ torch.distributed.destroy_process_group()
 @pytest.mark.slow
 def test_two_ranks_have_equal_masks_and_train_as_one_process_on_the_joined_batch(tmp_path):
     methods = ["dpf", "gmp", "rigl", "random", "snip"]
-    here = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": f"{here}:{here.parent}", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", RANKS]
     ranks = [
-        subprocess.Popen(
-            [*command, str(rank), str(tmp_path), *methods], env=environment, stderr=subprocess.PIPE
-        )
+        subprocess.Popen([*command, str(rank), str(tmp_path), *methods], stderr=subprocess.PIPE)
         for rank in range(2)
     ]
     errors = [process.communicate(timeout=300)[1].decode() for process in ranks]
@@ -359,8 +296,7 @@ def test_importing_the_package_imports_nothing_heavy():
 
 def test_the_examples_in_the_docstrings_run():
     assert doctest.testmod(sparsebench.library).failed == 0
-    assert doctest.testmod(sparsebench.config.build).failed == 0
-    assert doctest.testmod(sparsebench.config.renamed).failed == 0
+    assert doctest.testmod(sparsebench.config).failed == 0
 
 
 def test_another_hydra_application_stays_as_it_was(tmp_path):

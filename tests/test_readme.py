@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
-import imagenet_tree
 import pytest
 
 from sparsebench.cli import main
+from tests.support import ROOT, imagenet_tree
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [
     line.split(" # ")[0].strip()
@@ -37,7 +34,6 @@ def test_the_readme_has_the_main_commands():
 
 @pytest.mark.slow
 def test_the_commands_of_the_readme_run_in_their_order(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.chdir(tmp_path)
     tree = imagenet_tree.imagenet(tmp_path / "imagenet", classes=3, train=4, val=2, sides=(30, 60))
     for command in dict.fromkeys(COMMANDS):
@@ -62,7 +58,7 @@ def test_the_commands_of_the_readme_run_in_their_order(tmp_path, monkeypatch, ca
 
 
 def test_what_the_readme_lists_is_what_there_is():
-    from conftest import options
+    from tests.support.configs import options
 
     for group in ("prune", "model", "dataset", "recipe", "schedule", "allocation", "experiment", "scale"):
         (line,) = re.findall(rf"^\| `{group}` \| (.*)\|$", README, re.MULTILINE)
@@ -76,9 +72,6 @@ def test_the_python_in_the_readme_runs_and_reaches_its_sparsity(tmp_path):
     (example,) = EXAMPLES
     seeded = f"import torch\ntorch.manual_seed(0)\n{example}"
     program = f"{seeded}\nassert (model(images.float() / 16).argmax(1) == targets).float().mean() > 0.9\n"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, env=environment
-    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "'sparsity': 0.9" in done.stdout

@@ -1,0 +1,322 @@
+"""The command line as a person meets it: real processes, or main() where only words matter."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from sparsebench.cli import main
+from sparsebench.cli.list import GROUPS
+from sparsebench.cli.subcommands import COMMANDS
+from sparsebench.paths import config_dir
+from tests.support.configs import options
+
+
+def run(*words, **kwargs):
+    return subprocess.run(
+        [sys.executable, "-m", "sparsebench", *words],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        **kwargs,
+    )
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--version"], ["_complete", "sparsebench train mod"], ["list"]]
+)
+def test_what_must_answer_at_once_imports_nothing_heavy(words):
+    code = (
+        "import sys; from sparsebench.cli import main; status = main(sys.argv[1:]); "
+        "heavy = {'torch', 'pandas', 'hydra', 'numpy', 'sklearn'} & set(sys.modules); "
+        "sys.exit(str(heavy) if heavy else status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
+
+
+def test_help_names_every_command_and_says_what_digits_are(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"  {name} " in text for name in COMMANDS)
+    assert "default data set is digits" in text
+
+
+def test_a_mistyped_command_gets_a_suggestion(capsys):
+    assert main(["trian"]) == 2
+    assert "did you mean 'train'?" in capsys.readouterr().err
+
+
+def test_list_prints_every_option_with_a_description_and_methods_with_their_paper(capsys):
+    assert main(["list", "--format", "json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    found = {label: options(group) for label, group in GROUPS.items() if (config_dir() / group).is_dir()}
+    assert {label: [entry["name"] for entry in listed[label]] for label in listed} == found
+    assert all(entry["description"] for found in listed.values() for entry in found)
+    for label in ("models", "datasets", "methods", "schedules", "allocations"):
+        assert all(entry["reference"] for entry in listed[label])
+    dpf = next(entry for entry in listed["methods"] if entry["name"] == "dpf")
+    assert dpf["reference"].endswith('"Dynamic Model Pruning with Feedback", ICLR 2020')
+
+
+def test_list_describes_what_a_package_passes_on_and_survives_an_empty_group(tmp_path, capsys, monkeypatch):
+    from sparsebench import paths as location
+
+    (tmp_path / "optimizer").mkdir()
+    (tmp_path / "optimizer" / "sgd.yaml").write_text("_target_: torch.optim.SGD\n")
+    (tmp_path / "optimizer" / "gone.yaml").write_text("_target_: torch.optim.NoSuch\n")
+    (tmp_path / "recipe").mkdir()
+    monkeypatch.setattr(location, "config_dir", lambda: tmp_path)
+    assert main(["list"]) == 0
+    assert "  sgd   Implements stochastic gradient descent" in capsys.readouterr().out
+
+
+def test_list_of_nothing_known_is_refused(capsys):
+    assert main(["list", "method"]) == 2
+    assert "did you mean 'methods'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--help"], ["list"], ["list", "--help"]])
+def test_a_reader_that_goes_away_is_no_error_message(words):
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "sparsebench", *words], stdout=writer, stderr=subprocess.PIPE, env=environment
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_words_that_a_parser_refuses_are_status_2(capsys):
+    assert main(["compare"]) == 2
+    assert "PATH" in capsys.readouterr().err
+    assert main(["completion", "tcsh"]) == 2
+    assert "completion=tcsh: expected one of bash, zsh, fish" in capsys.readouterr().err
+
+
+BAD = [
+    ("sparsity=1.2", "sparsity=1.2", "[0, 1)"),
+    ("sparsity=-0.1", "sparsity=-0.1", "[0, 1)"),
+    ("sparsity=high", "sparsity=high", "a number"),
+    ("prune=dpff", "prune=dpff", "did you mean 'dpf'?"),
+    ("model.depth=21", "model.depth=21", "20, 32, 44, 56 or 110"),
+    ("dataset=nosuch", "dataset=nosuch", "cifar10"),
+    ("epochs=0", "epochs=0", "at least 1"),
+    ("epochs=1.5", "epochs=1.5", "a whole number"),
+    ("batch_size=0", "batch_size=0", "at least 1"),
+    ("seed=-1", "seed=-1", "at least 0"),
+    ("device=cuda", "device=cuda", "cpu"),
+    ("precision=fp8", "precision=fp8", "bf16"),
+    ("compile=maybe", "compile=maybe", "true or false"),
+    ("sparsityy=0.5", "sparsityy=0.5", "did you mean 'sparsity'?"),
+    ("ramp_end=soon", "ramp_end=soon", "a time"),
+    ("schedule.interval=0", "schedule.interval=0", "at least one step"),
+    ("optimizer.lr=-1", "optimizer", "Invalid learning rate"),
+    ("model=lenet", "model=lenet", "12 pixels"),
+    ("model=torchvision", "model=torchvision", "3 channels"),
+    ("dataset.channels=0", "dataset.channels=0", "at least 1"),
+    ("sparsity", "sparsity", "key=value"),
+    ("accumulate=0", "accumulate=0", "at least 1"),
+    ("eval_every=never", "eval_every=never", "a time"),
+    ("allocation=from_file", "allocation.path", "a value"),
+    ("+allocation.path=/nowhere", "allocation.path=/nowhere", "an existing setting"),
+    ("+foo=1", "foo=1", "an existing setting"),
+    ("dataset.val_fraction=1.5", "dataset.val_fraction=1.5", "in (0, 1)"),
+    ("lr_schedule.milestones=half", "lr_schedule.milestones=half", "a list"),
+]
+
+
+@pytest.mark.parametrize(("word", "named", "allowed"), BAD)
+def test_bad_input_gets_one_line_and_status_2_and_writes_nothing(
+    word, named, allowed, tmp_path, capsys, monkeypatch
+):
+    import torch
+
+    if word == "device=cuda" and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    monkeypatch.chdir(tmp_path)
+    results = tmp_path / "results"
+    assert main(["train", word, f"results_dir={results}"]) == 2
+    captured = capsys.readouterr()
+    lines = captured.err.splitlines()
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith(f"sparsebench: error: {named}")
+    assert allowed in lines[0]
+    assert captured.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_images_are_named_with_the_place_looked_at(tmp_path, capsys, monkeypatch):
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there: no network
+    assert (
+        main(["train", "dataset=cifar10", f"data_root={tmp_path}/none", f"results_dir={tmp_path}/runs"]) == 2
+    )
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        f"sparsebench: error: data_root={tmp_path}/none: expected a folder that holds cifar-10-batches"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+TINY = ("model=mlp", "model.hidden=[20]", "device=cpu", "schedule.interval=4it", "epochs=2")
+
+
+def test_results_of_another_schema_are_left_alone(tmp_path, capsys):
+    (tmp_path / ".sparsebench").write_text("0\n")
+    assert main(["train", *TINY, f"results_dir={tmp_path}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        f"sparsebench: error: results_dir={tmp_path}: expected results of schema 1, but it holds schema 0"
+    )
+    assert [p.name for p in tmp_path.iterdir()] == [".sparsebench"]
+
+
+@pytest.mark.parametrize("place", ["/proc/sparsebench", "/dev/null", "/dev/null/runs"])
+def test_a_results_dir_that_cannot_be_made_is_named(place, capsys):
+    assert main(["train", *TINY, f"results_dir={place}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"sparsebench: error: results_dir={place}: expected a folder")
+
+
+def test_a_run_is_found_finished_and_redone_only_when_asked(tmp_path, capsys):
+    arguments = ["train", *TINY, f"results_dir={tmp_path}"]
+    assert main(arguments) == 0
+    capsys.readouterr()
+    (folder,) = tmp_path.glob("*-*")
+    before = {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.iterdir()}
+    assert main(arguments) == 0
+    assert "already finished; nothing done" in capsys.readouterr().out
+    assert {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.iterdir()} == before
+    assert main([*arguments, "overwrite=true"]) == 0
+    assert (folder / "summary.csv").stat().st_mtime_ns > before["summary.csv"][1]
+    assert (folder / "model.safetensors").read_bytes() == before["model.safetensors"][0]
+
+
+def test_a_diverged_run_says_so_in_its_row_and_status(tmp_path, capsys):
+    from sparsebench.files import read_csv
+
+    assert main(["train", *TINY, "optimizer.lr=1e30", f"results_dir={tmp_path}"]) == 1
+    assert "diverged: its loss is not a finite number" in capsys.readouterr().err
+    (row,) = read_csv(next(tmp_path.glob("*/summary.csv")))
+    assert (row["status"], row["top1"], row["best_val_top1"]) == ("diverged", "", "")
+    assert (
+        main(["train", *TINY, "optimizer.lr=1e30", f"results_dir={tmp_path}"]) == 1
+    )  # found again, still bad
+
+
+def test_a_collapsed_layer_is_reported_by_name(tmp_path, capsys):
+    from sparsebench.files import read_csv
+
+    assert main(["train", *TINY, "model.hidden=[40,3]", "sparsity=0.999", f"results_dir={tmp_path}"]) == 0
+    (row,) = read_csv(next(tmp_path.glob("*/summary.csv")))
+    layers = read_csv(next(tmp_path.glob("*/layers.csv")))
+    down_to_one = [x["layer"] for x in layers if x["prunable"] == "True" and int(x["nonzero"]) <= 1]
+    assert down_to_one and row["collapsed_layers"].split() == down_to_one
+    assert f"collapsed  {down_to_one[0]}" in capsys.readouterr().out
+
+
+def test_dense_is_one_run_whatever_the_sparsity(tmp_path, capsys):
+    for sparsity in (0.5, 0.9):
+        assert main(["train", *TINY, "prune=dense", f"sparsity={sparsity}", f"results_dir={tmp_path}"]) == 0
+    assert "already finished" in capsys.readouterr().out
+    (folder,) = tmp_path.glob("*-*")
+    assert folder.name.startswith("digits-mlp20-dense-s0-seed0-")
+
+
+def test_a_sweep_runs_every_combination(tmp_path, capsys):
+    words = [w for w in TINY if w != "epochs=2"]
+    assert main(["sweep", *words, "epochs=1", "prune=dense,dpf", "seed=0,1", f"results_dir={tmp_path}"]) == 0
+    assert len(list(tmp_path.glob("*/summary.csv"))) == 4
+    assert main(["compare", str(tmp_path), "--format", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out.split("\n[", 1)[1].join(["[", ""]))
+    assert [(r["method"], r["n"]) for r in rows] == [("dense", 2), ("dpf", 2)]
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_file(tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(small)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        done = run("train", "model=mlp", "epochs=2", "device=cpu", f"results_dir={small}/runs")
+        assert done.returncode == 2
+        (line,) = [line for line in done.stderr.splitlines() if "epoch" not in line]
+        assert (
+            line
+            == f"sparsebench: error: results_dir={small}/runs: expected a folder to write to: No space left on device"
+        )
+        assert not list(small.glob("**/*.tmp")) and not list(small.glob("**/summary.csv"))
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_output_is_plain_lines_where_there_is_no_terminal(tmp_path):
+    done = run("train", *TINY, f"results_dir={tmp_path}")
+    assert done.returncode == 0
+    assert [line.split("  ")[1] for line in done.stderr.splitlines()] == ["epoch 1/2", "epoch 2/2"]
+    assert "\r" not in done.stdout + done.stderr and "\x1b" not in done.stdout + done.stderr
+
+
+def test_a_method_of_somebody_elses_that_misses_its_target_fails_the_run(tmp_path, capsys, monkeypatch):
+    from sparsebench.files import read_csv
+
+    (tmp_path / "conf" / "prune").mkdir(parents=True)
+    (tmp_path / "conf" / "prune" / "sloppy.yaml").write_text("_target_: sloppy.Sloppy\n")
+    (tmp_path / "sloppy.py").write_text(
+        "from sparsebench.pruning.methods.dpf import DPF\n\n\n"
+        "class Sloppy(DPF):\n"
+        '    """Forgets one mask bit at the end."""\n\n'
+        "    def on_end(self):\n"
+        "        next(iter(self.weights.masks.values())).view(-1)[:] = True\n"
+        "        super().on_end()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    arguments = [
+        "train",
+        f"--config-dir={tmp_path}/conf",
+        *TINY,
+        "prune=sloppy",
+        f"results_dir={tmp_path}/runs",
+    ]
+    assert main(arguments) == 1
+    assert "missed its sparsity" in capsys.readouterr().err
+    (row,) = read_csv(next(tmp_path.glob("runs/*/summary.csv")))
+    assert row["sparsity_ok"] == "False" and float(row["sparsity"]) < 0.9
+    assert f"--config-dir={tmp_path}/conf" in row["command"]  # the command makes the run again
+    assert main(arguments) == 1  # found finished, and still bad
+
+
+def test_progress_on_a_terminal_shows_loss_accuracy_sparsity_and_speed(tmp_path):
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))  # rows, columns
+    command = [sys.executable, "-m", "sparsebench", "train", *TINY, "epochs=6", f"results_dir={tmp_path}"]
+    process = subprocess.Popen(command, stdout=follower, stderr=follower, stdin=subprocess.DEVNULL)
+    os.close(follower)
+    seen = b""
+    try:
+        while chunk := os.read(leader, 65536):
+            seen += chunk
+    except OSError:  # how Linux says that the other end is closed
+        pass
+    os.close(leader)
+    assert process.wait() == 0
+    text = seen.decode()
+    assert all(
+        word in text for word in ("loss=", "val=", "sparsity=", "img/s=", "step/s", "digits-mlp20-dpf")
+    ), text
+    assert "digits is a small data set" in text

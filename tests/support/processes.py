@@ -1,0 +1,63 @@
+"""``sparsebench train`` as a process, which may be killed, and what a run leaves."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from sparsebench.files import read_csv
+from sparsebench.records.schema import MEASURED_COLUMNS
+
+DIGITS = (
+    "dataset=digits",
+    "model=resnet",
+    "model.depth=8",
+    "epochs=8",
+    "schedule.interval=4it",
+    "save_every=7it",
+)
+
+
+def start(results: Path, *words: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "sparsebench", "train", "device=cpu", *words, f"results_dir={results}"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(results: Path, *words: str) -> None:
+    process = start(results, *words)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+
+
+def result(results: Path, name: str = "*-*") -> dict[str, object]:
+    (folder,) = [path for path in results.glob(name) if path.is_dir()]
+    (summary,) = read_csv(folder / "summary.csv")
+    return {
+        "summary": {k: v for k, v in summary.items() if k not in MEASURED_COLUMNS},
+        "metrics": [
+            {k: v for k, v in r.items() if k not in MEASURED_COLUMNS}
+            for r in read_csv(folder / "metrics.csv")
+        ],
+        "layers": (folder / "layers.csv").read_bytes(),
+        "model": (folder / "model.safetensors").read_bytes(),
+        "files": sorted(path.name for path in folder.iterdir()),
+    }
+
+
+def kill_when(results: Path, words: tuple[str, ...], ready, delay: float) -> None:
+    """Start the run, and kill -9 it ``delay`` seconds after ``ready(folder)``."""
+    process = start(results, *words)
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            if any(ready(folder) for folder in results.glob("*-*")):
+                time.sleep(delay)
+                break
+            time.sleep(0.005)
+        assert process.poll() is None, "the run ended before it could be killed"
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()

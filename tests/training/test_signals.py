@@ -1,0 +1,116 @@
+"""Signals that ask to stop: the run is saved, the command says so, and the same command goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from sparsebench.training.signals import Interrupted, StopSignals
+from tests.support.processes import DIGITS, finish, result, start
+
+
+def test_signals_are_noted_and_followed_when_asked():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopSignals() as signals:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.pending == signal.SIGTERM
+        with pytest.raises(Interrupted) as stopped:
+            signals.act()
+        assert stopped.value.code == 143 and str(stopped.value) == "SIGTERM" and signals.pending == 0
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_launchers_own_handler_is_called_afterwards_and_may_go_on(monkeypatch):
+    called = []
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: called.append(number))
+    try:
+        with StopSignals() as signals:
+            os.kill(os.getpid(), signal.SIGUSR2)
+            assert not called
+            signals.act()
+            assert called == [signal.SIGUSR2] and not signals.pending
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
+def test_a_second_ctrl_c_does_not_wait():
+    with StopSignals() as signals:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.pending == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_an_ignored_signal_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for its background jobs
+    try:
+        with StopSignals() as signals:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not signals.pending
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_asked_to_stop_is_saved_at_that_step_and_goes_on_to_the_bit(tmp_path):
+    words = (
+        *DIGITS[:-1],
+        "prune=dpf",
+        "epochs=12",
+        "save_every=12ep",
+    )  # no checkpoint before the end but by signals
+    broken = tmp_path / "broken"
+    for number, status, said in (
+        (signal.SIGUSR1, 75, "stopped by SIGUSR1; the same command goes on from there"),
+        (signal.SIGINT, 130, "stopped by SIGINT"),
+    ):
+        with start(broken, *words) as process:
+            epochs = 0
+            for line in process.stdout:
+                epochs += "  epoch " in line
+                if epochs == 2:
+                    break
+            process.send_signal(number)
+            output = process.stdout.read()
+            assert process.wait(timeout=60) == status
+        assert said in output and "Traceback" not in output
+        (folder,) = broken.glob("*-*")
+        assert (folder / "checkpoint.pt").exists()
+        assert not list((broken / ".state").glob("*.lease.*")) and not list(
+            (broken / ".state").glob("*.failed")
+        )
+    finish(broken, *words)
+    log = (folder / "log.txt").read_text()
+    steps = [int(line.split("from step ")[1].split()[0]) for line in log.splitlines() if "from step " in line]
+    assert len(steps) == 3 and steps[0] == 0 and steps == sorted(set(steps))
+    assert log.count("stopped by Interrupted: SIG") == 2
+    finish(tmp_path / "unbroken", *words)
+    assert result(broken) == result(tmp_path / "unbroken")
+
+
+@pytest.mark.slow
+@pytest.mark.nightly
+def test_a_second_process_waits_for_the_first_or_leaves_the_run_to_it(tmp_path):
+    words = (*DIGITS, "prune=dpf", "epochs=10")
+    first = start(tmp_path, *words)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".state/*.lease.1")):
+        assert time.monotonic() < deadline and first.poll() is None
+        time.sleep(0.05)
+    first.send_signal(signal.SIGSTOP)  # so that it is still there when the others come
+    try:
+        third, said = start(tmp_path, *words, "wait=false"), f"is held by process {first.pid} on "
+        output, _ = third.communicate(timeout=120)
+        assert third.returncode == 1 and said in output and len(output.splitlines()) == 1
+        second = start(tmp_path, *words)
+        assert said in (line := second.stdout.readline()) and "waiting until it ends" in line
+    finally:
+        first.send_signal(signal.SIGCONT)
+    outputs = [process.communicate(timeout=120)[0] for process in (first, second)]
+    assert [process.returncode for process in (first, second)] == [0, 0], outputs
+    assert "already finished; nothing done" in outputs[1]
+    (folder,) = tmp_path.glob("*-*")
+    assert (folder / "log.txt").read_text().count("from step ") == 1
