@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from sparsebench.cli import main
 from sparsebench.config import renamed
 from sparsebench.config.identity import hash_of, id_of
-from sparsebench.config.open import composed, reopened
+from sparsebench.config.open import compose_config, reopen_config
 from sparsebench.errors import SettingError
 from sparsebench.files import read_csv
 
@@ -28,7 +28,7 @@ def old(tmp_path_factory):
 def opened(path):
     origin = json.loads((path / "run.json").read_text())
     training = path.name.partition("-training")[2].partition("-")[0]
-    return origin, reopened((path / "config.yaml").read_text(), origin["choices"], int(training or 0))
+    return origin, reopen_config((path / "config.yaml").read_text(), origin["choices"], int(training or 0))
 
 
 def test_every_old_run_opens_under_its_old_name(old):
@@ -60,9 +60,9 @@ def test_compare_reads_old_runs(old, tmp_path):
 def test_the_command_of_an_old_run_finds_it_finished(old, method, capsys, monkeypatch):
     monkeypatch.chdir(old)
     path = sorted((old / "runs").glob(f"*-{method}-*"))[0]
-    words = json.loads((path / "run.json").read_text())["command"].replace("'", "").split()[1:]
+    argv = json.loads((path / "run.json").read_text())["command"].replace("'", "").split()[1:]
     before = {path.name for path in (old / "runs").iterdir()}
-    assert main(words) == 0
+    assert main(argv) == 0
     assert "already finished" in capsys.readouterr().out
     assert {path.name for path in (old / "runs").iterdir()} - {".leases"} == before
 
@@ -89,7 +89,7 @@ def test_an_old_target_on_the_command_line_works_with_a_note(tmp_path, capsys):
         "sparsebench: note: lr_schedule._target_=sparsebench.lr_schedules.Multistep is now written "
         "lr_schedule._target_=sparsebench.optim.lr_schedules.Multistep"
     ]
-    assert main(["train", *words]) == 0  # the same run, without a note
+    assert main(["train", *argv]) == 0  # the same run, without a note
     now = capsys.readouterr()
     assert "already finished" in now.out and "note" not in now.err
 
@@ -103,13 +103,13 @@ def test_renamed_options_and_settings_keep_the_names_of_runs(monkeypatch, capsys
     monkeypatch.setitem(renamed.OPTIONS, "allocation", {"sparser": "erk"})
     monkeypatch.setitem(renamed.SETTINGS, "largest_norm", "clip_norm")
     capsys.readouterr()
-    again, others = composed(["prune=gmp", "allocation=sparser", "largest_norm=2.0"])
+    again, others = compose_config(["prune=gmp", "allocation=sparser", "largest_norm=2.0"])
     assert (again, others["allocation"]) == (cfg, "erk")
     assert capsys.readouterr().err == (
         "sparsebench: note: allocation=sparser is now written allocation=erk\n"
         "sparsebench: note: largest_norm=2.0 is now written clip_norm=2.0\n"
     )
-    before = reopened(text.replace("clip_norm:", "largest_norm:"), {**chosen, "allocation": "sparser"})
+    before = reopen_config(text.replace("clip_norm:", "largest_norm:"), {**chosen, "allocation": "sparser"})
     assert before.cfg.clip_norm == 2.0 and "largest_norm" not in before.cfg
     assert before.changed == now.changed
     first = {"allocation": "sparser", "prune": "gmp", "changed": {"largest_norm": 2.0}}
