@@ -81,9 +81,9 @@ def test_an_old_run_that_was_stopped_goes_on(old, tmp_path, capsys, monkeypatch)
 
 
 def test_an_old_target_on_the_command_line_works_with_a_note(tmp_path, capsys):
-    words = ["prune=dense", "device=cpu", "model=mlp", "dataset.train_samples=50", "epochs=1"]
-    words = [*words, f"results_dir={tmp_path}"]
-    assert main(["train", *words, "lr_schedule._target_=sparsebench.lr_schedules.Multistep"]) == 0
+    argv = ["prune=dense", "device=cpu", "model=mlp", "dataset.train_samples=50", "epochs=1"]
+    argv = [*argv, f"results_dir={tmp_path}"]
+    assert main(["train", *argv, "lr_schedule._target_=sparsebench.lr_schedules.Multistep"]) == 0
     told = [line for line in capsys.readouterr().err.splitlines() if "note" in line]
     assert told == [
         "sparsebench: note: lr_schedule._target_=sparsebench.lr_schedules.Multistep is now written "
@@ -95,9 +95,9 @@ def test_an_old_target_on_the_command_line_works_with_a_note(tmp_path, capsys):
 
 
 def test_renamed_options_and_settings_keep_the_names_of_runs(monkeypatch, capsys):
-    cfg, choices = composed(["prune=gmp", "allocation=erk", "clip_norm=2.0"])
+    cfg, choices = compose_config(["prune=gmp", "allocation=erk", "clip_norm=2.0"])
     text, chosen = OmegaConf.to_yaml(cfg, resolve=True), dict(choices)
-    now = reopened(text, chosen)
+    now = reopen_config(text, chosen)
     found = {**{group: chosen[group] for group in ("allocation", "prune")}, "changed": dict(now.changed)}
     # As if conf had always said "sparser" and "largest_norm" before it said "erk" and "clip_norm".
     monkeypatch.setitem(renamed.OPTIONS, "allocation", {"sparser": "erk"})
@@ -118,4 +118,4 @@ def test_renamed_options_and_settings_keep_the_names_of_runs(monkeypatch, capsys
     monkeypatch.undo()
     assert renamed_ids == (id_of(first), hash_of(first))
     with pytest.raises(SettingError, match="largest_norm"):
-        composed(["largest_norm=2.0"])
+        compose_config(["largest_norm=2.0"])
