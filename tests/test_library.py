@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import doctest
 import io
 import json
 import subprocess
@@ -292,11 +291,6 @@ def test_importing_the_package_imports_nothing_heavy():
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="no attribute 'prune'"):
         sparsebench.prune  # noqa: B018
-
-
-def test_the_examples_in_the_docstrings_run():
-    assert doctest.testmod(sparsebench.library).failed == 0
-    assert doctest.testmod(sparsebench.config).failed == 0
 
 
 def test_another_hydra_application_stays_as_it_was(tmp_path):
