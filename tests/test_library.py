@@ -22,6 +22,7 @@ from sparsebench.errors import RunError, SettingError
 from sparsebench.pruning.allocation import zeros_for
 from tests.support.configs import options
 from tests.support.library import STEPS, Net, examples, setup, train
+from tests.support.processes import PATIENCE
 
 METHODS = options("prune")
 SMALL = ("model=resnet", "model.depth=8", "model.width=4", "dataset.train_samples=300", "device=cpu")
@@ -266,7 +267,7 @@ def test_two_ranks_have_equal_masks_and_train_as_one_process_on_the_joined_batch
         subprocess.Popen([*command, str(rank), str(tmp_path), *methods], stderr=subprocess.PIPE)
         for rank in range(2)
     ]
-    errors = [process.communicate(timeout=300)[1].decode() for process in ranks]
+    errors = [process.communicate(timeout=PATIENCE)[1].decode() for process in ranks]
     assert [process.returncode for process in ranks] == [0, 0], errors
     for method in methods:
         one, two = (torch.load(tmp_path / f"{method}{rank}.pt") for rank in range(2))
