@@ -21,6 +21,7 @@ from sparsebench.pruning.schedules import Cubic
 from sparsebench.pruning.scores import Magnitude
 from tests.support import ranks
 from tests.support.oracle import OracleDPF
+from tests.support.processes import PATIENCE
 from tests.support.small import Net, data, step_of
 
 pytestmark = [
@@ -144,7 +145,7 @@ def test_two_ranks_on_one_gpu_are_refused(tmp_path):
     processes = ranks.start(
         ["-m", "sparsebench", "train", "device=ddp", f"results_dir={tmp_path}"], 2, visible
     )
-    ended = [(*process.communicate(timeout=120), process.returncode) for process in processes]
+    ended = [(*process.communicate(timeout=PATIENCE), process.returncode) for process in processes]
     message = (
         "sparsebench: error: device=ddp: expected a GPU for every rank, but these are 2 ranks on 1 GPUs\n"
     )
