@@ -14,7 +14,10 @@ from sparsebench.config.build import accepted_arguments, build
 from sparsebench.data.loader import batches
 from sparsebench.pruning.allocation import zeros_for
 from sparsebench.pruning.pruner import Pruner
-from sparsebench.runner import Runner
+from sparsebench.runs.build import build_run
+from sparsebench.training.checkpoint import Checkpoint
+from sparsebench.training.flops import TrainingFLOPs
+from sparsebench.training.runner import Runner
 from tests.support.configs import options, train_config
 from tests.support.training import SMALL, Quiet
 
@@ -40,7 +43,7 @@ def make(tmp_path_factory):
         if "retrain" in default.prune:
             small.append("prune.retrain=0.75")
         cfg, _ = train_config(*small)
-        training, before, made = 0, {}, assemble(cfg)
+        training, before, made = 0, {}, build_run(cfg)
         while True:
             first_step = made.pruner.begin(training, before)
             last = training == made.pruner.trainings - 1
@@ -48,7 +51,7 @@ def make(tmp_path_factory):
             if last:
                 return made, runner
             runner.run()
-            training, before, made = training + 1, made.pruner.handover(), assemble(cfg)
+            training, before, made = training + 1, made.pruner.handover(), build_run(cfg)
 
     def loop(made, folder, first_step):
         (place / folder).mkdir(exist_ok=True)
@@ -72,7 +75,7 @@ class Watched:
         self.made, self.runner, self.first_step = made, runner, runner.step
         self.grown = Grown(made.pruner.weights)
         self.pruned_seen, self.hidden = [], []  # by the forward; at the optimiser's step
-        self.pruned, self.asked, self.zeros, self.clean = [], [], [], []  # after each step
+        self.pruned, self.target_zeros, self.zeros, self.clean = [], [], [], []  # after each step
         self.in_weights, self.in_momentum, self.gathers, self.hides = [], [], [], []
         made.model.register_forward_pre_hook(lambda *_: self.forward() if made.model.training else None)
         made.optimizer.register_step_pre_hook(lambda *_: self.hidden.append(made.pruner.weights.hidden))
@@ -98,7 +101,7 @@ class Watched:
         weights = pruner.weights
         self.grown.look()
         self.pruned.append(int((~weights.packed()).sum()))
-        self.asked.append(pruner.zeros(step))
+        self.target_zeros.append(pruner.target_zeros(step))
         with weights.applied():  # what has just been grown is zero too
             self.zeros.append(zeros(self.made))
             self.clean.append(self.zero_where_pruned())
@@ -148,8 +151,8 @@ def test_every_number_of_zeros_on_the_way_is_exactly_the_scheduled_one(watched, 
     made, weights = watched.made, watched.made.pruner.weights
     steps = made.clock.total_steps - watched.first_step
     assert len(watched.pruned) == len(watched.zeros) == steps > 0
-    for pruned, asked, found in zip(watched.pruned, watched.asked, watched.zeros, strict=True):
-        assert asked in (pruned, None)
+    for pruned, target_zeros, found in zip(watched.pruned, watched.target_zeros, watched.zeros, strict=True):
+        assert target_zeros in (pruned, None)
         assert found >= pruned
     assert all(watched.clean)
     assert made.target in (0.0 if method == "dense" else 0.9, None)
