@@ -59,7 +59,7 @@ def make(hydra_config, tmp_path):
             record=lambda rows: None, flops=TrainingFLOPs(
                 made.layers, made.pruner.weights
             ),
-            progress=lambda total, done: Quiet(), eval_every=5, save_every=5, first_step=first_step,
+            progress=lambda total, done: Quiet(), eval_every=5, save_every=3, first_step=first_step,
         )  # fmt: skip
 
     return build
@@ -210,11 +210,21 @@ def test_equal_weights_get_equal_masks(make, method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_stop_and_resume_equals_an_unbroken_run_to_the_bit(make, method):
-    unbroken, runner = make(method, folder="unbroken")
+    stop_and_resume(make, method)
+
+
+def test_what_a_model_draws_in_training_goes_on_after_a_stop_as_in_an_unbroken_run(make):
+    stop_and_resume(
+        make, "dense", "model=wide_resnet", "model.depth=10", "model.width=1", "model.dropout=0.3", "epochs=3"
+    )
+
+
+def stop_and_resume(make, method, *words):
+    unbroken, runner = make(method, *words, folder="unbroken")
     expected = runner.run()
     expected_flops = runner.flops.totals()
-    for stop in (7, 10):  # between two checkpoints, and after going on at one
-        _, runner = make(method, folder="broken")
+    for stop in (7, 9):  # between two checkpoints, and after going on at one; both between two evaluations
+        _, runner = make(method, *words, folder="broken")
         watching = runner.train_step
 
         def stop_there(*batch, runner=runner, watching=watching, stop=stop):
@@ -225,7 +235,7 @@ def test_stop_and_resume_equals_an_unbroken_run_to_the_bit(make, method):
         runner.train_step = stop_there
         with pytest.raises(KeyboardInterrupt):
             runner.run()
-    resumed, runner = make(method, folder="broken")
+    resumed, runner = make(method, *words, folder="broken")
     torch.manual_seed(123)  # the generator comes from the checkpoint
     history = runner.run()
     assert runner.step == unbroken.clock.total_steps
