@@ -17,6 +17,7 @@ from sparsebench.pruning.pruner import Pruner
 from sparsebench.runs.build import assemble
 from sparsebench.training.checkpoint import Checkpoint
 from sparsebench.training.flops import TrainingFLOPs
+from sparsebench.training.metrics import evaluate
 from sparsebench.training.runner import Runner
 from tests.support.configs import options
 from tests.support.training import SMALL, Quiet
@@ -265,6 +266,28 @@ def test_evaluation_changes_nothing(make, method):
     torch.testing.assert_close(after, before, rtol=0, atol=0)
     assert torch.equal(torch.get_rng_state(), generator)
     assert runner._evaluate("val") == first
+
+
+def test_evaluations_on_the_way_are_of_the_pruned_weights_and_the_best_is_the_best_at_the_target(make):
+    made, runner = make("dpf", "sparsity=0.98")
+    weights, seen, flips, masks = made.pruner.weights, [], [], [made.pruner.weights.packed()]
+
+    def look(moment, step):
+        if moment == "after" and step % 5 == 4:  # evaluated next
+            pruned = copy.deepcopy(made.model).eval()
+            for name, mask in weights.masks.items():
+                pruned.get_parameter(name).data *= mask
+            seen.append([evaluate(pruned, batches(made.dataset, split, 100)) for split in ("val", "test")])
+            flips.append(float((weights.packed() != masks[-1]).double().mean()))
+            masks.append(weights.packed())
+
+    history = watch(made, runner, look)
+    assert [row["val_loss"] for row in history.rows] == [val.loss for val, _ in seen]
+    assert [row["mask_flips"] for row in history.rows] == flips
+    target = [n for n, row in enumerate(history.rows) if row["sparsity"] == history.rows[-1]["sparsity"]]
+    best = max(target, key=lambda n: seen[n][0].top1)
+    assert history.best_val_top1 == seen[best][0].top1 < max(val.top1 for val, _ in seen)  # less sparse
+    assert history.test_top1_at_best_val == seen[best][1].top1
 
 
 @pytest.mark.parametrize("method", METHODS)
