@@ -109,6 +109,19 @@ def test_the_dense_run_of_another_model_is_no_baseline(tmp_path):
     assert frame.loc[("resnet20", "dpf"), "dense_command"] == wanted
 
 
+def test_of_two_dense_runs_of_one_training_neither_is_the_baseline(tmp_path):
+    rows = [told("dense", 0.0, 0, 93 + n, config_hash=f"{n}", run_id=f"{n}") for n in (0, 1)]
+    frame = found(table(tmp_path, "t", [*rows, told("dpf", 0.9, 0, 90)])).frame
+    assert pd.isna(frame.set_index("method").loc["dpf", "difference_to_dense"])
+
+
+def test_a_dense_run_that_failed_is_missing(tmp_path):
+    rows = [told("dense", 0.0, 0, 93), told("dense", 0.0, 1, "", status="diverged")]
+    frame = found(table(tmp_path, "t", [*rows, *(told("dpf", 0.9, s, 90) for s in (0, 1))])).frame
+    wanted = "sparsebench train prune=dense seed=1"
+    assert frame.set_index("method").loc["dpf", "dense_command"] == wanted
+
+
 def test_the_named_command_makes_the_dense_run(tmp_path, capsys):
     results = str(tmp_path)
     words = ["model=mlp", "epochs=1", "optimizer.lr=0.05", "schedule.interval=4it", f"results_dir={results}"]
