@@ -46,7 +46,7 @@ def test_dpf_equals_its_oracle_on_the_gpu():
     )
     pruner, oracle = DPF(weights, schedule, Global(), Magnitude()), OracleDPF([twin.conv1, twin.conv2])
     twin_optimizer = torch.optim.SGD(twin.parameters(), **sgd)
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(True)  # until the test's end
     for step, (inputs, targets) in enumerate(data(40)):
         inputs, targets = inputs.cuda(), targets.cuda()
         step_of(model, optimizer, pruner, step, inputs, targets)
@@ -75,6 +75,7 @@ def test_a_deterministic_run_is_the_same_twice(tmp_path):
     assert models[0] == models[1]
 
 
+@pytest.mark.filterwarnings("ignore:.*prototype:UserWarning")  # that the mode may overlook something
 def test_the_training_step_never_waits_for_the_device(hydra_config):
     from sparsebench.accounting import TrainingFLOPs
     from sparsebench.commands.assembly import assemble
@@ -91,8 +92,8 @@ def test_the_training_step_never_waits_for_the_device(hydra_config):
     )  # fmt: skip
     runner.progress = Quiet()
     runner.train_step(*made.data.batch(0))
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         for step in range(1, 5):  # the last of them updates the masks
             runner.step = step
             runner.train_step(*made.data.batch(step))
