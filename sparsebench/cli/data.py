@@ -26,7 +26,7 @@ from sparsebench.data.folder import FolderDataset, ImageNet
 from sparsebench.data.listing import INDEX, Listing, Source
 from sparsebench.data.packed import Packed, pack, read_index, sha256
 from sparsebench.data.streaming import available_workers
-from sparsebench.errors import SettingError, one_of
+from sparsebench.errors import SettingError, one_of, require_int
 from sparsebench.files import write_csv
 from sparsebench.paths import options
 
@@ -170,10 +170,8 @@ def _decoded(split: str, source: Source, workers: int) -> list[dict[str, Any]]:
 
 
 def _pack(cfg: DictConfig, kind: type[FolderDataset], side: int, quality: int, output: Path | None) -> int:
-    if side < 1:
-        raise SettingError("--side", side, "a number of pixels, for example 256")
-    if not 1 <= quality <= 95:
-        raise SettingError("--quality", quality, "a whole number from 1 to 95")
+    require_int("--side", side, least=1)
+    require_int("--quality", quality, least=1, most=95)
     root = _root(cfg)
     found = kind.listing(root)
     folder = (output or root).expanduser() / f"packed-{side}"

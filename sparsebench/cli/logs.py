@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sparsebench.errors import SettingError
+from sparsebench.errors import SettingError, require_int
 from sparsebench.records import schema
 
 
@@ -27,8 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("-n", "--lines", type=int, metavar="N", help="the last N lines")
     parser.add_argument("-f", "--follow", action="store_true", help="go on as the log grows; Ctrl-C ends it")
     given = parser.parse_args(arguments)
-    if given.lines is not None and given.lines < 0:
-        raise SettingError("--lines", given.lines, "a whole number, 0 or more")
+    require_int("--lines", given.lines, least=0, optional=True)
     path = _run(given.run, given.results)
     try:
         for text in _grown(path, given.lines, given.follow):

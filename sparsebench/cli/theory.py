@@ -28,7 +28,7 @@ from sparsebench.config.compose import STUDY
 from sparsebench.config.identity import study_id
 from sparsebench.config.open import explain, validate_study
 from sparsebench.distributed.device import Device
-from sparsebench.errors import RunError, SettingError, one_of
+from sparsebench.errors import RunError, SettingError, one_of, require_int
 from sparsebench.files import atomic
 from sparsebench.paths import config_dir, options
 from sparsebench.records import provenance
@@ -86,8 +86,7 @@ def study(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[st
     name, results = str(choices[STUDY]), Path(cfg.results_dir).expanduser()
     made: Study = build(cfg.study, "study")
     device: Device = build(cfg.device, "device")
-    if cfg.threads < 1:
-        raise SettingError("threads", cfg.threads, "a whole number of at least 1")
+    require_int("threads", cfg.threads, least=1)
     folder = StudyFolder(results / f"{name}-{study_id(cfg, choices)}")
     if not cfg.overwrite and _is_finished(folder):
         return folder

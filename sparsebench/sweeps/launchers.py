@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from sparsebench.config.compose import STUDY
 from sparsebench.config.identity import run_id, study_id
-from sparsebench.errors import RunError, SettingError
+from sparsebench.errors import RunError, SettingError, require_int
 from sparsebench.records.states import Results
 from sparsebench.training.signals import StopSignals
 
@@ -131,8 +131,7 @@ class LocalLauncher(CommandLauncher):
         self, n_jobs: int | None = None, gpus: Sequence[Any] | None = None, threads: int | None = None
     ) -> None:
         for name, value in (("n_jobs", n_jobs), ("threads", threads)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise SettingError(f"launcher.{name}", value, "a whole number of at least 1, or null")
+            require_int(f"launcher.{name}", value, least=1, optional=True)
         self.gpus = [str(gpu) for gpu in (gpus if gpus is not None else _visible_gpus())]
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.n_jobs = n_jobs or len(self.gpus) or cores

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from sparsebench.config.build import as_word
 from sparsebench.config.identity import run_id
 from sparsebench.config.open import validate
-from sparsebench.errors import SettingError
+from sparsebench.errors import SettingError, require_int
 from sparsebench.paths import groups
 from sparsebench.records.states import Results
 from sparsebench.sweeps.estimate import Estimate
@@ -57,8 +57,7 @@ class GridSweeper(BasicSweeper):
         retries: int = 1,
     ) -> None:
         super().__init__(max_batch_size, dict(params or {}))
-        if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-            raise SettingError("retries", retries, "a whole number, 0 or more")
+        require_int("retries", retries, least=0)
         self.retries = retries
         self._bases: dict[tuple[str, ...], tuple[DictConfig, dict[str, str | None]]] = {}
         self.grids, self.reference, self.dry_run = [dict(grid) for grid in grids], reference, dry_run

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sparsebench.data.cifar import CIFAR10
 from sparsebench.data.digits import Digits
-from sparsebench.errors import SettingError, one_of
+from sparsebench.errors import SettingError, one_of, require_int
 from sparsebench.files import read_csv
 from sparsebench.records import schema
 from sparsebench.records.run_folder import is_finished, runs
@@ -29,7 +29,6 @@ from sparsebench.theory.study import (
     below,
     close,
     mean_and_error,
-    require,
     require_list,
 )
 
@@ -86,7 +85,8 @@ class OverparamPruneNetwork(Study):
     runs: str | None
 
     def __post_init__(self) -> None:
-        require(2, seeds=self.seeds, draws=self.draws, keep=self.keep)
+        for name in ("seeds", "draws", "keep"):
+            require_int(name, getattr(self, name), least=2)
         require_list("positive", self.positive, 0, 9)
         require_list("features", self.features, 2)
         if self.dataset not in DATASETS:
