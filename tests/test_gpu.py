@@ -75,13 +75,13 @@ def test_a_deterministic_run_is_the_same_twice(tmp_path):
 
 
 def test_the_training_step_never_waits_for_the_device(hydra_config):
-    from sparsebench.runs.build import assemble
+    from sparsebench.runs.build import build_run
     from sparsebench.training.flops import TrainingFLOPs
     from sparsebench.training.runner import Runner
     from tests.support.training import SMALL, Quiet
 
     cfg, _ = hydra_config(*SMALL[:-1], "device=cuda", "prune=dpf")
-    made = assemble(cfg)
+    made = build_run(cfg)
     runner = Runner(
         model=made.model, data=made.data, evaluation=lambda split: iter(()), optimizer=made.optimizer,
         lr_schedule=made.lr_schedule, pruner=made.pruner, device=made.device, clock=made.clock,
@@ -110,10 +110,10 @@ def test_two_gpus_prune_as_one_does(tmp_path):
             [*RESNET, "batch_size=31"],
         ),
     }
-    two = [[*words, f"results_dir={tmp_path / name / 'two'}"] for name, (words, _) in jobs.items()]
+    two = [[*argv, f"results_dir={tmp_path / name / 'two'}"] for name, (argv, _) in jobs.items()]
     assert [statuses for statuses, *_ in ranks.run(tmp_path, two)] == [[0, 0]] * 2
-    for name, (_, words) in jobs.items():
-        assert main(["train", *words, "device=cuda", f"results_dir={tmp_path / name / 'one'}"]) == 0
+    for name, (_, argv) in jobs.items():
+        assert main(["train", *argv, "device=cuda", f"results_dir={tmp_path / name / 'one'}"]) == 0
         ours, theirs = (weights(runs(tmp_path, name, who)[0]) for who in ("two", "one"))
         for key in theirs:
             assert torch.equal(ours[key] == 0, theirs[key] == 0)

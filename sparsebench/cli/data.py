@@ -20,10 +20,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sparsebench.config.build import build
-from sparsebench.config.open import composed
+from sparsebench.config.open import compose_config
 from sparsebench.data.decoding import decode
 from sparsebench.data.folder import FolderDataset, ImageNet
-from sparsebench.data.listing import INDEX, Listing, Source
+from sparsebench.data.listing import INDEX, ImageIndex, ImageSource
 from sparsebench.data.packed import Packed, pack, read_index, sha256
 from sparsebench.data.streaming import available_workers
 from sparsebench.errors import SettingError, one_of, require_int
@@ -61,24 +61,24 @@ def main(arguments: Sequence[str]) -> int:
             "settings", nargs="*", metavar="SETTING", help="data_root=..., dataset.packed=..., workers=..."
         )
     settings = [word for word in arguments if "=" in word and word[0] != "-"]  # wherever they stand
-    given = parser.parse_args([word for word in arguments if word not in settings])
-    if given.dataset not in options("dataset"):
-        raise SettingError("dataset", given.dataset, one_of(options("dataset"), given.dataset))
-    cfg = composed([f"dataset={given.dataset}", *settings, *given.settings])[0]
+    args = parser.parse_args([word for word in arguments if word not in settings])
+    if args.dataset not in options("dataset"):
+        raise SettingError("dataset", args.dataset, one_of(options("dataset"), args.dataset))
+    cfg = compose_config([f"dataset={args.dataset}", *settings, *args.settings])[0]
     kind = get_object(cfg.dataset._target_)
     on_disk = isinstance(kind, type) and issubclass(kind, FolderDataset)
-    if given.command == "pack":
+    if args.command == "pack":
         if not on_disk:
             raise SettingError(
-                "dataset", given.dataset, "a data set that is read from files: this one is kept in memory"
+                "dataset", args.dataset, "a data set that is read from files: this one is kept in memory"
             )
-        return _pack(cfg, kind, given.side, given.quality, given.output)
+        return _pack(cfg, kind, args.side, args.quality, args.output)
     if not on_disk:
-        made = build(cfg.dataset, "dataset", device="cpu")  # reads everything, and refuses what is damaged
-        sizes = ", ".join(f"{len(getattr(made, split)):,} {split}" for split in ("train", "val", "test"))
-        print(f"{made.name}: {made.num_classes} classes, {sizes} images; nothing is wrong")
+        dataset = build(cfg.dataset, "dataset", device="cpu")  # reads everything, and refuses what is damaged
+        sizes = ", ".join(f"{len(getattr(dataset, split)):,} {split}" for split in ("train", "val", "test"))
+        print(f"{dataset.name}: {dataset.num_classes} classes, {sizes} images; nothing is wrong")
         return 0
-    return _check(cfg, kind, not given.no_decode, given.output)
+    return _check(cfg, kind, not args.no_decode, args.output)
 
 
 def _workers(cfg: DictConfig) -> int:
@@ -89,7 +89,7 @@ def _root(cfg: DictConfig) -> Path:
     return Path(cfg.data_root).expanduser()
 
 
-def _splits(found: Listing) -> Iterator[tuple[str, Source, Tensor]]:
+def _splits(found: ImageIndex) -> Iterator[tuple[str, ImageSource, Tensor]]:
     yield "train", found.train, found.train_labels
     if found.test is not None:
         yield "test", found.test, found.test_labels
@@ -122,7 +122,7 @@ def _check(cfg: DictConfig, kind: type[FolderDataset], decoding: bool, output: P
     return int(wrong > 0)
 
 
-def _compare_with_all_of_imagenet(found: Listing) -> None:
+def _compare_with_all_of_imagenet(found: ImageIndex) -> None:
     assert found.test is not None
     for what, here, all_ in (
         ("classes", len(found.classes), ImageNet.CLASSES),
@@ -144,7 +144,7 @@ def _checksums(split: str, source: Packed) -> list[dict[str, Any]]:
     ]
 
 
-def _decoded(split: str, source: Source, workers: int) -> list[dict[str, Any]]:
+def _decoded(split: str, source: ImageSource, workers: int) -> list[dict[str, Any]]:
     """What is to be said of single images: those that cannot be read, and those that are not RGB."""
 
     def look(index: int) -> str:
@@ -183,19 +183,18 @@ def _pack(cfg: DictConfig, kind: type[FolderDataset], side: int, quality: int, o
             return 0
     total = sum(len(source) for _, source, _ in _splits(found))
     with tqdm(total=total, desc="pack", unit="image", disable=not sys.stderr.isatty()) as bar:
-        said = pack(found, folder, side, quality, about, _workers(cfg), bar.update)
-    kept = f", {said['kept_shards']} of them from before" if said["kept_shards"] else ""
-    print(
-        f"{folder}: {said['images']:,} images, {said['bytes'] / 1e9:.3g} GB in {len(said['sha256'])} shards{kept}"
-    )
-    if bad := said["unreadable"]:
+        metadata = pack(found, folder, side, quality, about, _workers(cfg), bar.update)
+    kept = f", {metadata['kept_shards']} of them from before" if metadata["kept_shards"] else ""
+    size = f"{metadata['bytes'] / 1e9:.3g} GB in {len(metadata['sha256'])} shards"
+    print(f"{folder}: {metadata['images']:,} images, {size}{kept}")
+    if bad := metadata["unreadable"]:
         print(f"{len(bad):,} unreadable images are packed as they are, the first {bad[0]}")
     where = output or cfg.data_root
     print(f"use it with dataset.packed={side} data_root={where}")
     return 0
 
 
-def _digest(found: Listing) -> str:
+def _digest(found: ImageIndex) -> str:
     """SHA-256 of the classes and of every image's name and class."""
     digest = hashlib.sha256("\n".join(found.classes).encode(errors="surrogateescape"))
     for _, source, labels in _splits(found):

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sparsebench.config.open import composed
+from sparsebench.config.open import compose_config
 from sparsebench.errors import RunError, SettingError, one_of
 from sparsebench.paths import options
 from sparsebench.records import schema
 from sparsebench.records.run_folder import runs
-from sparsebench.runs.evaluations import FOLDER, apply, dense_run, extras
+from sparsebench.runs.evaluations import FOLDER, apply, build_evaluations, dense_run
 from sparsebench.runs.reopen import Datasets, FinishedRun
 
 
@@ -33,13 +33,13 @@ def main(arguments: Sequence[str]) -> int:
         epilog="example: sparsebench evaluate results/runs evaluate=[calibration,per_class]",
     )
     parser.add_argument(
-        "words", nargs="+", metavar="FOLDER|SETTING", help="run folders, evaluate=... and its settings"
+        "arguments", nargs="+", metavar="FOLDER|SETTING", help="run folders, evaluate=... and its settings"
     )
     parser.add_argument("--data-root", type=Path, metavar="FOLDER", help="where images lie on this machine")
-    given = parser.parse_args(arguments)
-    settings = [word for word in given.words if word.lstrip("+").split("=")[0].split(".")[0] == "evaluate"]
-    paths = [Path(word) for word in given.words if word not in settings]
-    chosen = extras(composed(settings)[0])
+    args = parser.parse_args(arguments)
+    settings = [text for text in args.arguments if text.lstrip("+").split("=")[0].split(".")[0] == "evaluate"]
+    paths = [Path(text) for text in args.arguments if text not in settings]
+    chosen = build_evaluations(compose_config(settings)[0])
     if not chosen:
         raise SettingError(
             "evaluate", None, f"some of {', '.join(options('evaluate'))}, as in evaluate=[a,b]"
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
         if not found:
             raise SettingError("path", path, "a folder with finished runs")
         folders += found
-    datasets, failed = Datasets(given.data_root.expanduser() if given.data_root else None), 0
+    datasets, failed = Datasets(args.data_root.expanduser() if args.data_root else None), 0
     for path in tqdm(folders, desc="evaluate", unit="run", disable=not sys.stderr.isatty()):
         try:
             run = FinishedRun(path)

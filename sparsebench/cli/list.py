@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from sparsebench.errors import SettingError, one_of
-from sparsebench.paths import groups, located, options
+from sparsebench.paths import find_source, groups, options
 
 GROUPS = {
     "models": "model", "datasets": "dataset", "methods": "prune", "schedules": "schedule",
@@ -91,7 +91,7 @@ def _entry(path: Path) -> Entry:
 def _docstring(target: str) -> str:
     """The docstring of a dotted name, from the source file: importing it would import torch."""
     module, _, name = target.rpartition(".")
-    file = located(module)
+    file = find_source(module)
     if file is not None and file.is_dir():
         file /= "__init__.py"
     if file is None or file.suffix != ".py" or not file.is_file():

@@ -26,11 +26,11 @@ def main(arguments: Sequence[str]) -> int:
                         help="folder of results in which RUN is looked for; results/runs by default")  # fmt: skip
     parser.add_argument("-n", "--lines", type=int, metavar="N", help="the last N lines")
     parser.add_argument("-f", "--follow", action="store_true", help="go on as the log grows; Ctrl-C ends it")
-    given = parser.parse_args(arguments)
-    require_int("--lines", given.lines, least=0, optional=True)
-    path = _run(given.run, given.results)
+    args = parser.parse_args(arguments)
+    require_int("--lines", args.lines, least=0, optional=True)
+    path = _run(args.run, args.results)
     try:
-        for text in _grown(path, given.lines, given.follow):
+        for text in _follow(path, args.lines, args.follow):
             print(text, end="", flush=True)
     except KeyboardInterrupt:
         pass
@@ -55,7 +55,7 @@ def _run(name: str, results: Path) -> Path:
     )
 
 
-def _grown(path: Path, lines: int | None, follow: bool) -> Iterator[str]:
+def _follow(path: Path, lines: int | None, follow: bool) -> Iterator[str]:
     """The text of a file, or its last ``lines``, and then what is added to it, for ever."""
     text = path.read_text(encoding="utf-8", errors="replace")
     position = path.stat().st_size

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import sparsebench
 from sparsebench.cli.subcommands import COMMANDS
-from sparsebench.distributed.rank_env import speaks
+from sparsebench.distributed.rank_env import should_report_error
 from sparsebench.errors import RunError, SettingError, one_of
 from sparsebench.training.signals import Interrupted
 
@@ -47,18 +47,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 well, 1 a run that ended badly, 2 bad input, 75 stopped by SIGUSR1 or SIGUSR2 and to be
         run again, 130 by Ctrl-C, 143 by SIGTERM.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    argv = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        status = _dispatch(words)
+        status = _dispatch(argv)
         sys.stdout.flush()  # a closed pipe shows here, not at the interpreter's exit
         return status
     except (SettingError, RunError) as error:
         if os.environ.get("SPARSEBENCH_DEBUG") == "1":
             raise
-        return _fail(str(error), 2 if isinstance(error, SettingError) else 1, speaks(words, error))
+        return _fail(
+            str(error), 2 if isinstance(error, SettingError) else 1, should_report_error(argv, error)
+        )
     except Interrupted as stop:
-        said = f"stopped by {stop}; the same command goes on from there"
-        return _fail(said, int(stop.code or 1), speaks(words, stop))
+        message = f"stopped by {stop}; the same command goes on from there"
+        return _fail(message, int(stop.code or 1), should_report_error(argv, stop))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at exit
         return 1
@@ -66,21 +68,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("SPARSEBENCH_DEBUG") == "1":
             raise
         what = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
-        return _fail(what, 2, speaks(words, error))
+        return _fail(what, 2, should_report_error(argv, error))
     except KeyboardInterrupt as error:
-        goes_on = words[:1] in (["train"], ["sweep"], ["theory"])
-        more = "; the same command goes on from the last checkpoint" if goes_on else ""
-        return _fail(f"interrupted{more}", 130, speaks(words, error))
+        resumable = argv[:1] in (["train"], ["sweep"], ["theory"])
+        more = "; the same command goes on from the last checkpoint" if resumable else ""
+        return _fail(f"interrupted{more}", 130, should_report_error(argv, error))
 
 
-def _dispatch(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help", "help"):
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
         print(_help())
         return 0
-    if words[0] in ("-V", "--version", "version"):
+    if argv[0] in ("-V", "--version", "version"):
         print(f"sparsebench {sparsebench.__version__}")
         return 0
-    command, rest = words[0], words[1:]
+    command, rest = argv[0], argv[1:]
     if command == "sweep" and any(word.startswith("study=") for word in rest):
         command = "theory"
     if command == "train":
@@ -94,7 +96,7 @@ def _dispatch(words: list[str]) -> int:
     if command == "theory":
         from sparsebench.cli import theory
 
-        return theory.main(rest, sweep=words[0] == "sweep")
+        return theory.main(rest, sweep=argv[0] == "sweep")
     if command == "collect":
         from sparsebench.cli import collect
 
@@ -157,7 +159,7 @@ def _help() -> str:
     return HELP.format(commands=commands, configs=" and ".join(map(str, config_dirs()))).rstrip()
 
 
-def _fail(text: str, status: int, spoken: bool) -> int:
-    if spoken:
+def _fail(text: str, status: int, report: bool) -> int:
+    if report:
         print(f"sparsebench: error: {text}", file=sys.stderr)
     return status

@@ -16,7 +16,7 @@ from sparsebench.files import read_csv
 from sparsebench.records import schema
 from sparsebench.records.lease import FOLDER, Holder, Lease
 from sparsebench.records.run_folder import RunFolder, is_finished, runs
-from sparsebench.records.states import Results
+from sparsebench.records.states import ResultsFolder
 
 SAME = tuple(
     column
@@ -46,9 +46,9 @@ def main(arguments: Sequence[str]) -> int:
         "-o", "--output", type=Path, required=True, metavar="RESULTS", help="where they come together"
     )
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
-    given = parser.parse_args(arguments)
-    found = [run for source in given.sources for run in _finished(source)]
-    conflicts = merge(found, given.output, given.dry_run)
+    args = parser.parse_args(arguments)
+    found = [run for source in args.sources for run in _finished(source)]
+    conflicts = merge(found, args.output, args.dry_run)
     if conflicts:
         raise RunError(
             f"{len(conflicts)} runs have different results; left as they were: {'; '.join(conflicts)}"
@@ -67,7 +67,7 @@ def merge(found: Sequence[Path], target: Path, dry_run: bool) -> list[str]:
     Returns:
         A line for every run whose results differ.
     """
-    here, copied, same, conflicts = Results(target).folders, 0, 0, []
+    here, copied, same, conflicts = ResultsFolder(target).folders, 0, 0, []
     for folder in tqdm(found, desc="merging", unit="run", disable=None, leave=False):
         name = folder.name.rpartition("-")[2]
         there = here.get(name)

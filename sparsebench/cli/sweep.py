@@ -11,7 +11,7 @@ import sparsebench
 from sparsebench.cli import train
 from sparsebench.config import renamed
 
-SHOWS = frozenset({"--cfg", "-c", "--info", "-i"})
+INFO_FLAGS = frozenset({"--cfg", "-c", "--info", "-i"})
 """Words with which Hydra shows something, and runs nothing."""
 
 
@@ -26,12 +26,12 @@ def main(arguments: Sequence[str]) -> int:
         RunError: Runs are left that failed.
     """
     register()
-    typed = renamed.words(arguments)
-    words = [in_full(word) for word in typed]
-    return train.handed_over(typed, words if SHOWS & set(words) else [*words, "--multirun"])
+    argv = renamed.update_overrides(arguments)
+    overrides = [expand_shorthand(override) for override in argv]
+    return train.run_hydra(argv, overrides if INFO_FLAGS & set(overrides) else [*overrides, "--multirun"])
 
 
-def in_full(word: str) -> str:
+def expand_shorthand(override: str) -> str:
     """What a short word of ``sparsebench sweep`` stands for.
 
     Example:
@@ -44,21 +44,21 @@ def in_full(word: str) -> str:
         ("retries=", "hydra.sweeper.retries="),
         ("--dry-run", "hydra.sweeper.dry_run=true"),
     ):
-        if word.startswith(short):
-            return full + word[len(short) :]
-    return word
+        if override.startswith(short):
+            return full + override[len(short) :]
+    return override
 
 
 def register() -> None:
     """Make the sweeper and the launchers known to Hydra."""
     from hydra.core.plugins import Plugins
 
-    place = str(Path(sparsebench.__file__).parent / "plugins")
-    sys.path.append(place)
+    plugins_dir = str(Path(sparsebench.__file__).parent / "plugins")
+    sys.path.append(plugins_dir)
     try:
         plugin = importlib.import_module("hydra_plugins.sparsebench_plugins")
     finally:
         # Processes of a launcher that get this path would import the plugin while they import Hydra.
-        sys.path.remove(place)
-    for made in (plugin.GridSweeper, plugin.LocalLauncher, plugin.SlurmLauncher):
-        Plugins.instance().register(made)
+        sys.path.remove(plugins_dir)
+    for plugin_class in (plugin.GridSweeper, plugin.LocalLauncher, plugin.SlurmLauncher):
+        Plugins.instance().register(plugin_class)

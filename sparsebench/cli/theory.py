@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 import sparsebench
 from sparsebench.cli import list as listing
-from sparsebench.cli.sweep import SHOWS, in_full, register
+from sparsebench.cli.sweep import INFO_FLAGS, expand_shorthand, register
 from sparsebench.config import renamed
 from sparsebench.config.build import build
 from sparsebench.config.compose import STUDY
@@ -35,7 +35,7 @@ from sparsebench.records import provenance
 from sparsebench.records.lease import Lease
 from sparsebench.records.states import fail
 from sparsebench.records.study_folder import StudyFolder
-from sparsebench.runs.run_lock import Held, exclusively, held
+from sparsebench.runs.run_lock import RunLockedError, check_still_held, run_lock
 from sparsebench.theory.study import Check, Point, Study, Tables
 from sparsebench.training.signals import StopSignals
 
@@ -60,10 +60,10 @@ def _task(cfg: DictConfig) -> None:
     try:
         study(cfg, choices, list(job.overrides.task))
     except (SettingError, RunError, OSError) as error:
-        if not cfg.wait and not isinstance(error, Held):  # a launcher looks for it there
+        if not cfg.wait and not isinstance(error, RunLockedError):  # a launcher looks for it there
             fail(Path(cfg.results_dir).expanduser(), study_id(cfg, choices), error)
         if job.mode == hydra.types.RunMode.MULTIRUN:  # the others go on
-            print(f"sparsebench: {' '.join(_words(job.overrides.task))}: {error}", file=sys.stderr)
+            print(f"sparsebench: {' '.join(_as_typed(job.overrides.task))}: {error}", file=sys.stderr)
             if not _collected:
                 raise
         _failed.append(error)
@@ -84,15 +84,15 @@ def study(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[st
         raise SettingError("device", "ddp", "auto, cpu or cuda: a study is one process")
     validate_study(cfg, choices)
     name, results = str(choices[STUDY]), Path(cfg.results_dir).expanduser()
-    made: Study = build(cfg.study, "study")
+    definition: Study = build(cfg.study, "study")
     device: Device = build(cfg.device, "device")
     require_int("threads", cfg.threads, least=1)
     folder = StudyFolder(results / f"{name}-{study_id(cfg, choices)}")
     if not cfg.overwrite and _is_finished(folder):
         return folder
-    points = made.points()  # may read data that is not there: before anything is written
+    points = definition.points()  # may read data that is not there: before anything is written
     with (
-        exclusively(results, study_id(cfg, choices), cfg, device) as (lease, waited),
+        run_lock(results, study_id(cfg, choices), cfg, device) as (lease, waited),
         StopSignals() as signals,
     ):
         if (waited or not cfg.overwrite) and _is_finished(folder):
@@ -100,15 +100,15 @@ def study(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[st
         if cfg.overwrite:
             folder.clear()
         folder.open()
-        origin = _origin(name, made, device, overrides)
+        origin = _origin(name, definition, device, overrides)
         folder.write_config(OmegaConf.to_yaml(cfg, resolve=True))
         folder.write_provenance(origin)
         started = time.monotonic()
         with _threads(cfg.threads):
-            tables = _computed(name, made, points, device, folder, signals)
-        checks = list(made.checks(tables))
-        held(lease)
-        _write(folder, name, made, tables, checks, lease)
+            tables = _computed(name, definition, points, device, folder, signals)
+        checks = list(definition.checks(tables))
+        check_still_held(lease)
+        _write(folder, name, definition, tables, checks, lease)
         folder.write_provenance({**origin, "seconds": round(time.monotonic() - started, 1)})
         folder.write_checks({"study": name, **asdict(check)} for check in checks)
     show(folder)
@@ -127,7 +127,7 @@ def _threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _origin(name: str, made: Study, device: Device, overrides: Sequence[str]) -> dict[str, Any]:
+def _origin(name: str, definition: Study, device: Device, overrides: Sequence[str]) -> dict[str, Any]:
     """What produces the study."""
     entry = next(entry for entry in listing.entries("theory") if entry.name == name)
     return {
@@ -136,25 +136,30 @@ def _origin(name: str, made: Study, device: Device, overrides: Sequence[str]) ->
         "paper": entry.reference,
         "version": sparsebench.__version__,
         "started": provenance.now(),
-        "command": shlex.join(["sparsebench", "theory", *_words(overrides)]),
+        "command": shlex.join(["sparsebench", "theory", *_as_typed(overrides)]),
         "device": device.label,
         "commit": provenance.git_state(),
         "libraries": provenance.libraries(),
         "machine": provenance.machine(),
-        "tables": {table: list(columns) for table, columns in made.tables.items()},
+        "tables": {table: list(columns) for table, columns in definition.tables.items()},
     }
 
 
 def _computed(
-    name: str, made: Study, points: Sequence[Point], device: Device, folder: StudyFolder, signals: StopSignals
+    name: str,
+    definition: Study,
+    points: Sequence[Point],
+    device: Device,
+    folder: StudyFolder,
+    signals: StopSignals,
 ) -> Tables:
     """The rows of all grid points; those computed before are read."""
-    tables: Tables = {table: [] for table in made.tables}
+    tables: Tables = {table: [] for table in definition.tables}
     with tqdm(points, desc=name, unit="point", disable=None, dynamic_ncols=True) as bar:
         for point in bar:
             bar.set_postfix_str(" ".join(f"{key}={value}" for key, value in point.items()))
             if folder.known(point) is None:
-                folder.keep(point, made.rows(point, device.torch_device))
+                folder.keep(point, definition.rows(point, device.torch_device))
             for table, rows in (folder.known(point) or {}).items():  # as they are after a resume, to the bit
                 tables[table] += rows
             if signals.pending:
@@ -163,19 +168,24 @@ def _computed(
 
 
 def _write(
-    folder: StudyFolder, name: str, made: Study, tables: Tables, checks: Sequence[Check], lease: Lease | None
+    folder: StudyFolder,
+    name: str,
+    definition: Study,
+    tables: Tables,
+    checks: Sequence[Check],
+    lease: Lease | None,
 ) -> None:
     """Tables and figures."""
     import pandas as pd
 
     from sparsebench.report.studies import files
 
-    for table, columns in made.tables.items():
+    for table, columns in definition.tables.items():
         folder.write_table(table, columns, tables[table])
     (folder.path / "figures").mkdir(exist_ok=True)
-    frames = {t: pd.DataFrame(tables[t], columns=list(columns)) for t, columns in made.tables.items()}
+    frames = {t: pd.DataFrame(tables[t], columns=list(columns)) for t, columns in definition.tables.items()}
     for file, content in files(name, frames):
-        held(lease)
+        check_still_held(lease)
         with atomic(folder.path / "figures" / file) as opened:
             opened.write(content)
 
@@ -209,27 +219,29 @@ def main(arguments: Sequence[str], sweep: bool = False) -> int:
         SettingError: A setting is wrong.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed with a traceback
-    words = [in_full(word) for word in renamed.words(arguments)]
-    words = [f"{STUDY}={word[6:]}" if word.startswith("study=") else word for word in words]
-    if not any(word.startswith(f"{STUDY}=") for word in words):
-        if not {"--help", "-h"} & set(words):
+    overrides = [expand_shorthand(override) for override in renamed.update_overrides(arguments)]
+    overrides = [
+        f"{STUDY}={override[6:]}" if override.startswith("study=") else override for override in overrides
+    ]
+    if not any(override.startswith(f"{STUDY}=") for override in overrides):
+        if not {"--help", "-h"} & set(overrides):
             raise SettingError("study", None, one_of(options("theory"), ""))
         print(HELP)
         return listing.main(["theory"])
-    if sweep and not SHOWS & set(words):
-        words.append("--multirun")
+    if sweep and not INFO_FLAGS & set(overrides):
+        overrides.append("--multirun")
     register()
-    program, sys.argv = sys.argv, ["sparsebench", *words]
+    program, sys.argv = sys.argv, ["sparsebench", *overrides]
     try:
         _failed.clear()
         _collected.append(True)
         _task()
-        if _failed and "--multirun" in words:
+        if _failed and "--multirun" in overrides:
             raise RunError(f"{len(_failed)} studies failed; the first: {_failed[0]}")
         if _failed:
             raise _failed[0]
     except Exception as error:
-        explained = explain(error, [word for word in words if "=" in word], "theory")
+        explained = explain(error, [override for override in overrides if "=" in override], "theory")
         if explained is None:
             raise
         if explained.setting == "theory":
@@ -241,6 +253,6 @@ def main(arguments: Sequence[str], sweep: bool = False) -> int:
     return 0
 
 
-def _words(overrides: Sequence[str]) -> list[str]:
+def _as_typed(overrides: Sequence[str]) -> list[str]:
     """The overrides as they are written on the command line."""
-    return [word.replace(f"{STUDY}=", "study=") for word in overrides]
+    return [override.replace(f"{STUDY}=", "study=") for override in overrides]

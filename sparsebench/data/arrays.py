@@ -57,10 +57,10 @@ def stratified(labels: Tensor, size: int, seed: int) -> Tensor:
         [2, 3, 4, 6]
     """
     classes = labels.cpu().numpy()
-    share, remainder = np.divmod(size * np.bincount(classes), max(len(classes), 1))
-    share[np.argsort(-remainder, kind="stable")[: size - share.sum()]] += 1
+    counts, remainder = np.divmod(size * np.bincount(classes), max(len(classes), 1))
+    counts[np.argsort(-remainder, kind="stable")[: size - counts.sum()]] += 1
     random = np.random.RandomState(seed)
-    drawn = [random.permutation(np.flatnonzero(classes == c))[:count] for c, count in enumerate(share)]
+    drawn = [random.permutation(np.flatnonzero(classes == c))[:count] for c, count in enumerate(counts)]
     return torch.from_numpy(np.sort(np.concatenate(drawn)))
 
 
@@ -129,10 +129,16 @@ class ImageDataset:
         return TrainLoader(self, batch_size, seed, channels_last=channels_last)
 
     def batches(
-        self, split: SplitName, batch_size: int, *, channels_last: bool = False, rank: int = 0, ranks: int = 1
+        self,
+        split: SplitName,
+        batch_size: int,
+        *,
+        channels_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """All of a split once, in order; with several ranks, this rank's batches."""
-        return batches(self, split, batch_size, channels_last=channels_last, rank=rank, ranks=ranks)
+        return batches(self, split, batch_size, channels_last=channels_last, rank=rank, world_size=world_size)
 
     def summary(self) -> dict[str, Any]:
         """No columns: what is in memory has been read."""

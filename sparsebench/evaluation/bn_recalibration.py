@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from sparsebench.data.batching import Normalize
 from sparsebench.errors import require_int
-from sparsebench.evaluation.subject import Result, Subject, per_cent, predicted
+from sparsebench.evaluation.subject import Result, Subject, percent, predicted_classes
 
 NORMS = nn.modules.batchnorm._BatchNorm
 
@@ -61,6 +61,6 @@ class BNRecalibration:
                     model(normalize(part))
         logits = subject.logits(test, model)
         return Result({
-            "top1_recalibrated": per_cent(predicted(logits) == test.labels),
+            "top1_recalibrated": percent(predicted_classes(logits) == test.labels),
             "test_loss_recalibrated": float(cross_entropy(logits.double(), test.labels)),
         })  # fmt: skip

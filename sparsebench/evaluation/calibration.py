@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from sparsebench.errors import require_int
-from sparsebench.evaluation.subject import Result, Subject, predicted
+from sparsebench.evaluation.subject import Result, Subject, predicted_classes
 
 
 class Calibration:
@@ -45,12 +45,12 @@ class Calibration:
         confidence = logits.double().softmax(1).amax(1)
         if not confidence.isfinite().all():
             return Result({"ece": "", "nll": math.nan})
-        hits = (predicted(logits) == labels).double()
+        hits = (predicted_classes(logits) == labels).double()
         edges = torch.arange(1, self.bins, dtype=torch.float64, device=logits.device) / self.bins
-        place = torch.bucketize(confidence, edges)  # right-closed
+        bin_index = torch.bucketize(confidence, edges)  # right-closed
         details, ece = [], 0.0
         for number in range(self.bins):
-            inside = place == number
+            inside = bin_index == number
             n = int(inside.sum())
             mean = float(confidence[inside].mean()) if n else ""
             accuracy = float(hits[inside].mean()) if n else ""

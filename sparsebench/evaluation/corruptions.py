@@ -7,7 +7,7 @@ import torch
 from sparsebench.data.arrays import stratified
 from sparsebench.errors import require_int
 from sparsebench.evaluation.corrupt import CORRUPTIONS, SEVERITIES, corrupted
-from sparsebench.evaluation.subject import Result, Subject, per_cent, predicted
+from sparsebench.evaluation.subject import Result, Subject, percent, predicted_classes
 
 
 class Corruptions:
@@ -50,7 +50,7 @@ class Corruptions:
                 continue
             for severity in SEVERITIES:
                 images = corrupted(originals, kind, severity, self.seed)
-                top1 = per_cent(predicted(subject.logits(images)) == test.labels)
+                top1 = percent(predicted_classes(subject.logits(images)) == test.labels)
                 details.append({"corruption": kind, "severity": severity, "top1": top1})
         mean = float(torch.tensor([row["top1"] for row in details], dtype=torch.float64).mean())
         return Result({"top1_corrupted": mean}, details)

@@ -104,7 +104,7 @@ class Allocation:
 
 
 @torch.no_grad()
-def kept_as_published(scores: Tensor, zeros: float, compat: str) -> Tensor:
+def published_mask(scores: Tensor, zeros: float, compat: str) -> Tensor:
     """True for what the rule ``compat`` of :data:`COMPAT` keeps of ``scores`` (1-d), where s N = ``zeros``."""
     if compat == "bernoulli":
         return (torch.rand(scores.numel()) >= zeros / scores.numel()).to(scores.device)
@@ -124,7 +124,7 @@ class Global(Allocation):
         """Prune the lowest scores of all layers together."""
         flat = torch.cat([score.reshape(-1) for score in scores.values()])
         if self.compat is not None:
-            kept = kept_as_published(flat, sparsity * flat.numel(), self.compat)
+            kept = published_mask(flat, sparsity * flat.numel(), self.compat)
         else:
             if not self.allow_layer_collapse:
                 self.guard_(flat, [score.numel() for score in scores.values()])
@@ -139,7 +139,8 @@ class Global(Allocation):
         """Give the best score of every layer, of equal ones the last, the highest rank of all."""
         ends = accumulate(numels)
         best = [
-            end - 1 - layer.flip(0).argmax() for end, layer in zip(ends, flat.split(list(numels)), strict=True)
+            end - 1 - layer.flip(0).argmax()
+            for end, layer in zip(ends, flat.split(list(numels)), strict=True)
         ]
         flat.index_fill_(0, torch.stack(best), math.inf)  # indexing by a 0-d tensor would wait for the device
 
@@ -186,7 +187,7 @@ class LayerWise(Allocation):
         shapes = {name: tuple(score.shape) for name, score in scores.items()}
         if self.compat is not None:
             return {
-                name: kept_as_published(score.reshape(-1), zeros, self.compat).view(score.shape)
+                name: published_mask(score.reshape(-1), zeros, self.compat).view(score.shape)
                 for (name, score), zeros in zip(scores.items(), self.zeros(shapes, sparsity), strict=True)
             }
         counts = self.counts(shapes, sparsity)

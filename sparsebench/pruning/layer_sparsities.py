@@ -77,8 +77,8 @@ class UniformPlus(LayerWise):
         limits[0] = 0.0 if len(dims[0]) > 2 else 1.0
         limits[-1] = min(limits[-1], 0.8) if len(dims[-1]) == 2 else limits[-1]
         numels = [math.prod(shape) for shape in dims]
-        share = _level(sparsity * sum(numels), numels, limits)
-        return [min(share, limit) * n for limit, n in zip(limits, numels, strict=True)]
+        fraction = _level(sparsity * sum(numels), numels, limits)
+        return [min(fraction, limit) * n for limit, n in zip(limits, numels, strict=True)]
 
 
 class Balanced(LayerWise):
@@ -192,8 +192,8 @@ class FromFile(LayerWise):
     def zeros(self, shapes: Shapes, sparsity: float) -> list[float]:
         """s_l N_l, scaled to the total."""
         own = [self.layers[name] * math.prod(shape) for name, shape in shapes.items()]
-        asked = sparsity * sum(math.prod(shape) for shape in shapes.values())
-        scale = asked / math.fsum(own) if any(own) else 0.0
+        target_zeros = sparsity * sum(math.prod(shape) for shape in shapes.values())
+        scale = target_zeros / math.fsum(own) if any(own) else 0.0
         return [min(scale * z, math.prod(shape)) for z, shape in zip(own, shapes.values(), strict=True)]
 
 

@@ -61,7 +61,7 @@ class Schedule:
         interval: str | float = "16it",
         stop: str | float | None = None,
     ) -> None:
-        self.target = check_sparsity(sparsity)
+        self.target_sparsity = check_sparsity(sparsity)
         self.start = clock.steps(start, "start")
         self.interval = clock.duration(interval, "interval")
         if self.interval < 1:
@@ -89,7 +89,11 @@ class Schedule:
         if step < self.start:
             return 0.0
         done = (step - self.start) // self.interval
-        return self.target if done >= self.updates else self.target * self.ramp(done / self.updates)
+        return (
+            self.target_sparsity
+            if done >= self.updates
+            else self.target_sparsity * self.ramp(done / self.updates)
+        )
 
     def ramp(self, progress: float) -> float:
         """Share of the target at ``progress`` in [0, 1) of the ramp."""
@@ -179,7 +183,7 @@ class Slowing(Constant):
         )
 
 
-class OneShot(Schedule):
+class OneShotSchedule(Schedule):
     """Dense until ``at``, then the target sparsity at once; masks change only then.
 
     References:
@@ -216,7 +220,7 @@ class Alternating(Schedule):
         sparse_starts: Sequence[str | float],
         dense_starts: Sequence[str | float],
     ) -> None:
-        self.target = check_sparsity(sparsity)
+        self.target_sparsity = check_sparsity(sparsity)
         sparse = [clock.steps(time, "sparse_starts") for time in sparse_starts]
         dense = [clock.steps(time, "dense_starts") for time in dense_starts]
         turns = [step for pair in zip_longest(sparse, dense) for step in pair if step is not None]
@@ -231,4 +235,4 @@ class Alternating(Schedule):
 
     def sparsity(self, step: int) -> float:
         """The target in sparse phases, else 0."""
-        return self.target if bisect_right(self.turns, step) % 2 else 0.0
+        return self.target_sparsity if bisect_right(self.turns, step) % 2 else 0.0

@@ -10,11 +10,11 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from sparsebench.config.build import accepted, build
+from sparsebench.config.build import accepted_arguments, build
 from sparsebench.data.loader import batches
 from sparsebench.pruning.allocation import zeros_for
 from sparsebench.pruning.pruner import Pruner
-from sparsebench.runs.build import assemble
+from sparsebench.runs.build import build_run
 from sparsebench.training.checkpoint import Checkpoint
 from sparsebench.training.flops import TrainingFLOPs
 from sparsebench.training.runner import Runner
@@ -39,8 +39,8 @@ def make(hydra_config, tmp_path):
             small.append("prune.retrain=0.75")
         cfg, _ = hydra_config(*small)
         before = {}
-        for training in range(assemble(cfg).pruner.trainings):
-            made = assemble(cfg)
+        for training in range(build_run(cfg).pruner.trainings):
+            made = build_run(cfg)
             first_step = made.pruner.begin(training, before)
             runner = loop(
                 made, folder if training == made.pruner.trainings - 1 else f"{folder}{training}", first_step
@@ -110,18 +110,21 @@ def test_every_number_of_zeros_on_the_way_is_exactly_the_scheduled_one(make, met
         if moment in ("forward", "after"):
             grown.look()
         if moment == "after":
-            pruned, asked = int((~weights.packed()).sum()), made.pruner.zeros(step)
-            assert asked in (pruned, None)
+            pruned, target_zeros = int((~weights.packed()).sum()), made.pruner.target_zeros(step)
+            assert target_zeros in (pruned, None)
             with weights.applied():  # what has just been grown is zero too
                 assert zeros(made) >= pruned
                 assert all((w[~weights.masks[n]] == 0).all() for n, w in weights.parameters.items())
 
     history = watch(made, runner, look)
     assert made.target in (0.0 if method == "dense" else 0.9, None)
-    pruned, asked = int((~weights.packed()).sum()), made.pruner.zeros(made.clock.total_steps - 1)
-    assert asked in (pruned, None)
-    if made.target is not None and asked is not None:
-        assert asked == zeros_for(made.target, weights.numel)
+    pruned, target_zeros = (
+        int((~weights.packed()).sum()),
+        made.pruner.target_zeros(made.clock.total_steps - 1),
+    )
+    assert target_zeros in (pruned, None)
+    if made.target is not None and target_zeros is not None:
+        assert target_zeros == zeros_for(made.target, weights.numel)
     values = torch.cat([p.detach().reshape(-1) for p in weights.parameters.values()])
     kept_zeros = (values == 0) & weights.packed()
     assert zeros(made) == pruned + int(kept_zeros.sum())
@@ -299,7 +302,7 @@ def test_the_yaml_and_the_class_say_the_same(hydra_config, method):
         "model",
     }
     settings = {key for key in OmegaConf.to_container(cfg.prune) if not key.startswith("_")}
-    assert accepted(cfg.prune._target_) - runtime == settings
+    assert accepted_arguments(cfg.prune._target_) - runtime == settings
     text = inspect.getdoc(cls)
     assert "References:" in text and text.splitlines()[0].endswith(".")
     code = inspect.getsource(inspect.getmodule(cls)).splitlines()

@@ -21,13 +21,13 @@ DIGITS = (
 )
 
 
-def start(results: Path, *words: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "sparsebench", "train", "device=cpu", *words, f"results_dir={results}"]
+def start(results: Path, *argv: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "sparsebench", "train", "device=cpu", *argv, f"results_dir={results}"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def finish(results: Path, *words: str) -> None:
-    process = start(results, *words)
+def finish(results: Path, *argv: str) -> None:
+    process = start(results, *argv)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
 
@@ -47,9 +47,9 @@ def result(results: Path, name: str = "*-*") -> dict[str, object]:
     }
 
 
-def kill_when(results: Path, words: tuple[str, ...], ready, delay: float) -> None:
+def kill_when(results: Path, argv: tuple[str, ...], ready, delay: float) -> None:
     """Start the run, and kill -9 it ``delay`` seconds after ``ready(folder)``."""
-    process = start(results, *words)
+    process = start(results, *argv)
     try:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None:

@@ -20,9 +20,9 @@ def installed(package):
     return pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=f"{package} is not installed")
 
 
-def train(results, *words):
+def train(results, *argv):
     """In a process of its own: these packages warn, start threads and change global state."""
-    command = [sys.executable, "-m", "sparsebench", "train", *TINY, *words, f"results_dir={results}"]
+    command = [sys.executable, "-m", "sparsebench", "train", *TINY, *argv, f"results_dir={results}"]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300)
     assert done.returncode == 0, done.stderr
     (folder,) = results.glob("digits-*")
@@ -180,8 +180,8 @@ def test_a_run_that_goes_on_says_so_to_its_tracker(flaky, tmp_path):
     import signal
     import time
 
-    words = ["epochs=400", "save_every=1it", "eval_every=5it", "schedule.interval=4it"]
-    command = [sys.executable, "-m", "sparsebench", "train", *flaky, *words]
+    argv = ["epochs=400", "save_every=1it", "eval_every=5it", "schedule.interval=4it"]
+    command = [sys.executable, "-m", "sparsebench", "train", *flaky, *argv]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     told = tmp_path / "told"
     until = time.monotonic() + 200

@@ -56,7 +56,7 @@ def test_an_ignored_signal_stays_ignored():
 
 @pytest.mark.slow
 def test_a_run_that_is_asked_to_stop_is_saved_at_that_step_and_goes_on_to_the_bit(tmp_path):
-    words = (
+    argv = (
         *DIGITS[:-1],
         "prune=dpf",
         "epochs=12",
@@ -67,7 +67,7 @@ def test_a_run_that_is_asked_to_stop_is_saved_at_that_step_and_goes_on_to_the_bi
         (signal.SIGUSR1, 75, "stopped by SIGUSR1; the same command goes on from there"),
         (signal.SIGINT, 130, "stopped by SIGINT"),
     ):
-        with start(broken, *words) as process:
+        with start(broken, *argv) as process:
             epochs = 0
             for line in process.stdout:
                 epochs += "  epoch " in line
@@ -82,30 +82,30 @@ def test_a_run_that_is_asked_to_stop_is_saved_at_that_step_and_goes_on_to_the_bi
         assert not list((broken / ".state").glob("*.lease.*")) and not list(
             (broken / ".state").glob("*.failed")
         )
-    finish(broken, *words)
+    finish(broken, *argv)
     log = (folder / "log.txt").read_text()
     steps = [int(line.split("from step ")[1].split()[0]) for line in log.splitlines() if "from step " in line]
     assert len(steps) == 3 and steps[0] == 0 and steps == sorted(set(steps))
     assert log.count("stopped by Interrupted: SIG") == 2
-    finish(tmp_path / "unbroken", *words)
+    finish(tmp_path / "unbroken", *argv)
     assert result(broken) == result(tmp_path / "unbroken")
 
 
 @pytest.mark.slow
 @pytest.mark.nightly
 def test_a_second_process_waits_for_the_first_or_leaves_the_run_to_it(tmp_path):
-    words = (*DIGITS, "prune=dpf", "epochs=10")
-    first = start(tmp_path, *words)
+    argv = (*DIGITS, "prune=dpf", "epochs=10")
+    first = start(tmp_path, *argv)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".state/*.lease.1")):
         assert time.monotonic() < deadline and first.poll() is None
         time.sleep(0.05)
     first.send_signal(signal.SIGSTOP)  # so that it is still there when the others come
     try:
-        third, said = start(tmp_path, *words, "wait=false"), f"is held by process {first.pid} on "
+        third, said = start(tmp_path, *argv, "wait=false"), f"is held by process {first.pid} on "
         output, _ = third.communicate(timeout=120)
         assert third.returncode == 1 and said in output and len(output.splitlines()) == 1
-        second = start(tmp_path, *words)
+        second = start(tmp_path, *argv)
         assert said in (line := second.stdout.readline()) and "waiting until it ends" in line
     finally:
         first.send_signal(signal.SIGCONT)
