@@ -279,7 +279,7 @@ class _Training:
                 components.pruner.weights.parameters,
                 components.layers,
             )
-            extra |= evaluate(components=net, folder=folder.path)
+            extra |= evaluate(net=net, folder=folder.path)
         folder.write_summary({**row, **extra}, extra)
         tracking.finish({**row, **extra})
         runner.checkpoint.remove()
