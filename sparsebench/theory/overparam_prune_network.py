@@ -18,6 +18,7 @@ from sparsebench.errors import SettingError, one_of, require_int
 from sparsebench.files import read_csv
 from sparsebench.records import schema
 from sparsebench.records.run_folder import is_finished, runs
+from sparsebench.records.validity import is_valid
 from sparsebench.theory.pruned_estimates import Problem
 from sparsebench.theory.study import (
     Check,
@@ -178,7 +179,7 @@ def _networks(folder: Path) -> list[Row]:
     found: dict[tuple[str, str], list[dict[str, str]]] = {}
     for run in runs(folder):
         for row in read_csv(run / schema.SUMMARY) if is_finished(run) else ():
-            if row["status"] == "finished" and row["sparsity_ok"] == "True":
+            if is_valid(row):
                 found.setdefault((row["method"], row["config_hash"]), []).append(row)
     rows = []
     for (method, config_hash), own in found.items():
