@@ -28,7 +28,7 @@ from sparsebench.data.packed import Packed, pack, read_index, sha256
 from sparsebench.data.streaming import available_workers
 from sparsebench.errors import SettingError, one_of, require_int
 from sparsebench.files import write_csv
-from sparsebench.paths import options
+from sparsebench.paths import expanded, options
 
 FOUND = ("split", "image", "what")
 AHEAD = 4
@@ -86,7 +86,7 @@ def _workers(cfg: DictConfig) -> int:
 
 
 def _root(cfg: DictConfig) -> Path:
-    return Path(cfg.data_root).expanduser()
+    return expanded(cfg.data_root)
 
 
 def _splits(found: ImageIndex) -> Iterator[tuple[str, ImageSource, Tensor]]:
@@ -174,7 +174,7 @@ def _pack(cfg: DictConfig, kind: type[FolderDataset], side: int, quality: int, o
     require_int("--quality", quality, least=1, most=95)
     root = _root(cfg)
     found = kind.listing(root)
-    folder = (output or root).expanduser() / f"packed-{side}"
+    folder = expanded(output or root) / f"packed-{side}"
     about = {"dataset": cfg.dataset._target_, "source": _digest(found)}
     if (folder / INDEX).is_file():
         before, _ = read_index(folder)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sparsebench.errors import SettingError, require_int
 from sparsebench.records import schema
+from sparsebench.records.run_folder import run_id_of
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -46,7 +47,7 @@ def _run(name: str, results: Path) -> Path:
     if not results.is_dir():
         raise SettingError("results", results, "a folder of results")
     found = [path.parent for path in sorted(results.glob(f"**/{schema.LOG}"))]
-    found = [p for p in found if p.name.startswith(name) or p.name.rpartition("-")[2].startswith(name)]
+    found = [p for p in found if p.name.startswith(name) or run_id_of(p).startswith(name)]
     if len(found) == 1:
         return found[0] / schema.LOG
     several = ", ".join(path.name for path in found[:5])

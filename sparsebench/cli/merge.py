@@ -15,7 +15,7 @@ from sparsebench.errors import RunError, SettingError
 from sparsebench.files import read_csv
 from sparsebench.records import schema
 from sparsebench.records.lease import FOLDER, Holder, Lease
-from sparsebench.records.run_folder import RunFolder, is_finished, runs
+from sparsebench.records.run_folder import RunFolder, finished_runs, is_finished, run_id_of
 from sparsebench.records.states import ResultsFolder
 
 SAME = tuple(
@@ -69,7 +69,7 @@ def merge(found: Sequence[Path], target: Path, dry_run: bool) -> list[str]:
     """
     here, copied, same, conflicts = ResultsFolder(target).folders, 0, 0, []
     for folder in tqdm(found, desc="merging", unit="run", disable=None, leave=False):
-        name = folder.name.rpartition("-")[2]
+        name = run_id_of(folder)
         there = here.get(name)
         if there is not None and is_finished(there):
             if differing := _differing(folder, there):
@@ -94,7 +94,7 @@ def merge(found: Sequence[Path], target: Path, dry_run: bool) -> list[str]:
 def _finished(source: Path) -> list[Path]:
     if not source.is_dir():
         raise SettingError("RESULTS", source, "a folder of results")
-    if not (found := [run for run in runs(source) if is_finished(run)]):
+    if not (found := finished_runs(source)):
         raise SettingError("RESULTS", source, "a folder with finished runs in it")
     return found
 

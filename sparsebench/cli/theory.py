@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -30,7 +29,7 @@ from sparsebench.config.open import explain, validate_study
 from sparsebench.distributed.device import Device
 from sparsebench.errors import RunError, SettingError, one_of, require_int
 from sparsebench.files import atomic
-from sparsebench.paths import config_dir, options
+from sparsebench.paths import config_dir, expanded, options
 from sparsebench.records import provenance
 from sparsebench.records.lease import Lease
 from sparsebench.records.states import fail
@@ -61,7 +60,7 @@ def _task(cfg: DictConfig) -> None:
         study(cfg, choices, list(job.overrides.task))
     except (SettingError, RunError, OSError) as error:
         if not cfg.wait and not isinstance(error, RunLockedError):  # a launcher looks for it there
-            fail(Path(cfg.results_dir).expanduser(), study_id(cfg, choices), error)
+            fail(expanded(cfg.results_dir), study_id(cfg, choices), error)
         if job.mode == hydra.types.RunMode.MULTIRUN:  # the others go on
             print(f"sparsebench: {' '.join(_as_typed(job.overrides.task))}: {error}", file=sys.stderr)
             if not _collected:
@@ -83,7 +82,7 @@ def study(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[st
     if choices["device"] == "ddp":
         raise SettingError("device", "ddp", "auto, cpu or cuda: a study is one process")
     validate_study(cfg, choices)
-    name, results = str(choices[STUDY]), Path(cfg.results_dir).expanduser()
+    name, results = str(choices[STUDY]), expanded(cfg.results_dir)
     definition: Study = build(cfg.study, "study")
     device: Device = build(cfg.device, "device")
     require_int("threads", cfg.threads, least=1)

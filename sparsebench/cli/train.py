@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
@@ -15,7 +14,7 @@ from sparsebench.config import renamed
 from sparsebench.config.open import explain
 from sparsebench.distributed.rank_env import main_rank_stdout_only, should_report_error
 from sparsebench.errors import RunError, SettingError
-from sparsebench.paths import config_dir
+from sparsebench.paths import config_dir, expanded
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -56,7 +55,7 @@ def _note(cfg: DictConfig, choices: dict[str, str | None], error: Exception) -> 
     from sparsebench.runs.run_lock import RunLockedError
 
     if not cfg.wait and not isinstance(error, RunLockedError):
-        fail(Path(cfg.results_dir).expanduser(), run_id(cfg, choices), error)
+        fail(expanded(cfg.results_dir), run_id(cfg, choices), error)
 
 
 def main(arguments: Sequence[str]) -> int:

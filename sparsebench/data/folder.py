@@ -19,6 +19,7 @@ from sparsebench.data.listing import INDEX, ImageIndex, ImageSource
 from sparsebench.data.packed import packed
 from sparsebench.data.streaming import Failures, Reader, StreamedLoader, read_in_order
 from sparsebench.errors import RunError, SettingError, require_int
+from sparsebench.paths import expanded
 
 TEST_FRACTION, TEST_SEED = 0.2, 0  # where a folder of classes has no test images of its own
 SHOWN = 10  # unreadable images that are named while training
@@ -153,7 +154,7 @@ class FolderDataset:
         self.unreadable: dict[str, str] = {}  # what an image is called -> why
         self.world_size = 1  # processes like this one on the machine, at most: cores are shared with them
 
-        found = self.listing(Path(data_root).expanduser(), packed)
+        found = self.listing(expanded(data_root), packed)
         self.found = found
         self.num_classes = len(found.classes)
         self.name, self.note = self.dataset_name(name, found)

@@ -17,7 +17,7 @@ from sparsebench.errors import SettingError
 from sparsebench.files import read_csv
 from sparsebench.records import schema
 from sparsebench.records.collect import read
-from sparsebench.records.run_folder import runs, unfinished
+from sparsebench.records.run_folder import finished_runs, unfinished
 from sparsebench.records.settings import dense_command, overrides
 from sparsebench.records.validity import FINISHED, run_states, valid_runs
 
@@ -70,8 +70,8 @@ def load(source: Path) -> ReportData:
         if not is_numeric_dtype(frame[column]):
             raise SettingError("path", source, f"numbers in the column {column}")
     folders: dict[tuple[str, str], Path] = {}
-    for run in runs(source) if source.is_dir() else ():
-        for row in read_csv(run / schema.SUMMARY) if (run / schema.SUMMARY).is_file() else ():
+    for run in finished_runs(source):
+        for row in read_csv(run / schema.SUMMARY):
             folders.setdefault((row["run_id"], row["started"]), run)
     keys = zip(frame["run_id"], texts(frame["started"]), strict=True)
     located = {run_id: folders[run_id, started] for run_id, started in keys if (run_id, started) in folders}

@@ -19,6 +19,7 @@ from sparsebench.config.open import validate
 from sparsebench.data.mixing import Mix
 from sparsebench.distributed.ddp import broadcast_from_main
 from sparsebench.distributed.device import Device
+from sparsebench.paths import expanded
 from sparsebench.records import provenance
 from sparsebench.records.lease import Lease
 from sparsebench.records.run_folder import RunFolder
@@ -70,7 +71,7 @@ def complete(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list
         RunError: The run diverged, or its number of zeros is not the asked one.
     """
     validate(cfg, choices)
-    chosen, name, results = build_evaluations(cfg), run_id(cfg, choices), Path(cfg.results_dir).expanduser()
+    chosen, name, results = build_evaluations(cfg), run_id(cfg, choices), expanded(cfg.results_dir)
     tracker: Tracker = build(cfg.tracker, "tracker")
     device: Device = build(cfg.device)
     dense = device.broadcast_from_main(lambda: dense_run(chosen, cfg, choices, results))
@@ -163,7 +164,7 @@ class _Training:
         model = f"{components.dataset.name}-{components.model.name}"
         method = f"{choices['prune']}{'' if target is None else f'-s{target:g}'}"
         self.label = f"{model}-{method}-seed{cfg.seed}{f'-training{number}' if several else ''}"
-        self.folder = RunFolder(Path(cfg.results_dir).expanduser(), f"{self.label}-{self.row['run_id']}")
+        self.folder = RunFolder(expanded(cfg.results_dir), f"{self.label}-{self.row['run_id']}")
         self.handover = Checkpoint(self.folder.path, self._warn, name="handover")
 
     def run(

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from sparsebench.config.compose import STUDY
 from sparsebench.config.identity import run_id, study_id
 from sparsebench.errors import RunError, SettingError, require_int
+from sparsebench.paths import expanded
 from sparsebench.records.states import ResultsFolder
 from sparsebench.training.signals import StopSignals
 
@@ -106,7 +107,7 @@ class CommandLauncher(Launcher):
             OmegaConf.set_struct(cfg, False)
             del cfg["hydra"]
             name = run_id(cfg, choices) if self.command == "train" else study_id(cfg, choices)
-            found = ResultsFolder(Path(cfg.results_dir).expanduser()).state(name)
+            found = ResultsFolder(expanded(cfg.results_dir)).state(name)
             if found.state != "finished":
                 typed = " ".join(overrides).replace(f"{STUDY}=", "study=")
                 raise RunError(f"{typed}: {found.error or found.state}")
