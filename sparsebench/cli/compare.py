@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from sparsebench.compare.comparison import Comparison, compare, configurations, lower_is_better
+from sparsebench.compare.comparison import Comparison, compare, configurations
 from sparsebench.compare.configurations import NEEDED
 from sparsebench.compare.layout import constant_columns, format_for_display, number
 from sparsebench.compare.published import cells, compare_with_paper, is_published, listed, read_published
@@ -20,6 +20,7 @@ from sparsebench.files import write_text
 from sparsebench.paths import references
 from sparsebench.records.collect import read
 from sparsebench.records.run_folder import unfinished
+from sparsebench.records.schema import lower_is_better
 from sparsebench.records.validity import run_states, valid_runs
 
 REFERENCE = "reference:"

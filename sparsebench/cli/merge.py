@@ -18,13 +18,6 @@ from sparsebench.records.lease import FOLDER, Holder, Lease
 from sparsebench.records.run_folder import RunFolder, finished_runs, is_finished, run_id_of
 from sparsebench.records.states import ResultsFolder
 
-SAME = tuple(
-    column
-    for column in schema.SUMMARY_COLUMNS
-    if column not in (*schema.MEASURED_COLUMNS, "version", "torch", "device", "command")
-)
-"""What two makings of one run have to agree in."""
-
 
 def main(arguments: Sequence[str]) -> int:
     """Run ``sparsebench merge ARGUMENTS``.
@@ -112,4 +105,8 @@ def _copy(folder: Path, target: Path, there: Path | None) -> None:
 def _differing(one: Path, other: Path) -> list[str]:
     """The columns in which two results of a run differ, with both values."""
     first, second = (read_csv(folder / schema.SUMMARY)[0] for folder in (one, other))
-    return [f"{c} {first.get(c)} and {second.get(c)}" for c in SAME if first.get(c) != second.get(c)]
+    return [
+        f"{c} {first.get(c)} and {second.get(c)}"
+        for c in schema.REPEATED_COLUMNS
+        if first.get(c) != second.get(c)
+    ]

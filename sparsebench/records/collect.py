@@ -19,8 +19,8 @@ from sparsebench.records.migrations import migrate
 from sparsebench.records.run_folder import finished_runs
 from sparsebench.records.settings import SEED
 
-STRING_COLUMNS = {"run_id": str, "config_hash": str, "git_commit": str}
-"""Columns whose texts may look like numbers."""
+STRING_COLUMNS = dict.fromkeys(schema.TEXT_COLUMNS, str)
+"""For pandas, to which some of these texts look like numbers."""
 
 CHUNK = 100_000
 """Rows of a long table read at a time."""

@@ -28,12 +28,6 @@ CURVE = [*PAIR, "budget", "method", "variant"]
 """What a line in a figure is of."""
 
 
-NUMBERS = (
-    "seed", "target_sparsity", "sparsity", "top1", "val_top1", "macs_sparse", "train_flops", "epochs", "batch_size",
-)  # fmt: skip
-"""Columns that are computed with."""
-
-
 @dataclass(frozen=True)
 class ReportData:
     """The runs of a report.
@@ -66,7 +60,7 @@ def load(source: Path) -> ReportData:
         SettingError: ``source`` holds no results.
     """
     frame = read(source)
-    for column in NUMBERS:
+    for column in schema.NUMERIC_COLUMNS:
         if not is_numeric_dtype(frame[column]):
             raise SettingError("path", source, f"numbers in the column {column}")
     folders: dict[tuple[str, str], Path] = {}
