@@ -101,8 +101,17 @@ def planted(
     noise = draws.normal(seeds, outputs, inputs) * kept / math.sqrt(1 - sparsity)
     sizes = torch.tensor(list(strengths), dtype=noise.dtype, device=noise.device)
     singular = (sizes * math.sqrt(small / large) * large).sqrt()
-    left, right = (torch.linalg.qr(draws.normal(seeds, side, len(singular)))[0] for side in (outputs, inputs))
+    left, right = (_directions(draws.normal(seeds, side, len(singular))) for side in (outputs, inputs))
     return noise + (left * singular) @ right.mT
+
+
+def _directions(drawn: Tensor) -> Tensor:
+    """Orthonormal columns (seeds, side, number), uniform of columns of independent normal numbers.
+
+    A QR decomposition leaves their signs open; of a positive diagonal there is one alone.
+    """
+    basis, triangle = torch.linalg.qr(drawn)
+    return basis * triangle.diagonal(dim1=1, dim2=2).sign()[:, None]
 
 
 def analysed(weight: Tensor, alpha: float, beta: float) -> tuple[Row, Tensor]:
