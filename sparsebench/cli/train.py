@@ -14,7 +14,7 @@ from sparsebench.config import renamed
 from sparsebench.config.open import explain
 from sparsebench.distributed.rank_env import main_rank_stdout_only, should_report_error
 from sparsebench.errors import RunError, SettingError
-from sparsebench.paths import config_dir, expanded
+from sparsebench.paths import config_dir
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -51,11 +51,9 @@ def _task(cfg: DictConfig) -> float | None:
 def _note(cfg: DictConfig, choices: dict[str, str | None], error: Exception) -> None:
     """Leave an error of a sweep's run where the sweep looks for it: one before the run was claimed has not done so."""
     from sparsebench.config.identity import run_id
-    from sparsebench.records.states import fail
-    from sparsebench.runs.run_lock import RunLockedError
+    from sparsebench.runs.run_lock import note_failure
 
-    if not cfg.wait and not isinstance(error, RunLockedError):
-        fail(expanded(cfg.results_dir), run_id(cfg, choices), error)
+    note_failure(cfg, run_id(cfg, choices), error)
 
 
 def main(arguments: Sequence[str]) -> int:
