@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from sparsebench.cli.subcommand import Section, Subcommand
 from sparsebench.errors import SettingError
 from sparsebench.records import schema
 
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
 
-def main(arguments: Sequence[str]) -> int:
-    """Run ``sparsebench logs ARGUMENTS``.
+
+def run(given: Namespace) -> int:
+    """Print a run's log, and with ``--follow`` what is added to it.
 
     Returns:
         The exit status, 0.
@@ -20,13 +24,6 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         SettingError: There is no such run, or several.
     """
-    parser = argparse.ArgumentParser(prog="sparsebench logs", description="the log of a run")
-    parser.add_argument("run", metavar="RUN", help="its folder, or the beginning of its name or its run_id")
-    parser.add_argument("results", nargs="?", type=Path, default=Path("results/runs"), metavar="RESULTS",
-                        help="folder of results in which RUN is looked for; results/runs by default")  # fmt: skip
-    parser.add_argument("-n", "--lines", type=int, metavar="N", help="the last N lines")
-    parser.add_argument("-f", "--follow", action="store_true", help="go on as the log grows; Ctrl-C ends it")
-    given = parser.parse_args(arguments)
     if given.lines is not None and given.lines < 0:
         raise SettingError("--lines", given.lines, "a whole number, 0 or more")
     path = _run(given.run, given.results)
@@ -69,3 +66,23 @@ def _grown(path: Path, lines: int | None, follow: bool) -> Iterator[str]:
                 added = file.read()
             position = size
             yield added.decode("utf-8", errors="replace")
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Which run, and how much of its log."""
+    parser.add_argument("run", metavar="RUN", help="its folder, or the beginning of its name or its run_id")
+    parser.add_argument("results", nargs="?", type=Path, default=Path("results/runs"), metavar="RESULTS",
+                        help="folder of results in which RUN is looked for; results/runs by default")  # fmt: skip
+    parser.add_argument("-n", "--lines", type=int, metavar="N", help="the last N lines")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on as the log grows; Ctrl-C ends it")
+
+
+COMMAND = Subcommand(
+    name="logs",
+    help="the log of a run",
+    section=Section.FOLLOW,
+    order=1,
+    files=True,
+    arguments=arguments,
+    run=run,
+)

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-import sparsebench
-from sparsebench.cli import train
-from sparsebench.config import renamed
-
-SHOWS = frozenset({"--cfg", "-c", "--info", "-i"})
-"""Words with which Hydra shows something, and runs nothing."""
+from sparsebench.cli import theory, train
+from sparsebench.cli.hydra_program import SHOWS, in_full, register
+from sparsebench.cli.subcommand import Section, Subcommand
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -25,40 +19,22 @@ def main(arguments: Sequence[str]) -> int:
         SettingError: A setting is wrong.
         RunError: Runs are left that failed.
     """
+    if any(word.startswith("study=") for word in arguments):
+        return theory.main(arguments, sweep=True)
+    from sparsebench.config import renamed
+
     register()
     typed = renamed.words(arguments)
     words = [in_full(word) for word in typed]
     return train.handed_over(typed, words if SHOWS & set(words) else [*words, "--multirun"])
 
 
-def in_full(word: str) -> str:
-    """What a short word of ``sparsebench sweep`` stands for.
-
-    Example:
-        >>> in_full("launcher=slurm"), in_full("launcher.n_jobs=4"), in_full("retries=2"), in_full("--dry-run")
-        ('hydra/launcher=slurm', 'hydra.launcher.n_jobs=4', 'hydra.sweeper.retries=2', 'hydra.sweeper.dry_run=true')
-    """
-    for short, full in (
-        ("launcher=", "hydra/launcher="),
-        ("launcher.", "hydra.launcher."),
-        ("retries=", "hydra.sweeper.retries="),
-        ("--dry-run", "hydra.sweeper.dry_run=true"),
-    ):
-        if word.startswith(short):
-            return full + word[len(short) :]
-    return word
-
-
-def register() -> None:
-    """Make the sweeper and the launchers known to Hydra."""
-    from hydra.core.plugins import Plugins
-
-    place = str(Path(sparsebench.__file__).parent / "plugins")
-    sys.path.append(place)
-    try:
-        plugin = importlib.import_module("hydra_plugins.sparsebench_plugins")
-    finally:
-        # Processes of a launcher that get this path would import the plugin while they import Hydra.
-        sys.path.remove(place)
-    for made in (plugin.GridSweeper, plugin.LocalLauncher, plugin.SlurmLauncher):
-        Plugins.instance().register(made)
+COMMAND = Subcommand(
+    name="sweep",
+    help="one run for every combination of comma-separated values",
+    section=Section.RUN,
+    order=1,
+    config="train",
+    examples=("sparsebench sweep prune=dense,gmp,dpf sparsity=0.9,0.95 seed=0,1,2",),
+    run=main,
+)

@@ -19,7 +19,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from sparsebench.cli import main
-from sparsebench.cli.list import entries
+from sparsebench.config.catalog import entries
 from sparsebench.config.build import build
 from sparsebench.config.compose import STUDY
 from sparsebench.config.identity import study_id

@@ -1,0 +1,173 @@
+"""One theory study: build it, compute its grid points, write its tables, checks and figures."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+import sparsebench
+from sparsebench.config.build import build
+from sparsebench.config.catalog import entries
+from sparsebench.config.compose import STUDY
+from sparsebench.config.identity import study_id
+from sparsebench.config.open import validate_study
+from sparsebench.distributed.device import Device
+from sparsebench.errors import SettingError
+from sparsebench.files import atomic
+from sparsebench.records import provenance
+from sparsebench.records.lease import Lease
+from sparsebench.records.study_folder import StudyFolder
+from sparsebench.runs.run_lock import exclusively, held
+from sparsebench.theory.study import Point, Study, Tables
+from sparsebench.training.signals import StopSignals
+
+Draw = Callable[[str, Mapping[str, Sequence[str]], Tables], Iterable[tuple[str, bytes]]]
+"""(study, table -> columns, tables) -> (name, content) of the files of its figures."""
+
+
+def study(
+    cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str], draw: Draw
+) -> StudyFolder:
+    """Make, resume or find finished the study that ``cfg`` describes.
+
+    Args:
+        cfg: The composed config.
+        choices: Config group -> chosen option.
+        overrides: Of the command line, to name the command that makes the study again.
+        draw: Makes its figures.
+
+    Raises:
+        SettingError: A setting is wrong; nothing has been written.
+    """
+    if choices["device"] == "ddp":
+        raise SettingError("device", "ddp", "auto, cpu or cuda: a study is one process")
+    validate_study(cfg, choices)
+    name, results = str(choices[STUDY]), Path(cfg.results_dir).expanduser()
+    made: Study = build(cfg.study, "study")
+    device: Device = build(cfg.device, "device")
+    if cfg.threads < 1:
+        raise SettingError("threads", cfg.threads, "a whole number of at least 1")
+    folder = StudyFolder(results / f"{name}-{study_id(cfg, choices)}")
+    if not cfg.overwrite and _is_finished(folder):
+        return folder
+    points = made.points()  # may read data that is not there: before anything is written
+    with (
+        exclusively(results, study_id(cfg, choices), cfg, device) as (lease, waited),
+        StopSignals() as signals,
+    ):
+        if (waited or not cfg.overwrite) and _is_finished(folder):
+            return folder
+        if cfg.overwrite:
+            folder.clear()
+        folder.open()
+        origin = _origin(name, made, device, overrides)
+        folder.write_config(OmegaConf.to_yaml(cfg, resolve=True))
+        folder.write_provenance(origin)
+        started = time.monotonic()
+        with _threads(cfg.threads):
+            tables = _computed(name, made, points, device, folder, signals)
+        checks = list(made.checks(tables))
+        held(lease)
+        _write(folder, made, tables, draw(name, made.tables, tables), lease)
+        folder.write_provenance({**origin, "seconds": round(time.monotonic() - started, 1)})
+        folder.write_checks({"study": name, **asdict(check)} for check in checks)
+    show(folder)
+    return folder
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Inside, linear algebra uses so many threads of a CPU."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        with threadpool_limits(number):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _origin(name: str, made: Study, device: Device, overrides: Sequence[str]) -> dict[str, Any]:
+    """What produces the study."""
+    entry = next(entry for entry in entries("theory") if entry.name == name)
+    return {
+        "study": name,
+        "shows": entry.description,
+        "paper": entry.reference,
+        "version": sparsebench.__version__,
+        "started": provenance.now(),
+        "command": shlex.join(["sparsebench", "theory", *as_typed(overrides)]),
+        "device": device.label,
+        "commit": provenance.git_state(),
+        "libraries": provenance.libraries(),
+        "machine": provenance.machine(),
+        "tables": {table: list(columns) for table, columns in made.tables.items()},
+    }
+
+
+def _computed(
+    name: str, made: Study, points: Sequence[Point], device: Device, folder: StudyFolder, signals: StopSignals
+) -> Tables:
+    """The rows of all grid points; those computed before are read."""
+    tables: Tables = {table: [] for table in made.tables}
+    with tqdm(points, desc=name, unit="point", disable=None, dynamic_ncols=True) as bar:
+        for point in bar:
+            bar.set_postfix_str(" ".join(f"{key}={value}" for key, value in point.items()))
+            if folder.known(point) is None:
+                folder.keep(point, made.rows(point, device.torch_device))
+            for table, rows in (folder.known(point) or {}).items():  # as they are after a resume, to the bit
+                tables[table] += rows
+            if signals.pending:
+                signals.act()
+    return tables
+
+
+def _write(
+    folder: StudyFolder,
+    made: Study,
+    tables: Tables,
+    figures: Iterable[tuple[str, bytes]],
+    lease: Lease | None,
+) -> None:
+    """Tables and figures."""
+    for table, columns in made.tables.items():
+        folder.write_table(table, columns, tables[table])
+    (folder.path / "figures").mkdir(exist_ok=True)
+    for file, content in figures:
+        held(lease)
+        with atomic(folder.path / "figures" / file) as opened:
+            opened.write(content)
+
+
+def _is_finished(folder: StudyFolder) -> bool:
+    if folder.finished:
+        print(f"{folder.path}: already finished; nothing done (overwrite=true to do it again)")
+        show(folder)
+    return folder.finished
+
+
+def show(folder: StudyFolder) -> None:
+    """Print how the checks went; those that failed in full."""
+    checks = folder.checks()
+    failed = [row for row in checks if row["passed"] != "True"]
+    print(f"{folder.path}: {len(checks) - len(failed)} of {len(checks)} checks passed")
+    for row in failed:
+        numbers = f"predicted {float(row['predicted']):.6g}, measured {float(row['measured']):.6g}"
+        if float(row["standard_error"]):
+            numbers += f" ± {float(row['standard_error']):.2g}"
+        print(f"  failed: {row['check']}, {row['case']}: {numbers}, tolerance {float(row['tolerance']):g}")
+
+
+def as_typed(overrides: Sequence[str]) -> list[str]:
+    """The overrides as they are written on the command line."""
+    return [word.replace(f"{STUDY}=", "study=") for word in overrides]
