@@ -45,11 +45,11 @@ def write_table(path: Path, rows: int, seeds: int, shift: float) -> None:
     pd.DataFrame(columns).to_csv(path, index=False)
 
 
-def measured(words: list[str | Path]) -> tuple[float, float, float]:
+def measured(argv: list[str | Path]) -> tuple[float, float, float]:
     """Seconds, seconds of the processor, and peak resident MiB of a command in its own process."""
     start = time.perf_counter()
     with open(os.devnull, "w") as nowhere:
-        process = subprocess.Popen([sys.executable, "-m", "sparsebench", *map(str, words)], stdout=nowhere)
+        process = subprocess.Popen([sys.executable, "-m", "sparsebench", *map(str, argv)], stdout=nowhere)
         _, status, usage = os.wait4(process.pid, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere

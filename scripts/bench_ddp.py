@@ -28,8 +28,8 @@ from sparsebench.training.runner import Runner
 def timed_step(runner: Runner) -> float:
     """Seconds of a step on this rank's share of the batch."""
     device = runner.device
-    share = runner.data.batch(runner.step, device.rank, device.ranks)
-    device.gathered(None)  # all start at once
+    share = runner.data.batch(runner.step, device.rank, device.world_size)
+    device.all_gather(None)  # all start at once
     started = time.perf_counter()
     runner.train_step(*share, runner.data.size(runner.step))
     if device.type == "cuda":
@@ -54,21 +54,21 @@ def main() -> int:
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if torch.cuda.is_available() else "cpu"
     dataset = images(options.pixels, options.images, str(device))
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        words = [*options.settings, "device=ddp"]
-        together = make(options.method, words, dataset, options.batch_size)
+        argv = [*options.settings, "device=ddp"]
+        together = make(options.method, argv, dataset, options.batch_size)
         del os.environ["RANK"], os.environ["WORLD_SIZE"]  # from here on, a process by itself
         alone = make(options.method, options.settings, dataset, options.batch_size)
     joint, single = [], []
     for round_ in range(options.steps + WARM_UP):
-        times = timed_step(together), together.device.shared(lambda: timed_step(alone))
+        times = timed_step(together), together.device.broadcast_from_main(lambda: timed_step(alone))
         if round_ >= WARM_UP:
             joint.append(times[0])
             single.append(times[1])
-    if together.device.first:
+    if together.device.is_main_process:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(["ranks", "batch_size", "steps", "one_process_ms", "ranks_ms", "ratio"])
         one, many = statistics.median(single), statistics.median(joint)
-        size = [together.device.ranks, options.batch_size, options.steps]
+        size = [together.device.world_size, options.batch_size, options.steps]
         writer.writerow([*size, f"{1e3 * one:.2f}", f"{1e3 * many:.2f}", f"{many / one:.4f}"])
     return 0
 

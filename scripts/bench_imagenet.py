@@ -163,7 +163,7 @@ def measure(root: Path, temporary: Path, given: argparse.Namespace) -> None:
         return theirs.loader(theirs.samples[index][0])
 
     def view(dataset: ImageNet, images: list[torch.Tensor]) -> Callable[[int], object]:
-        return lambda index: dataset.train_view(images[index % len(images)], index)
+        return lambda index: dataset.train_transform(images[index % len(images)], index)
 
     work: dict[str, Callable[[], float]] = {
         "decode, torchvision's reference (Pillow)": lambda: milliseconds(their_decoder, count),

@@ -38,13 +38,13 @@ def make(results: Path, runs: int) -> None:
         for name, content in texts.items():
             (folder / name).write_bytes(content)
         (folder / schema.MODEL).write_bytes(b"")
-        words = f"prune={method} sparsity={sparsity} seed={seed}"
-        plan.append((run_id, words, True))
+        argv = f"prune={method} sparsity={sparsity} seed={seed}"
+        plan.append((run_id, argv, True))
         if number % 100 == 99:
             continue
         row = {
             **template, "run_id": run_id, "config_hash": f"{number % 50:010x}", "method": method, "seed": seed,
-            "target_sparsity": sparsity, "sparsity": sparsity, "command": f"sparsebench train {words}",
+            "target_sparsity": sparsity, "sparsity": sparsity, "command": f"sparsebench train {argv}",
             "top1": 90 + number % 7 - sparsity,
         }  # fmt: skip
         with open(folder / schema.SUMMARY, "w", newline="") as file:
@@ -55,17 +55,17 @@ def make(results: Path, runs: int) -> None:
 
 
 def one_run(folder: Path) -> Path:
-    words = ["train", "model=mlp", "epochs=1", "device=cpu", f"results_dir={folder}"]
-    subprocess.run([sys.executable, "-m", "sparsebench", *words], check=True, capture_output=True)
+    argv = ["train", "model=mlp", "epochs=1", "device=cpu", f"results_dir={folder}"]
+    subprocess.run([sys.executable, "-m", "sparsebench", *argv], check=True, capture_output=True)
     (made,) = folder.glob("*-*")
     made.rename(folder / "run")
     return folder / "run"
 
 
-def timed(*words: str) -> tuple[float, float]:
+def timed(*argv: str) -> tuple[float, float]:
     """(seconds, processor seconds) of a whole command."""
     before, started = os.times(), time.perf_counter()
-    subprocess.run([sys.executable, "-m", "sparsebench", *words], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "sparsebench", *argv], check=True, capture_output=True)
     after = os.times()
     used = after.children_user + after.children_system - before.children_user - before.children_system
     return time.perf_counter() - started, used
@@ -86,10 +86,10 @@ def main() -> None:
             for number in range(min(10, given.runs // 100))
         ]
         print(json.dumps({"runs": given.runs, "files": files}))
-        for words in (["status"], ["status", "--all"], ["compare"], ["list", "methods"]):
-            where = [] if words[0] == "list" else [str(results)]
-            seconds, used = timed(words[0], *where, *words[1:])
-            print(f"{' '.join(words):<14} {seconds:6.2f} s, {used:6.2f} s of processor", flush=True)
+        for argv in (["status"], ["status", "--all"], ["compare"], ["list", "methods"]):
+            where = [] if argv[0] == "list" else [str(results)]
+            seconds, used = timed(argv[0], *where, *argv[1:])
+            print(f"{' '.join(argv):<14} {seconds:6.2f} s, {used:6.2f} s of processor", flush=True)
         started = time.perf_counter()
         Lease.claim(results / FOLDER, "another").release()
         print(f"a claim        {(time.perf_counter() - started) * 1000:6.2f} ms")

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from sparsebench.data.arrays import ImageDataset, Split
 from sparsebench.paths import config_dir
-from sparsebench.runs.build import assemble
+from sparsebench.runs.build import build_run
 from sparsebench.training.checkpoint import Checkpoint
 from sparsebench.training.flops import TrainingFLOPs
 from sparsebench.training.runner import Runner
@@ -52,10 +52,10 @@ def images(pixels: int, count: int, device: str) -> ImageDataset:
     )  # fmt: skip
 
 
-def make(method: str, words: list[str], dataset: ImageDataset, batch_size: int) -> Runner:
+def make(method: str, argv: list[str], dataset: ImageDataset, batch_size: int) -> Runner:
     """A runner of ``method``, at an update of its masks after three eighths of the training."""
-    cfg = compose("train", overrides=[f"prune={method}", *words, f"batch_size={batch_size}"])
-    made = assemble(cfg, dataset)
+    cfg = compose("train", overrides=[f"prune={method}", *argv, f"batch_size={batch_size}"])
+    made = build_run(cfg, dataset)
     runner = Runner(
         model=made.model, data=made.data, evaluation=lambda split: iter(()), optimizer=made.optimizer,
         lr_schedule=made.lr_schedule, pruner=made.pruner, device=made.device, clock=made.clock,

@@ -79,12 +79,12 @@ class Clock:
         return math.floor(number * self.total_steps + 0.5)
 
 
-def as_time(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Hours, minutes and seconds.
 
     Example:
         >>> as_time(3725.4)
         '1:02:05'
     """
-    whole = int(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+    total = int(seconds)
+    return f"{total // 3600}:{total // 60 % 60:02d}:{total % 60:02d}"

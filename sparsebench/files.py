@@ -58,7 +58,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def remove_leftovers(folder: Path) -> None:
+def remove_temporary_files(folder: Path) -> None:
     """Delete the temporary files of processes that were killed while writing; nobody else may write there now."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)

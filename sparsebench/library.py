@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from sparsebench.clock import Clock
-from sparsebench.config.build import accepted, as_word, build
-from sparsebench.config.open import composed
+from sparsebench.config.build import accepted_arguments, build, format_override
+from sparsebench.config.open import compose_config
 from sparsebench.errors import SettingError, one_of
 from sparsebench.optim.lr_schedules import LRSchedule
-from sparsebench.pruning.loop import LoopPruner, layers_of_wrapping
+from sparsebench.pruning.loop import LoopPruner, unwrapped_modules
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.prunable import Prunable
 from sparsebench.pruning.pruner import Probe, Pruner
@@ -82,34 +82,44 @@ def pruner(
         >>> int((model[0].weight == 0).sum()), model[0].weight.numel()
         (96, 128)
     """
-    words = (
-        list(settings) if not isinstance(settings, Mapping) else [as_word(*item) for item in settings.items()]
+    overrides = (
+        list(settings)
+        if not isinstance(settings, Mapping)
+        else [format_override(*item) for item in settings.items()]
     )
-    for word in words:
-        key = word.lstrip("+~").partition("=")[0].split(".")[0]
-        if key not in SETTINGS or word.partition("=")[0] == "prune":
-            raise SettingError(word.partition("=")[0], None, f"a setting of pruning: {one_of(SETTINGS, key)}")
-    cfg, _ = composed([as_word("prune", method), as_word("sparsity", sparsity), *words])
-    plain = layers_of_wrapping(model)[-1]
-    chosen = Prunable(**cfg.prunable).select(plain) if prunable is None else _named(plain, prunable)
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0].split(".")[0]
+        if key not in SETTINGS or override.partition("=")[0] == "prune":
+            raise SettingError(
+                override.partition("=")[0], None, f"a setting of pruning: {one_of(SETTINGS, key)}"
+            )
+    cfg, _ = compose_config(
+        [format_override("prune", method), format_override("sparsity", sparsity), *overrides]
+    )
+    unwrapped = unwrapped_modules(model)[-1]
+    chosen = (
+        Prunable(**cfg.prunable).select(unwrapped)
+        if prunable is None
+        else _select_by_name(unwrapped, prunable)
+    )
     _check(chosen)
-    clock = _Steps(steps) if steps_per_epoch is None else Clock(steps, steps_per_epoch)
+    clock = _StepClock(steps) if steps_per_epoch is None else Clock(steps, steps_per_epoch)
     groups = len(optimizer.param_groups)
-    made = build_method(cfg, MaskedParameters(chosen, optimizer), optimizer, clock, model=plain)
+    pruning_method = build_method(cfg, MaskedParameters(chosen, optimizer), optimizer, clock, model=unwrapped)
     if len(optimizer.param_groups) > groups and hasattr(optimizer.step, "_wrapped_by_lr_sched"):
         allowed = "one without a learning-rate scheduler yet: the method adds a group that it would not see"
         raise SettingError("optimizer", type(optimizer).__name__, allowed)
-    if made.trainings > 1 or not _leaves_learning_rate(made, steps):
+    if pruning_method.trainings > 1 or not _follows_lr_schedule(pruning_method, steps):
         allowed = "a method of one training that leaves the learning rate to the loop; use sparsebench train"
         raise SettingError("prune", method, f"{allowed} prune={method}")
     probe = Probe(
-        model=plain,
-        batches=lambda: iter(_needed("batches", batches, method)()),
-        criterion=lambda outputs, targets: _needed("criterion", criterion, method)(outputs, targets),
+        model=unwrapped,
+        batches=lambda: iter(_require("batches", batches, method)()),
+        criterion=lambda outputs, targets: _require("criterion", criterion, method)(outputs, targets),
         generator=torch.Generator().manual_seed(seed),
         reinitialize=_no_reinitialization,
     )
-    return LoopPruner(method, model, optimizer, made, clock, probe)
+    return LoopPruner(method, model, optimizer, pruning_method, clock, probe)
 
 
 def build_method(
@@ -124,17 +134,17 @@ def build_method(
         clock: Length of the training.
         runtime: Other finished objects that a method may take by name.
     """
-    taken = accepted(
+    accepted = accepted_arguments(
         str(cfg.prune._target_)
     )  # a method without a schedule does not mind what one would refuse
-    groups = [group for group in ("schedule", "allocation", "score") if taken is None or group in taken]
+    groups = [group for group in ("schedule", "allocation", "score") if accepted is None or group in accepted]
     rules = {group: build(cfg[group], group, clock=clock) for group in groups}
     runtime |= {"weights": weights, "optimizer": optimizer, "clock": clock, "sanity": Sanity(**cfg.sanity)}
     method: Pruner = build(cfg.prune, "prune", **rules, **runtime)
     return method
 
 
-class _Counting(LRSchedule):
+class _FactorIsStep(LRSchedule):
     """A factor of its own for every step."""
 
     def factor(self, step: int) -> float:
@@ -142,15 +152,15 @@ class _Counting(LRSchedule):
         return float(step)
 
 
-def _leaves_learning_rate(method: Pruner, steps: int) -> bool:
+def _follows_lr_schedule(method: Pruner, steps: int) -> bool:
     """Whether the method follows the learning-rate schedule that it is given, at a hundred steps of the training."""
-    schedule = _Counting(Clock(steps))
+    schedule = _FactorIsStep(Clock(steps))
     return all(
         method.lr_factor(step, schedule) == step for step in {*range(0, steps, -(-steps // 100)), steps - 1}
     )
 
 
-class _Steps(Clock):
+class _StepClock(Clock):
     """A clock that was told nothing of epochs: a time in epochs is refused."""
 
     def _steps(self, time: str | float, setting: str, factor: float) -> int:
@@ -159,7 +169,7 @@ class _Steps(Clock):
         return super()._steps(time, setting, factor)
 
 
-def _named(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:
+def _select_by_name(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:
     parameters = dict(model.named_parameters())
     chosen = set(names)
     if unknown := sorted(chosen - parameters.keys()):
@@ -185,7 +195,7 @@ def _check(parameters: Mapping[str, nn.Parameter]) -> None:
         raise SettingError("prunable", None, "at least one parameter")
 
 
-def _needed(argument: str, given: Any, method: str) -> Any:
+def _require(argument: str, given: Any, method: str) -> Any:
     if given is None:
         raise SettingError(
             argument, None, f"a callable, for prune={method} looks at data before the first step"

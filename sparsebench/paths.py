@@ -66,7 +66,7 @@ def installed_configs() -> tuple[tuple[str, Path], ...]:
     for point in offered:
         package = point.dist.name if point.dist else point.name
         named = f"{package}: entry point {point.name} = {point.value} of {ENTRY_POINTS}"
-        folder = located(point.value.strip())
+        folder = find_source(point.value.strip())
         if folder is None or not folder.is_dir():
             _warn(f"{named} names no folder; left out")
         elif not any(folder.glob("*/*.yaml")):
@@ -80,7 +80,7 @@ def installed_configs() -> tuple[tuple[str, Path], ...]:
     return tuple((package, folder) for folder, package in found.items())
 
 
-def located(name: str) -> Path | None:
+def find_source(name: str) -> Path | None:
     """The folder of a package or the file of a module, found without importing any of it."""
     top, *parts = name.split(".")
     try:
@@ -89,8 +89,8 @@ def located(name: str) -> Path | None:
         return None
     if spec is None:
         return None
-    for place in spec.submodule_search_locations or ():
-        path = Path(place, *parts)
+    for location in spec.submodule_search_locations or ():
+        path = Path(location, *parts)
         if path.is_dir():
             return path
         if parts and path.with_suffix(".py").is_file():

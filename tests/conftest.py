@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from sparsebench.paths import config_dir
 from tests.support import ROOT
+from tests.support.configs import train_config
 
 torch.set_num_threads(1)
 # For the processes that tests start: one thread too, and the same sparsebench and tests.support.
@@ -20,18 +22,21 @@ if str(ROOT) not in (path := os.environ.get("PYTHONPATH", "").split(os.pathsep))
 
 @pytest.fixture
 def hydra_config():
-    """(overrides) -> (config, choices), composed as the command line composes them."""
-
-    def make(*overrides: str):
-        cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
-        choices = dict(cfg.hydra.runtime.choices)
-        del cfg.hydra
-        return cfg, choices
-
+    """(overrides) -> (config, choices), composed as the command line composes them, and Hydra ready to compose more."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        yield make
-    torch.use_deterministic_algorithms(False)
+        yield train_config
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_is_heard():
+    """Also in a background job of a shell, which ignores SIGINT, and so would all processes that tests start."""
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignored:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    if ignored:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def script(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [str(word) for word in words]
+def script(*argv: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [str(word) for word in argv]
     return subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=120
     )

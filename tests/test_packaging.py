@@ -126,5 +126,5 @@ def test_installed_command_trains_from_its_own_configs(installed: Path, elsewher
 
 @pytest.mark.nightly
 def test_installed_command_sweeps_an_experiment(installed: Path, elsewhere: Path) -> None:
-    words = ["sweep", "experiment=dpf_cifar10", "scale=smoke", "model=resnet", "model.depth=20", "--dry-run"]
-    assert "21 runs" in run(installed / "bin" / "sparsebench", *words, cwd=elsewhere)
+    argv = ["sweep", "experiment=dpf_cifar10", "scale=smoke", "model=resnet", "model.depth=20", "--dry-run"]
+    assert "21 runs" in run(installed / "bin" / "sparsebench", *argv, cwd=elsewhere)

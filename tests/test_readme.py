@@ -23,8 +23,8 @@ COMMANDS = [
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-def needs_images(words):
-    return any(word.startswith("dataset=") and word != "dataset=digits" for word in words)
+def needs_images(argv):
+    return any(word.startswith("dataset=") and word != "dataset=digits" for word in argv)
 
 
 def test_the_readme_has_the_main_commands():
@@ -37,21 +37,21 @@ def test_the_commands_of_the_readme_run_in_their_order(tmp_path, monkeypatch, ca
     monkeypatch.chdir(tmp_path)
     tree = imagenet_tree.imagenet(tmp_path / "imagenet", classes=3, train=4, val=2, sides=(30, 60))
     for command in dict.fromkeys(COMMANDS):
-        words = [word.replace("/data/imagenet", str(tree)) for word in shlex.split(command)[1:]]
-        if "study=overparam_prune" in words:
-            words += ["study.seeds=2", "study.latent.seeds=2", "study.latent.draws=2", "study.latent.p=100"]
-            words += ["study.general.features=[50]", "study.rf.features=[50]", "study.diag.keep=[20]"]
-            words += ["study.diag.features=[60,300]"]
-        elif words[0] in ("train", "sweep") and "--cfg" not in words:
+        argv = [word.replace("/data/imagenet", str(tree)) for word in shlex.split(command)[1:]]
+        if "study=overparam_prune" in argv:
+            argv += ["study.seeds=2", "study.latent.seeds=2", "study.latent.draws=2", "study.latent.p=100"]
+            argv += ["study.general.features=[50]", "study.rf.features=[50]", "study.diag.keep=[20]"]
+            argv += ["study.diag.features=[60,300]"]
+        elif argv[0] in ("train", "sweep") and "--cfg" not in argv:
             # Images may not be here, and a training takes long: those compose, the others run two epochs.
             short = ["epochs=2", "schedule.interval=1it", "dataset.train_samples=200"]
-            words += ["--cfg", "job"] if needs_images(words) else short
-        if "experiment=dpf_cifar10" in words:  # a corner of the grid
-            words += ["model=resnet", "model.depth=20", "prune=dense,dpf", "sparsity=0.9"]
-        status, said = main(words), capsys.readouterr()
+            argv += ["--cfg", "job"] if needs_images(argv) else short
+        if "experiment=dpf_cifar10" in argv:  # a corner of the grid
+            argv += ["model=resnet", "model.depth=20", "prune=dense,dpf", "sparsity=0.9"]
+        status, said = main(argv), capsys.readouterr()
         assert status == 0, (command, said.err)
         output = said.out
-        if words[0] == "compare" and "-o" not in words:
+        if argv[0] == "compare" and "-o" not in argv:
             assert output.count("resnet20") == 1 + 2 * 3  # dense once, gmp and dpf at three sparsities
     assert (tmp_path / "results/runs/report/index.html").is_file()
     assert len((tmp_path / "accuracy.csv").read_text().splitlines()) == 1 + 1 + 2 * 3

@@ -29,7 +29,7 @@ that was asked for fails, 2 at bad input.
 """
 
 
-class Source(NamedTuple):
+class TableSource(NamedTuple):
     """One thing to compare: its name as given, and the file or folder."""
 
     given: str
@@ -52,7 +52,7 @@ def run(options: Namespace) -> int:
     """
     if options.output and (options.output.is_dir() or not options.output.parent.is_dir()):
         raise SettingError("output", options.output, "a file in a folder that exists")
-    sources = [_source(word) for word in options.paths]
+    sources = [_source(argument) for argument in options.paths]
     if options.fail_below is not None and len(sources) < 2:
         raise SettingError("fail-below", options.fail_below, "two tables or more to compare")
     if options.fail_on_missing and len(sources) < 2:
@@ -65,25 +65,25 @@ def run(options: Namespace) -> int:
     return 0
 
 
-def _source(word: str) -> Source:
-    if not word.startswith(REFERENCE):
-        return Source(word, Path(word))
-    name, known = word[len(REFERENCE) :], references()
+def _source(argument: str) -> TableSource:
+    if not argument.startswith(REFERENCE):
+        return TableSource(argument, Path(argument))
+    name, known = argument[len(REFERENCE) :], references()
     if name not in known:
         raise SettingError("reference", name or None, one_of(known, name))
-    return Source(word, known[name])
+    return TableSource(argument, known[name])
 
 
-def _names(words: Iterable[str]) -> dict[str, str]:
+def _names(arguments: Iterable[str]) -> dict[str, str]:
     """Their column -> ours."""
-    pairs = [pair.partition("=")[::2] for word in words for pair in word.split(",")]
+    pairs = [pair.partition("=")[::2] for argument in arguments for pair in argument.split(",")]
     for theirs, ours in pairs:
         if not theirs or not ours:
             raise SettingError("map", f"{theirs}={ours}", "THEIRS=OURS, for example accuracy=top1")
     return dict(pairs)
 
 
-def _read(source: Source, label: str, names: dict[str, str], options: Namespace) -> pd.DataFrame:
+def _read(source: TableSource, label: str, names: dict[str, str], options: Namespace) -> pd.DataFrame:
     import pandas as pd
 
     from sparsebench.compare.configurations import NEEDED
@@ -94,7 +94,7 @@ def _read(source: Source, label: str, names: dict[str, str], options: Namespace)
     frame = read(source.path, columns, names)
     if options.metric not in frame:
         frame = read(source.path, names=names)  # every column, for the error to name
-    if warning := _left_out(frame, len(unfinished(source.path))):
+    if warning := _excluded_runs(frame, len(unfinished(source.path))):
         print(f"sparsebench: {source.given}: {warning}", file=sys.stderr)
     if options.metric in ("top1", "val_top1") and "schema" not in frame:
         values = pd.to_numeric(frame[options.metric], errors="coerce") if options.metric in frame else None
@@ -106,10 +106,10 @@ def _read(source: Source, label: str, names: dict[str, str], options: Namespace)
     return frame
 
 
-def _compared(sources: Sequence[Source], names: dict[str, str], options: Namespace) -> str:
+def _compared(sources: Sequence[TableSource], names: dict[str, str], options: Namespace) -> str:
     """Compare tables of runs; what a --fail option found, or nothing."""
     from sparsebench.compare.comparison import compare
-    from sparsebench.compare.layout import for_people
+    from sparsebench.compare.layout import format_for_display
     from sparsebench.compare.table import WITH_NOTES, exact, render
 
     labels = _labels([source.given for source in sources])
@@ -117,22 +117,22 @@ def _compared(sources: Sequence[Source], names: dict[str, str], options: Namespa
     result = compare(tables, options.metric, options.on)
     decimals = 2 if "top" in options.metric else None  # accuracies are per cent; the rest is of any size
     if options.format in WITH_NOTES:
-        shown, lines = for_people(result, decimals)
-        _put(render(shown, options.format, lines), options)
+        shown, lines = format_for_display(result, decimals)
+        _write_output(render(shown, options.format, lines), options)
     else:
-        _put(exact(result.frame, options.format), options)
-        _say(result.notes)
-    failed = [] if options.fail_below is None else [_below(result, options.fail_below, decimals)]
+        _write_output(exact(result.frame, options.format), options)
+        _print_notes(result.notes)
+    failed = [] if options.fail_below is None else [_regressions(result, options.fail_below, decimals)]
     if options.fail_on_missing and len(sources) > 1:
         failed.append(_missing(result))
     return "; ".join(text for text in failed if text)
 
 
 def _published(
-    sources: Sequence[Source], papers: Sequence[Source], names: dict[str, str], options: Namespace
+    sources: Sequence[TableSource], papers: Sequence[TableSource], names: dict[str, str], options: Namespace
 ) -> str:
     """Put ours beside a paper's; what a --fail option found, or nothing."""
-    from sparsebench.compare.published import beside, cells, listed, read_published
+    from sparsebench.compare.published import cells, compare_with_paper, listed, read_published
     from sparsebench.compare.table import WITH_NOTES, exact, render
 
     if len(papers) > 1 or len(sources) > 2:
@@ -146,17 +146,17 @@ def _published(
     for source in sources:
         if not source.published:
             (label,) = _labels([source.given])
-            frame, notes = beside(paper, label, _read(source, label, names, options))
+            frame, notes = compare_with_paper(paper, label, _read(source, label, names, options))
     if options.format in WITH_NOTES:
         shown, lines = cells(frame)
-        _put(render(shown, options.format, [*lines, *notes]), options)
+        _write_output(render(shown, options.format, [*lines, *notes]), options)
     else:
-        _put(exact(frame, options.format), options)
-        _say(notes)
-    return _failed_beside(frame, options) if "gap" in frame else ""
+        _write_output(exact(frame, options.format), options)
+        _print_notes(notes)
+    return _failed_published(frame, options) if "gap" in frame else ""
 
 
-def _failed_beside(frame: pd.DataFrame, options: Namespace) -> str:
+def _failed_published(frame: pd.DataFrame, options: Namespace) -> str:
     """Published rows that ours is too far below, or that have no runs of ours."""
     sparsity = frame["sparsity"].map("{:g}".format)
     named = frame["model_as_published"] + " " + frame["method_as_published"] + " " + sparsity
@@ -168,7 +168,7 @@ def _failed_beside(frame: pd.DataFrame, options: Namespace) -> str:
     return "; ".join(text for text in failed if text)
 
 
-def _put(text: str, options: Namespace) -> None:
+def _write_output(text: str, options: Namespace) -> None:
     if options.output:
         from sparsebench.files import write_text
 
@@ -177,13 +177,13 @@ def _put(text: str, options: Namespace) -> None:
         sys.stdout.write(text)
 
 
-def _say(notes: Iterable[str]) -> None:
+def _print_notes(notes: Iterable[str]) -> None:
     for note in notes:
         print(f"sparsebench: {note}", file=sys.stderr)
 
 
-def _below(result: Comparison, least: float, decimals: int | None) -> str:
-    """Configurations that got worse by too much, or have lost all their counted runs."""
+def _regressions(result: Comparison, least: float, decimals: int | None) -> str:
+    """Configurations that got worse by too much, or have lost all their valid_runs runs."""
     from sparsebench.compare.comparison import lower_is_better
     from sparsebench.compare.layout import number
 
@@ -207,9 +207,9 @@ def _missing(result: Comparison) -> str:
 
 
 def _named(result: Comparison, row: int) -> str:
-    from sparsebench.compare.layout import said_once
+    from sparsebench.compare.layout import constant_columns
 
-    values = (result.frame[key][row] for key in result.keys if key not in said_once(result))
+    values = (result.frame[key][row] for key in result.keys if key not in constant_columns(result))
     return " ".join(str(value) for value in values if value == value and value not in (None, ""))
 
 
@@ -222,17 +222,17 @@ def _line(what: str, named: Iterable[str]) -> str:
 
 def _labels(given: Sequence[str]) -> list[str]:
     """The shortest names that tell the paths apart: the last part, or the whole."""
-    names = [Path(word).name or word for word in given]
+    names = [Path(argument).name or argument for argument in given]
     if len(set(names)) == len(names):
         return names
     return list(given) if len(set(given)) == len(given) else [f"{n} ({i})" for i, n in enumerate(given, 1)]
 
 
-def _left_out(frame: pd.DataFrame, running: int) -> str:
+def _excluded_runs(frame: pd.DataFrame, running: int) -> str:
     """How many runs do not count, why, and which (the first three of a reason); empty if all do."""
-    from sparsebench.compare.configurations import counted
+    from sparsebench.compare.configurations import valid_runs
 
-    bad = frame[~counted(frame)]
+    bad = frame[~valid_runs(frame)]
     status = bad["status"].astype(object)
     why = status.where(status != "finished", "missed the asked sparsity").fillna("no status")
     reasons = []

@@ -46,16 +46,16 @@ complete -c sparsebench -F -n "__fish_seen_subcommand_from $with_files" \
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 
 
-def run(given: Namespace) -> int:
+def run(args: Namespace) -> int:
     """Print the completion script of a shell, for ``eval "$(sparsebench completion bash)"``.
 
     Raises:
         SettingError: There is none for this shell.
     """
-    if given.shell not in SCRIPTS:
-        raise SettingError("completion", given.shell or None, one_of(SCRIPTS, given.shell))
+    if args.shell not in SCRIPTS:
+        raise SettingError("completion", args.shell or None, one_of(SCRIPTS, args.shell))
     with_files = sorted(command.name for command in subcommands().values() if command.files)
-    print(SCRIPTS[given.shell].replace("@FILES@", " ".join(with_files)), end="")
+    print(SCRIPTS[args.shell].replace("@FILES@", " ".join(with_files)), end="")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""``sparsebench data check`` and ``sparsebench data pack``: data sets on disk, verified and made faster to read."""
+"""``sparsebench data check`` and ``sparsebench data pack``: data sets on disk, verified and dataset faster to read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
 
-def run(given: Namespace) -> int:
+def run(args: Namespace) -> int:
     """Check or pack one data set.
 
     Returns:
@@ -23,44 +23,44 @@ def run(given: Namespace) -> int:
     Raises:
         SettingError: There is no such data set, it is not where it should be, or a setting is wrong.
     """
-    if given.dataset not in options("dataset"):
-        raise SettingError("dataset", given.dataset, one_of(options("dataset"), given.dataset))
+    if args.dataset not in options("dataset"):
+        raise SettingError("dataset", args.dataset, one_of(options("dataset"), args.dataset))
     from hydra.utils import get_object
 
     from sparsebench.config.build import build
-    from sparsebench.config.open import composed
+    from sparsebench.config.open import compose_config
     from sparsebench.data.check import check, pack_folder
     from sparsebench.data.folder import FolderDataset
     from sparsebench.data.streaming import available_workers
 
-    cfg = composed([f"dataset={given.dataset}", *given.settings])[0]
+    cfg = compose_config([f"dataset={args.dataset}", *args.settings])[0]
     kind = get_object(cfg.dataset._target_)
     on_disk = isinstance(kind, type) and issubclass(kind, FolderDataset)
-    if given.action == "pack" and not on_disk:
+    if args.action == "pack" and not on_disk:
         raise SettingError(
-            "dataset", given.dataset, "a data set that is read from files: this one is kept in memory"
+            "dataset", args.dataset, "a data set that is read from files: this one is kept in memory"
         )
     if not on_disk:
-        made = build(cfg.dataset, "dataset", device="cpu")  # reads everything, and refuses what is damaged
-        sizes = ", ".join(f"{len(getattr(made, split)):,} {split}" for split in ("train", "val", "test"))
-        print(f"{made.name}: {made.num_classes} classes, {sizes} images; nothing is wrong")
+        dataset = build(cfg.dataset, "dataset", device="cpu")  # reads everything, and refuses what is damaged
+        sizes = ", ".join(f"{len(getattr(dataset, split)):,} {split}" for split in ("train", "val", "test"))
+        print(f"{dataset.name}: {dataset.num_classes} classes, {sizes} images; nothing is wrong")
         return 0
     root = Path(cfg.data_root).expanduser()
     workers = max(cfg.workers if cfg.workers is not None else available_workers(), 1)
-    if given.action == "check":
-        return check(kind, root, cfg.dataset.packed, workers, not given.no_decode, given.output)
-    target = (given.output or root).expanduser()
-    if pack_folder(kind, root, target, given.side, given.quality, cfg.dataset._target_, workers):
-        print(f"use it with dataset.packed={given.side} data_root={given.output or cfg.data_root}")
+    if args.action == "check":
+        return check(kind, root, cfg.dataset.packed, workers, not args.no_decode, args.output)
+    target = (args.output or root).expanduser()
+    if pack_folder(kind, root, target, args.side, args.quality, cfg.dataset._target_, workers):
+        print(f"use it with dataset.packed={args.side} data_root={args.output or cfg.data_root}")
     return 0
 
 
 def parse(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
     """The options; settings may stand anywhere among them."""
-    settings = [word for word in argv if "=" in word and word[0] != "-"]
-    given = parser.parse_args([word for word in argv if word not in settings])
-    given.settings = [*settings, *given.settings]
-    return given
+    settings = [text for text in argv if "=" in text and text[0] != "-"]
+    args = parser.parse_args([text for text in argv if text not in settings])
+    args.settings = [*settings, *args.settings]
+    return args
 
 
 def candidates(before: Sequence[str], last: str) -> list[str]:
@@ -95,7 +95,7 @@ COMMAND = Subcommand(
     help="check a data set on disk, or pack its images to be read faster",
     section=Section.OTHER,
     order=0,
-    description="data sets on disk, verified and made faster to read",
+    description="data sets on disk, verified and dataset faster to read",
     parse=parse,
     candidates=candidates,
     arguments=arguments,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
 
-def run(given: Namespace) -> int:
+def run(args: Namespace) -> int:
     """Evaluate every finished run under the named folders; summary.csv and the model stay as they are.
 
     Returns:
@@ -26,15 +26,15 @@ def run(given: Namespace) -> int:
     """
     from tqdm import tqdm
 
-    from sparsebench.config.open import composed
+    from sparsebench.config.open import compose_config
     from sparsebench.records import schema
     from sparsebench.records.run_folder import runs
-    from sparsebench.runs.evaluations import apply, dense_run, extras
+    from sparsebench.runs.evaluations import apply, build_evaluations, dense_run
     from sparsebench.runs.reopen import Datasets, FinishedRun
 
-    settings = [word for word in given.words if word.lstrip("+").split("=")[0].split(".")[0] == "evaluate"]
-    paths = [Path(word) for word in given.words if word not in settings]
-    chosen = extras(composed(settings)[0])
+    settings = [text for text in args.arguments if text.lstrip("+").split("=")[0].split(".")[0] == "evaluate"]
+    paths = [Path(text) for text in args.arguments if text not in settings]
+    chosen = build_evaluations(compose_config(settings)[0])
     if not chosen:
         raise SettingError(
             "evaluate", None, f"some of {', '.join(options('evaluate'))}, as in evaluate=[a,b]"
@@ -51,7 +51,7 @@ def run(given: Namespace) -> int:
         if not found:
             raise SettingError("path", path, "a folder with finished runs")
         folders += found
-    datasets, failed = Datasets(given.data_root.expanduser() if given.data_root else None), 0
+    datasets, failed = Datasets(args.data_root.expanduser() if args.data_root else None), 0
     for path in tqdm(folders, desc="evaluate", unit="run", disable=not sys.stderr.isatty()):
         try:
             run = FinishedRun(path)
@@ -81,7 +81,7 @@ def candidates(before: Sequence[str], last: str) -> list[str]:
 def arguments(parser: ArgumentParser) -> None:
     """Which runs, and how they are evaluated."""
     parser.add_argument(
-        "words", nargs="+", metavar="FOLDER|SETTING", help="run folders, evaluate=... and its settings"
+        "arguments", nargs="+", metavar="FOLDER|SETTING", help="run folders, evaluate=... and its settings"
     )
     parser.add_argument("--data-root", type=Path, metavar="FOLDER", help="where images lie on this machine")
 

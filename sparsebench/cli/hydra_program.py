@@ -12,29 +12,29 @@ from typing import Any
 import sparsebench
 from sparsebench.paths import config_dir
 
-SHOWS = frozenset({"--cfg", "-c", "--info", "-i"})
-"""Words with which Hydra shows something, and runs nothing."""
+INFO_FLAGS = frozenset({"--cfg", "-c", "--info", "-i"})
+"""Flags with which Hydra shows something, and runs nothing."""
 
 
-def call(task: Callable[..., Any], config: str, argv: Sequence[str]) -> None:
+def call(task: Callable[..., Any], config: str, overrides: Sequence[str]) -> None:
     """Let Hydra compose a config, and call ``task`` with it, or with each of a sweep's.
 
     Args:
         task: A function of a module, for launchers pickle it.
         config: Name of the primary config.
-        argv: Words as Hydra takes them.
+        overrides: As Hydra takes them.
     """
     import hydra
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed with a traceback
-    before, sys.argv = sys.argv, ["sparsebench", *argv]
+    before, sys.argv = sys.argv, ["sparsebench", *overrides]
     try:
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config)(task)()
     finally:
         sys.argv = before
 
 
-def in_full(word: str) -> str:
+def expand_shorthand(override: str) -> str:
     """What a short word of ``sparsebench sweep`` stands for.
 
     Example:
@@ -47,21 +47,21 @@ def in_full(word: str) -> str:
         ("retries=", "hydra.sweeper.retries="),
         ("--dry-run", "hydra.sweeper.dry_run=true"),
     ):
-        if word.startswith(short):
-            return full + word[len(short) :]
-    return word
+        if override.startswith(short):
+            return full + override[len(short) :]
+    return override
 
 
 def register() -> None:
     """Make the sweeper and the launchers known to Hydra."""
     from hydra.core.plugins import Plugins
 
-    place = str(Path(sparsebench.__file__).parent / "plugins")
-    sys.path.append(place)
+    plugins_dir = str(Path(sparsebench.__file__).parent / "plugins")
+    sys.path.append(plugins_dir)
     try:
         plugin = importlib.import_module("hydra_plugins.sparsebench_plugins")
     finally:
         # Processes of a launcher that get this path would import the plugin while they import Hydra.
-        sys.path.remove(place)
-    for made in (plugin.GridSweeper, plugin.LocalLauncher, plugin.SlurmLauncher):
-        Plugins.instance().register(made)
+        sys.path.remove(plugins_dir)
+    for plugin_class in (plugin.GridSweeper, plugin.LocalLauncher, plugin.SlurmLauncher):
+        Plugins.instance().register(plugin_class)

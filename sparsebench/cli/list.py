@@ -27,17 +27,17 @@ def labels() -> dict[str, str]:
     return {label: named[label] for label in sorted(named, key=lambda label: (label != "methods", label))}
 
 
-def run(given: Namespace) -> int:
+def run(args: Namespace) -> int:
     """Print one line an option.
 
     Raises:
         SettingError: There is no such group.
     """
     found = labels()
-    if given.group is not None and given.group not in {*found, *found.values(), COMMANDS}:
-        raise SettingError("group", given.group, one_of([*found, COMMANDS], given.group))
-    listed = dict(_listed(given.group))
-    if given.format == "json":
+    if args.group is not None and args.group not in {*found, *found.values(), COMMANDS}:
+        raise SettingError("group", args.group, one_of([*found, COMMANDS], args.group))
+    listed = dict(_listed(args.group))
+    if args.format == "json":
         import json
         from dataclasses import asdict
 
@@ -45,14 +45,14 @@ def run(given: Namespace) -> int:
         return 0
     for number, (label, made) in enumerate(listed.items()):
         if len(listed) > 1:
-            word = (
+            usage = (
                 "study=..."
                 if label == "theory"
                 else f"{found[label]}=..."
                 if label in found
                 else "sparsebench ..."
             )
-            print(f"{chr(10) if number else ''}{label} ({word})")
+            print(f"{chr(10) if number else ''}{label} ({usage})")
         width = max((len(entry.name) for entry in made), default=0)
         for entry in made:
             paper = f"  [{entry.reference}]" if entry.reference else ""

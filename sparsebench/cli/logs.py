@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
 
-def run(given: Namespace) -> int:
+def run(args: Namespace) -> int:
     """Print a run's log, and with ``--follow`` what is added to it.
 
     Returns:
@@ -24,11 +24,11 @@ def run(given: Namespace) -> int:
     Raises:
         SettingError: There is no such run, or several.
     """
-    if given.lines is not None and given.lines < 0:
-        raise SettingError("--lines", given.lines, "a whole number, 0 or more")
-    path = _run(given.run, given.results)
+    if args.lines is not None and args.lines < 0:
+        raise SettingError("--lines", args.lines, "a whole number, 0 or more")
+    path = _run(args.run, args.results)
     try:
-        for text in _grown(path, given.lines, given.follow):
+        for text in _follow(path, args.lines, args.follow):
             print(text, end="", flush=True)
     except KeyboardInterrupt:
         pass
@@ -53,7 +53,7 @@ def _run(name: str, results: Path) -> Path:
     )
 
 
-def _grown(path: Path, lines: int | None, follow: bool) -> Iterator[str]:
+def _follow(path: Path, lines: int | None, follow: bool) -> Iterator[str]:
     """The text of a file, or its last ``lines``, and then what is added to it, for ever."""
     text = path.read_text(encoding="utf-8", errors="replace")
     position = path.stat().st_size

@@ -36,22 +36,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 well, 1 a run that ended badly, 2 bad input, 75 stopped by SIGUSR1 or SIGUSR2 and to be
         run again, 130 by Ctrl-C, 143 by SIGTERM.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    argv = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        status = _dispatch(words)
+        status = _dispatch(argv)
         sys.stdout.flush()  # a closed pipe shows here, not at the interpreter's exit
         return status
     except (SettingError, RunError) as error:
         if os.environ.get("SPARSEBENCH_DEBUG") == "1":
             raise
-        return _fail(str(error), 2 if isinstance(error, SettingError) else 1, words, error)
+        return _fail(str(error), 2 if isinstance(error, SettingError) else 1, argv, error)
     except SystemExit as stop:
         from sparsebench.training.signals import Interrupted
 
         if not isinstance(stop, Interrupted):
             raise
-        said = f"stopped by {stop}; the same command goes on from there"
-        return _fail(said, int(stop.code or 1), words, stop)
+        message = f"stopped by {stop}; the same command goes on from there"
+        return _fail(message, int(stop.code or 1), argv, stop)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at exit
         return 1
@@ -59,29 +59,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("SPARSEBENCH_DEBUG") == "1":
             raise
         what = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
-        return _fail(what, 2, words, error)
+        return _fail(what, 2, argv, error)
     except KeyboardInterrupt as error:
-        command = subcommands().get(words[0]) if words else None
-        goes_on = command is not None and command.config  # it makes runs
-        more = "; the same command goes on from the last checkpoint" if goes_on else ""
-        return _fail(f"interrupted{more}", 130, words, error)
+        command = subcommands().get(argv[0]) if argv else None
+        resumable = command is not None and command.config  # it makes runs
+        more = "; the same command goes on from the last checkpoint" if resumable else ""
+        return _fail(f"interrupted{more}", 130, argv, error)
 
 
-def _dispatch(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help", "help"):
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
         print(_help())
         return 0
-    if words[0] in ("-V", "--version", "version"):
+    if argv[0] in ("-V", "--version", "version"):
         print(f"sparsebench {sparsebench.__version__}")
         return 0
-    if words[0] == "_complete":  # what the completion scripts call
+    if argv[0] == "_complete":  # what the completion scripts call
         from sparsebench.cli import completion
 
-        return completion.answer(words[1:])
+        return completion.answer(argv[1:])
     commands = subcommands()
-    if words[0] not in commands:
-        raise SettingError("command", words[0], one_of(commands, words[0]))
-    return commands[words[0]].main(words[1:])
+    if argv[0] not in commands:
+        raise SettingError("command", argv[0], one_of(commands, argv[0]))
+    return commands[argv[0]].main(argv[1:])
 
 
 def _help() -> str:
@@ -102,9 +102,9 @@ def _help() -> str:
     ).rstrip()
 
 
-def _fail(text: str, status: int, words: Sequence[str], error: BaseException) -> int:
-    from sparsebench.distributed.rank_env import speaks
+def _fail(text: str, status: int, argv: Sequence[str], error: BaseException) -> int:
+    from sparsebench.distributed.rank_env import should_report_error
 
-    if speaks(words, error):
+    if should_report_error(argv, error):
         print(f"sparsebench: error: {text}", file=sys.stderr)
     return status

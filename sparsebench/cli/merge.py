@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
 
-def run(given: Namespace) -> int:
+def run(args: Namespace) -> int:
     """Copy finished runs into one folder.
 
     Returns:
@@ -24,8 +24,8 @@ def run(given: Namespace) -> int:
     """
     from sparsebench.records.merge import merge
 
-    found = [run for source in given.sources for run in _finished(source)]
-    conflicts = merge(found, given.output, given.dry_run)
+    found = [run for source in args.sources for run in _finished(source)]
+    conflicts = merge(found, args.output, args.dry_run)
     if conflicts:
         raise RunError(
             f"{len(conflicts)} runs have different results; left as they were: {'; '.join(conflicts)}"

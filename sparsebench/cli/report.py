@@ -26,12 +26,12 @@ def run(options: Namespace) -> int:
     beside = source.with_name(f"{source.stem}-report") if source.is_file() else source / "report"
     output: Path = options.output or beside
     results, studies = write(source, output, shlex.join(["sparsebench", "report", str(source)]))
-    told = [f"{studies} theory stud{'y' if studies == 1 else 'ies'}"] if studies else []
+    summary_parts = [f"{studies} theory stud{'y' if studies == 1 else 'ies'}"] if studies else []
     if results is not None:
-        counted = int(results.frame["counts"].sum())
-        told.append(f"{counted} of {len(results.frame)} runs count")
-        told += [f"{results.unfinished} unfinished"] if results.unfinished else []
-    print(", ".join(told), file=sys.stderr)
+        valid = int(results.frame["counts"].sum())
+        summary_parts.append(f"{valid} of {len(results.frame)} runs count")
+        summary_parts += [f"{results.unfinished} unfinished"] if results.unfinished else []
+    print(", ".join(summary_parts), file=sys.stderr)
     print(output / PAGE)
     return 0
 

@@ -21,7 +21,7 @@ COLUMNS = ("state", "run", "epoch", "top1", "sparsity", "images/s", "heartbeat",
 FORMATS = ("text", "json")
 
 
-def run(given: Namespace) -> int:
+def run(args: Namespace) -> int:
     """Print the states of a folder's runs, once or again and again.
 
     Returns:
@@ -32,22 +32,22 @@ def run(given: Namespace) -> int:
     """
     from sparsebench.records.states import states
 
-    if not given.path.is_dir():
-        raise SettingError("path", given.path, "a folder of results")
-    if given.format not in FORMATS:
-        raise SettingError("--format", given.format, one_of(FORMATS, given.format))
-    if given.watch is not None and given.watch <= 0:
-        raise SettingError("--watch", given.watch, "a number of seconds above 0")
+    if not args.path.is_dir():
+        raise SettingError("path", args.path, "a folder of results")
+    if args.format not in FORMATS:
+        raise SettingError("--format", args.format, one_of(FORMATS, args.format))
+    if args.watch is not None and args.watch <= 0:
+        raise SettingError("--watch", args.watch, "a number of seconds above 0")
     while True:
-        found = states(given.path)
-        text = _json(found) if given.format == "json" else _text(found, given.all)
-        if given.watch is None:
+        found = states(args.path)
+        text = _json(found) if args.format == "json" else _text(found, args.all)
+        if args.watch is None:
             print(text)
             return 0
         clear = "\x1b[H\x1b[2J" if sys.stdout.isatty() else ""
         print(f"{clear}{text}", flush=True)
         try:
-            time.sleep(given.watch)
+            time.sleep(args.watch)
         except KeyboardInterrupt:
             return 0
 
@@ -59,7 +59,7 @@ def _json(found: Sequence[RunState]) -> str:
 
     return json.dumps([
         {"run_id": run.run_id, "state": run.state, "name": run.name, "folder": run.folder and str(run.folder),
-         "heartbeat": run.beat and round(age(run.beat), 1), "error": run.error,
+         "heartbeat": run.heartbeat and round(age(run.heartbeat), 1), "error": run.error,
          **{name: run.row.get(name) for name in ("epoch", "epochs", "val_top1", "top1", "sparsity", "eta")}}
         for run in found
     ], indent=2)  # fmt: skip
@@ -86,7 +86,7 @@ def _text(found: Sequence[RunState], everything: bool) -> str:
 
 
 def _cells(run: RunState) -> tuple[str, ...]:
-    from sparsebench.clock import as_time
+    from sparsebench.clock import format_duration
     from sparsebench.records.states import age
 
     row = run.row
@@ -95,12 +95,16 @@ def _cells(run: RunState) -> tuple[str, ...]:
         epoch += f"/{float(row['epochs']):g}"
     eta = row.get("eta") if run.state == "running" else None
     return (
-        run.state, run.name, epoch if run.state != "finished" else "",
+        run.state,
+        run.name,
+        epoch if run.state != "finished" else "",
         _number(row.get("top1") or row.get("val_top1"), ".2f"),
-        _number(row.get("sparsity"), ".4f"), _number(row.get("images_per_second"), ",.0f"),
-        "" if run.beat is None else f"{age(run.beat):.0f} s ago", "" if eta is None else as_time(float(eta)),
+        _number(row.get("sparsity"), ".4f"),
+        _number(row.get("images_per_second"), ",.0f"),
+        "" if run.heartbeat is None else f"{age(run.heartbeat):.0f} s ago",
+        "" if eta is None else format_duration(float(eta)),
         run.error or (f"process {row.get('pid')} on {row.get('host')}" if run.state == "running" else ""),
-    )  # fmt: skip
+    )
 
 
 def _number(value: Any, form: str) -> str:

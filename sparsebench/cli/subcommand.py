@@ -28,18 +28,18 @@ class Subcommand(NamedTuple):  # a dataclass would import inspect, and the help 
     imported when it runs, for every module is imported to print the help.
 
     Args:
-        name: The word that it is called by.
+        name: What it is called by.
         help: What it does, in one line.
         section: Where it stands in the help.
-        run: What it does, given the parsed options, or all words where there are no ``arguments``; the exit status.
-        arguments: Adds its arguments to a parser; ``None`` where all words are Hydra's.
-        config: Primary config whose settings the words are then, a file in conf.
+        run: (options, or the overrides where there are no ``arguments``) -> exit status.
+        arguments: Adds its arguments to a parser; ``None`` where they are Hydra overrides.
+        config: The primary config that is overridden then, a file in conf.
         description: Above its arguments in its own help; ``help`` by default.
         examples: Command lines, shown in the help.
         order: Within its section; by name where it is equal.
-        parse: The options of words; the parser's own ``parse_args`` by default.
-        candidates: (words before, last word) -> what completion offers in place of the last, where it is no option.
-        files: Whether its words are mostly paths, for shells that have to be told.
+        parse: (parser, argv) -> options; the parser's own ``parse_args`` by default.
+        candidates: (arguments before, last one so far) -> what completion offers for the last, if it is no option.
+        files: Whether its arguments are mostly paths: fish has to be told.
     """
 
     name: str
@@ -56,18 +56,18 @@ class Subcommand(NamedTuple):  # a dataclass would import inspect, and the help 
     files: bool = False
 
     def main(self, argv: Sequence[str]) -> int:
-        """Run it with the words that follow its name; returns the exit status."""
+        """Run it with the arguments that follow its name; returns the exit status."""
         if self.arguments is None:
             return self.run(argv)
         parser = self.parser()
         try:
             options = self.parse(parser, argv) if self.parse else parser.parse_args(argv)
-        except SystemExit as done:  # after its help, and at words that it refuses
+        except SystemExit as done:  # after its help, and at arguments that it refuses
             return int(done.code or 0)
         return self.run(options)
 
     def parser(self) -> ArgumentParser:
-        """The parser of its words; a command without ``arguments`` has none."""
+        """Its parser; a command without ``arguments`` has none."""
         from argparse import ArgumentParser  # here: the help of all commands needs it not
 
         assert self.arguments is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sparsebench.cli import theory, train
-from sparsebench.cli.hydra_program import SHOWS, in_full, register
+from sparsebench.cli.hydra_program import INFO_FLAGS, expand_shorthand, register
 from sparsebench.cli.subcommand import Section, Subcommand
 
 
@@ -19,14 +19,14 @@ def main(arguments: Sequence[str]) -> int:
         SettingError: A setting is wrong.
         RunError: Runs are left that failed.
     """
-    if any(word.startswith("study=") for word in arguments):
+    if any(override.startswith("study=") for override in arguments):
         return theory.main(arguments, sweep=True)
     from sparsebench.config import renamed
 
     register()
-    typed = renamed.words(arguments)
-    words = [in_full(word) for word in typed]
-    return train.handed_over(typed, words if SHOWS & set(words) else [*words, "--multirun"])
+    argv = renamed.update_overrides(arguments)
+    overrides = [expand_shorthand(override) for override in argv]
+    return train.run_hydra(argv, overrides if INFO_FLAGS & set(overrides) else [*overrides, "--multirun"])
 
 
 COMMAND = Subcommand(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench.cli import hydra_program
 from sparsebench.cli import list as listing
-from sparsebench.cli.hydra_program import SHOWS, in_full, register
+from sparsebench.cli.hydra_program import INFO_FLAGS, expand_shorthand, register
 from sparsebench.cli.subcommand import Section, Subcommand
 from sparsebench.errors import RunError, SettingError, one_of
 from sparsebench.paths import options
@@ -37,7 +37,7 @@ def _task(cfg: DictConfig) -> None:
 
     from sparsebench.config.identity import study_id
     from sparsebench.records.states import fail
-    from sparsebench.runs.run_lock import Held
+    from sparsebench.runs.run_lock import RunLockedError
     from sparsebench.runs.study import as_typed, study
 
     job = HydraConfig.get()
@@ -45,7 +45,7 @@ def _task(cfg: DictConfig) -> None:
     try:
         study(cfg, choices, list(job.overrides.task), _figures)
     except (SettingError, RunError, OSError) as error:
-        if not cfg.wait and not isinstance(error, Held):  # a launcher looks for it there
+        if not cfg.wait and not isinstance(error, RunLockedError):  # a launcher looks for it there
             fail(Path(cfg.results_dir).expanduser(), study_id(cfg, choices), error)
         if job.mode == RunMode.MULTIRUN:  # the others go on
             print(f"sparsebench: {' '.join(as_typed(job.overrides.task))}: {error}", file=sys.stderr)
@@ -79,26 +79,28 @@ def main(arguments: Sequence[str], sweep: bool = False) -> int:
     from sparsebench.config.compose import STUDY
     from sparsebench.config.open import explain
 
-    words = [in_full(word) for word in renamed.words(arguments)]
-    words = [f"{STUDY}={word[6:]}" if word.startswith("study=") else word for word in words]
-    if not any(word.startswith(f"{STUDY}=") for word in words):
-        if not {"--help", "-h"} & set(words):
+    overrides = [expand_shorthand(override) for override in renamed.update_overrides(arguments)]
+    overrides = [
+        f"{STUDY}={override[6:]}" if override.startswith("study=") else override for override in overrides
+    ]
+    if not any(override.startswith(f"{STUDY}=") for override in overrides):
+        if not {"--help", "-h"} & set(overrides):
             raise SettingError("study", None, one_of(options("theory"), ""))
         print(HELP)
         return listing.COMMAND.main(["theory"])
-    if sweep and not SHOWS & set(words):
-        words.append("--multirun")
+    if sweep and not INFO_FLAGS & set(overrides):
+        overrides.append("--multirun")
     register()
     try:
         _failed.clear()
         _collected.append(True)
-        hydra_program.call(_task, "theory", words)
-        if _failed and "--multirun" in words:
+        hydra_program.call(_task, "theory", overrides)
+        if _failed and "--multirun" in overrides:
             raise RunError(f"{len(_failed)} studies failed; the first: {_failed[0]}")
         if _failed:
             raise _failed[0]
     except Exception as error:
-        explained = explain(error, [word for word in words if "=" in word], "theory")
+        explained = explain(error, [override for override in overrides if "=" in override], "theory")
         if explained is None:
             raise
         if explained.setting == "theory":

@@ -34,9 +34,9 @@ def _task(cfg: DictConfig) -> float | None:
     except (SettingError, RunError, OSError) as error:
         _note(cfg, choices, error)
         if job.mode == RunMode.MULTIRUN:  # the others go on; the last word is the sweep's
-            from sparsebench.distributed.rank_env import speaks
+            from sparsebench.distributed.rank_env import should_report_error
 
-            if speaks(job.overrides.task, error):
+            if should_report_error(job.overrides.task, error):
                 print(f"sparsebench: {' '.join(job.overrides.task)}: {error}", file=sys.stderr)
             raise
         _failed.append(error)  # raised by main: Hydra would print a line of its own
@@ -50,9 +50,9 @@ def _note(cfg: DictConfig, choices: dict[str, str | None], error: Exception) -> 
     """Leave an error of a sweep's run where the sweep looks for it: one before the run was claimed has not done so."""
     from sparsebench.config.identity import run_id
     from sparsebench.records.states import fail
-    from sparsebench.runs.run_lock import Held
+    from sparsebench.runs.run_lock import RunLockedError
 
-    if not cfg.wait and not isinstance(error, Held):
+    if not cfg.wait and not isinstance(error, RunLockedError):
         fail(Path(cfg.results_dir).expanduser(), run_id(cfg, choices), error)
 
 
@@ -68,32 +68,32 @@ def main(arguments: Sequence[str]) -> int:
     """
     from sparsebench.config import renamed
 
-    words = renamed.words(arguments)
-    return handed_over(words, words)
+    overrides = renamed.update_overrides(arguments)
+    return run_hydra(overrides, overrides)
 
 
-def handed_over(arguments: Sequence[str], words: Sequence[str]) -> int:
+def run_hydra(argv: Sequence[str], overrides: Sequence[str]) -> int:
     """The exit status of Hydra's program, which runs one config, or a sweep.
 
     Args:
-        arguments: Words of the command line, as they are typed.
-        words: The same as Hydra is given them.
+        argv: Overrides as typed on the command line.
+        overrides: The same in the form that Hydra takes.
 
     Raises:
         SettingError: A setting is wrong.
         RunError: A run diverged, or missed its sparsity.
     """
     from sparsebench.config.open import explain
-    from sparsebench.distributed.rank_env import only_first_prints
+    from sparsebench.distributed.rank_env import main_rank_stdout_only
 
     try:
         _failed.clear()
-        with only_first_prints(arguments):
-            hydra_program.call(_task, "train", words)
+        with main_rank_stdout_only(argv):
+            hydra_program.call(_task, "train", overrides)
         if _failed:
             raise _failed[0]
     except Exception as error:  # a config that is missing is an OSError too
-        explained = explain(error, [word for word in arguments if "=" in word])
+        explained = explain(error, [override for override in argv if "=" in override])
         if explained is None:
             raise
         raise explained from error

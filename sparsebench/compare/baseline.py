@@ -6,7 +6,7 @@ import pandas as pd
 
 from sparsebench.compare.configurations import Joined
 from sparsebench.compare.statistics import differences
-from sparsebench.records.settings import dense_command, of_pruning
+from sparsebench.records.settings import dense_command, is_pruning_setting
 
 NOT_TRAINING = ("method", "target_sparsity", "round", "config_hash", "seed")
 """Keys that say how a run was pruned, or only name it."""
@@ -14,7 +14,7 @@ NOT_TRAINING = ("method", "target_sparsity", "round", "config_hash", "seed")
 
 def training_keys(keys: list[str]) -> list[str]:
     """Those of ``keys`` that a dense run has too: data set, model, recipe and the like."""
-    return [key for key in keys if key not in NOT_TRAINING and not of_pruning(key)]
+    return [key for key in keys if key not in NOT_TRAINING and not is_pruning_setting(key)]
 
 
 def against_dense(joined: Joined, table: int = 0) -> pd.DataFrame:
@@ -66,5 +66,9 @@ def _dense(joined: Joined, runs: pd.DataFrame) -> pd.Series:
 def _command(command: str, seeds: list[int]) -> str:
     if not command.startswith("sparsebench train"):
         return ""
-    made = dense_command(command, ",".join(map(str, seeds)) or None)
-    return made if len(seeds) < 2 else made.replace("sparsebench train", "sparsebench sweep", 1)
+    train_command = dense_command(command, ",".join(map(str, seeds)) or None)
+    return (
+        train_command
+        if len(seeds) < 2
+        else train_command.replace("sparsebench train", "sparsebench sweep", 1)
+    )

@@ -11,10 +11,10 @@ import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from sparsebench.compare.baseline import against_dense, training_keys
-from sparsebench.compare.configurations import Joined, join, told
+from sparsebench.compare.configurations import Joined, describe_differences, join
 from sparsebench.compare.statistics import differences, statistics
 from sparsebench.errors import SettingError, one_of
-from sparsebench.records.settings import of_pruning
+from sparsebench.records.settings import is_pruning_setting
 
 LISTED = 5
 """Commands named in the notes at most."""
@@ -87,7 +87,7 @@ def compare(
         result.frame = result.frame.join(part.add_suffix(f" [{label}]") if several else part)
     if several:
         _differences(result, joined)
-        result.notes[:0] = _unlike(joined, labels)
+        result.notes[:0] = _comparability_warnings(joined, labels)
     else:
         _to_dense(result, joined)
     result.frame = result.frame.reset_index(drop=True)
@@ -101,7 +101,7 @@ def _to_dense(result: Comparison, joined: Joined) -> None:
     frame["difference_to_dense"] = dense["difference"]
     for column in ("low", "high", "pairs", "interval", "dense_command"):
         frame[column] = dense[column]
-    _settle(frame, "", ("pairs", "rank"))
+    _normalize_dtypes(frame, "", ("pairs", "rank"))
     frame["dense_command"] = frame["dense_command"].where(frame["dense_command"].notna(), "")
     if "method" not in frame:
         return
@@ -133,7 +133,7 @@ def _differences(result: Comparison, joined: Joined) -> None:
         found = differences(joined.runs[0], runs).reindex(frame.index)
         for column in found:
             frame[f"{column} [{label}]"] = found[column]
-        _settle(frame, f" [{label}]", ("pairs",))
+        _normalize_dtypes(frame, f" [{label}]", ("pairs",))
     ranks = _ranks(result, [frame[f"mean [{label}]"] for label in labels])
     for label, rank in zip(labels, ranks, strict=True):
         frame[f"rank [{label}]"] = rank
@@ -148,9 +148,9 @@ def _differences(result: Comparison, joined: Joined) -> None:
     result.notes += [f"note: {configurations(count)} only in {named}" for named, count in alone.items()]
 
 
-def _settle(frame: pd.DataFrame, suffix: str, whole: Sequence[str]) -> None:
+def _normalize_dtypes(frame: pd.DataFrame, suffix: str, integer_columns: Sequence[str]) -> None:
     """Whole numbers as such, and no interval as an empty text."""
-    for column in whole:
+    for column in integer_columns:
         frame[f"{column}{suffix}"] = frame[f"{column}{suffix}"].astype("Int64")
     text = frame[f"interval{suffix}"].astype(object)
     frame[f"interval{suffix}"] = text.where(text.notna(), "")
@@ -170,16 +170,18 @@ def _ranks(result: Comparison, means: Sequence[pd.Series]) -> list[pd.Series]:
     ]
 
 
-def _unlike(joined: Joined, labels: Sequence[str]) -> list[str]:
+def _comparability_warnings(joined: Joined, labels: Sequence[str]) -> list[str]:
     """What differs between the tables, and whether that makes the comparison unfair."""
     notes = []
     if joined.differing:
-        notes.append(f"differs between the tables, and is not joined by: {'; '.join(told(joined.differing))}")
+        notes.append(
+            f"differs between the tables, and is not joined by: {'; '.join(describe_differences(joined.differing))}"
+        )
     unfair = [
         text
-        for name, text in zip(joined.differing, told(joined.differing), strict=True)
+        for name, text in zip(joined.differing, describe_differences(joined.differing), strict=True)
         if name.startswith("prunable")
-        or not (of_pruning(name) or name in ("method", "target_sparsity", "model"))
+        or not (is_pruning_setting(name) or name in ("method", "target_sparsity", "model"))
     ]
     for runs, label in zip(joined.runs[1:], labels[1:], strict=True):
         for column, called in (("train_flops", "training FLOPs"), ("prunable", "prunable weights")):

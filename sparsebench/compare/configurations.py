@@ -26,7 +26,7 @@ NEEDED = (
 """Columns that a comparison reads beside the metric."""
 
 
-def counted(frame: pd.DataFrame) -> pd.Series:
+def valid_runs(frame: pd.DataFrame) -> pd.Series:
     """Which rows count: runs that finished with exactly the asked number of zeros."""
     return (frame["status"] == "finished") & frame["sparsity_ok"].astype(str).isin(["True", "true"])
 
@@ -74,18 +74,18 @@ def join(tables: Sequence[tuple[str, pd.DataFrame]], metric: str, on: Sequence[s
         "table"
     )
     every = every.reset_index(drop=True)
-    told = _settings(every)
-    values = pd.concat([every.drop(columns=["command"]), told], axis=1)
+    run_settings = _settings(every)
+    values = pd.concat([every.drop(columns=["command"]), run_settings], axis=1)
     values["hash"] = values["config_hash"]
     differing: dict[str, list[object]] = {}
     if on:
         for column in on:
             if column not in values or (column in every and every[column].isna().all()):
-                known = [*(c for c in tables[0][1].columns if c != "command"), *told.columns]
+                known = [*(c for c in tables[0][1].columns if c != "command"), *run_settings.columns]
                 raise SettingError("on", column, f"a column of {tables[0][0]}: {one_of(known, column)}")
         keys = list(on)
     else:
-        keys, differing = _keys(values, [*DESCRIBING, ROUND, *told.columns])
+        keys, differing = _keys(values, [*DESCRIBING, ROUND, *run_settings.columns])
         same = values.groupby(["table", *keys], dropna=False)["hash"].transform("nunique") > 1
         if same.any():
             same = values.assign(same=same).groupby(keys, dropna=False)["same"].transform("any")
@@ -98,10 +98,10 @@ def join(tables: Sequence[tuple[str, pd.DataFrame]], metric: str, on: Sequence[s
         {int(key): command for key, command in zip(values["key"], every["command"], strict=True)},
         [],
         differing,
-        _mixed(values, keys, [label for label, _ in tables], list(told.columns)),
+        _ambiguous_rows(values, keys, [label for label, _ in tables], list(run_settings.columns)),
     )
     if not on:
-        joined.notes += _renamed(values)
+        joined.notes += _hash_warnings(values)
     for (_, frame), (number, _), (_, part) in zip(tables, parts, values.groupby("table"), strict=True):
         joined.runs.append(_runs(frame, part["key"].to_numpy()[number], metric))
     return joined
@@ -129,10 +129,10 @@ def _settings(every: pd.DataFrame) -> pd.DataFrame:
     parsed = {command: settings(command) for command in commands.unique()}
     best: dict[object, dict[str, str]] = {}
     for digest, command in zip(every["config_hash"], commands, strict=True):
-        told = parsed[command]
-        known = best.setdefault(digest, told)
-        if (len(told), sorted(told.items())) < (len(known), sorted(known.items())):
-            best[digest] = told
+        run_settings = parsed[command]
+        known = best.setdefault(digest, run_settings)
+        if (len(run_settings), sorted(run_settings.items())) < (len(known), sorted(known.items())):
+            best[digest] = run_settings
     rows = [
         best[digest] if pd.notna(digest) and digest != "" else parsed[command]
         for digest, command in zip(every["config_hash"], commands, strict=True)
@@ -164,13 +164,15 @@ def _sortable(values: pd.DataFrame) -> pd.DataFrame:
     return values
 
 
-def _mixed(values: pd.DataFrame, keys: list[str], labels: Sequence[str], told: Sequence[str]) -> list[str]:
+def _ambiguous_rows(
+    values: pd.DataFrame, keys: list[str], labels: Sequence[str], run_settings: Sequence[str]
+) -> list[str]:
     """Where a row stands for several configurations of a table, and what they differ in."""
     notes = []
     for number, part in values.groupby("table"):
         groups = part.groupby("key")
         hashes = groups["hash"].nunique()
-        others = [c for c in [*DESCRIBING, *told] if c not in keys]
+        others = [c for c in [*DESCRIBING, *run_settings] if c not in keys]
         varying = {c: groups[c].nunique(dropna=False) for c in others}
         several = hashes > 1
         for counts in varying.values():
@@ -184,7 +186,7 @@ def _mixed(values: pd.DataFrame, keys: list[str], labels: Sequence[str], told: S
     return notes
 
 
-def _renamed(values: pd.DataFrame) -> list[str]:
+def _hash_warnings(values: pd.DataFrame) -> list[str]:
     """Whether configurations with the same words have other hashes in another table."""
     known = values[values["hash"].notna() & (values["hash"] != "")]
     if not known.empty:
@@ -209,7 +211,7 @@ def _constants(values: pd.DataFrame, columns: Sequence[str]) -> list[pd.Series]:
 
 
 def _runs(frame: pd.DataFrame, key: np.ndarray, metric: str) -> pd.DataFrame:
-    runs = pd.DataFrame({"key": key, "value": frame[metric].to_numpy(), "good": counted(frame).to_numpy()})
+    runs = pd.DataFrame({"key": key, "value": frame[metric].to_numpy(), "good": valid_runs(frame).to_numpy()})
     for column in ("seed", "sparsity", "train_flops", "prunable"):
         known = frame[column] if column in frame else pd.Series(np.nan, index=frame.index)
         if not is_numeric_dtype(known):  # another program's may be any text
@@ -224,7 +226,7 @@ def _text(value: object) -> str:
     return f"{value:.12g}" if isinstance(value, (float, np.floating)) else str(value)
 
 
-def told(differing: Mapping[str, Sequence[object]]) -> list[str]:
+def describe_differences(differing: Mapping[str, Sequence[object]]) -> list[str]:
     """``setting: first -> second`` of each."""
     return [
         f"{name}: {' -> '.join(_text(value) or 'default' for value in values)}"

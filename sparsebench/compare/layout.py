@@ -11,7 +11,7 @@ from sparsebench.compare.comparison import Comparison, configurations
 LABEL = 20
 """Characters of a table's label that fit above a column."""
 
-SAID_ONCE = ("epochs", "batch_size", "precision")
+CONSTANT_COLUMNS = ("epochs", "batch_size", "precision")
 """Keys that become a line beside the table where all rows agree."""
 
 
@@ -25,7 +25,7 @@ def number(value: object, decimals: int | None, sign: str = "") -> str:
     return f"{round(number, decimals) + 0.0:{sign}.{decimals}f}"  # + 0.0: no minus in front of zero
 
 
-def measured(mean: object, std: object, n: object, decimals: int | None) -> str:
+def format_mean_std(mean: object, std: object, n: object, decimals: int | None) -> str:
     """``mean ± deviation (number of runs)``, of what there is.
 
     Example:
@@ -65,13 +65,13 @@ def lettered(result: Comparison) -> tuple[Comparison, list[str]]:
     return short, [f"{letter}: {label}" for label, letter in letters.items()]
 
 
-def measured_cells(frame: pd.DataFrame, columns: Sequence[str], decimals: int | None) -> pd.Series:
-    """:func:`measured` of every row, from its columns of means, deviations and numbers of runs."""
+def mean_std_cells(frame: pd.DataFrame, columns: Sequence[str], decimals: int | None) -> pd.Series:
+    """:func:`format_mean_std` of every row, from its columns of means, deviations and numbers of runs."""
     rows = frame[list(columns)].itertuples(index=False)
-    return pd.Series([measured(mean, std, n, decimals) for mean, std, n in rows], dtype=object)
+    return pd.Series([format_mean_std(mean, std, n, decimals) for mean, std, n in rows], dtype=object)
 
 
-def for_people(result: Comparison, decimals: int | None) -> tuple[pd.DataFrame, list[str]]:
+def format_for_display(result: Comparison, decimals: int | None) -> tuple[pd.DataFrame, list[str]]:
     """Cells as texts, and the lines that belong under the table.
 
     Args:
@@ -80,11 +80,11 @@ def for_people(result: Comparison, decimals: int | None) -> tuple[pd.DataFrame, 
     """
     result, legend = lettered(result)
     frame, suffixes = result.frame, [f" [{label}]" for label in result.labels]
-    once = said_once(result)
+    once = constant_columns(result)
     cells = {k: frame[k].map(_plain) for k in result.keys if k not in once}
     for suffix in suffixes if len(suffixes) > 1 else [""]:
         parts = [f"{name}{suffix}" for name in ("mean", "std", "n")]
-        cells[f"{result.metric} (n){suffix}"] = measured_cells(frame, parts, decimals)
+        cells[f"{result.metric} (n){suffix}"] = mean_std_cells(frame, parts, decimals)
         if frame[f"excluded{suffix}"].fillna(0).gt(0).any():
             cells[f"excluded{suffix}"] = frame[f"excluded{suffix}"].map(_plain)
         cells[f"rank{suffix}"] = _rank(frame, suffix)
@@ -99,9 +99,9 @@ def for_people(result: Comparison, decimals: int | None) -> tuple[pd.DataFrame, 
     return pd.DataFrame(cells), [*legend, *lines]
 
 
-def said_once(result: Comparison) -> list[str]:
+def constant_columns(result: Comparison) -> list[str]:
     """Keys that name no row, since all rows agree in them."""
-    return [k for k in SAID_ONCE if k in result.keys and result.frame[k].nunique(dropna=False) == 1]
+    return [k for k in CONSTANT_COLUMNS if k in result.keys and result.frame[k].nunique(dropna=False) == 1]
 
 
 def _rank(frame: pd.DataFrame, suffix: str) -> pd.Series:
@@ -125,8 +125,8 @@ def _difference(frame: pd.DataFrame, name: str, suffix: str, decimals: int | Non
 
 def _intervals(frame: pd.DataFrame, suffixes: list[str]) -> list[str]:
     kinds = pd.concat([frame[c] for c in frame if str(c).split(" [")[0] == "interval"]).value_counts()
-    said = {"paired": "by seed", "welch": "Welch's"}
-    named = [f"{said[kind]} in {configurations(kinds[kind])}" for kind in said if kind in kinds]
+    kind_names = {"paired": "by seed", "welch": "Welch's"}
+    named = [f"{kind_names[kind]} in {configurations(kinds[kind])}" for kind in kind_names if kind in kinds]
     return [f"[ , ]: 95 % confidence intervals, {' and '.join(named)}"] if named else []
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from sparsebench.compare.baseline import against_dense
 from sparsebench.compare.comparison import configurations, missing_dense
 from sparsebench.compare.configurations import join
-from sparsebench.compare.layout import measured_cells, number
+from sparsebench.compare.layout import mean_std_cells, number
 from sparsebench.compare.statistics import statistics
 from sparsebench.errors import SettingError
 from sparsebench.files import read_csv
@@ -63,7 +63,7 @@ def family(model: str) -> str:
     return re.sub(r"_(a|b|bottleneck|stable|bias|dropout[\d.]+)(?=_|$)", "", model)
 
 
-def beside(paper: pd.DataFrame, label: str, ours: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+def compare_with_paper(paper: pd.DataFrame, label: str, ours: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """The published rows on the data sets and models of ``ours``, each with our configurations that match it.
 
     They are matched by data set, model (whatever its variant), method, and sparsity as exactly as it is printed.
@@ -113,11 +113,11 @@ def beside(paper: pd.DataFrame, label: str, ours: pd.DataFrame) -> tuple[pd.Data
 
 
 def cells(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Published rows, alone or as :func:`beside` returns them, as texts for people, and the lines under them."""
+    """Published rows, alone or from :func:`compare_with_paper`, formatted for display, and the lines under them."""
     alone = "verdict" not in frame
     spread = "std" if alone else "theirs_std"
     columns = ("top1", spread, "n") if alone else ("theirs", spread, "theirs_n")
-    theirs = measured_cells(frame, columns, 2)
+    theirs = mean_std_cells(frame, columns, 2)
     lines: list[str] = []
     shown = {"dataset": frame["dataset"], "model": frame["model_as_published"]}
     shown |= {
@@ -127,7 +127,7 @@ def cells(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         "confidence": frame["confidence"],
     }
     if not alone:
-        shown["ours (n)"] = measured_cells(frame, ("mean", "std", "n"), 2)
+        shown["ours (n)"] = mean_std_cells(frame, ("mean", "std", "n"), 2)
         shown["gap"] = frame["gap"].map(lambda gap: number(gap, 2, "+"))
         shown["drop theirs"] = frame["drop_theirs"].map(lambda drop: number(drop, 2))
         shown["drop ours"] = frame["drop_ours"].map(lambda drop: number(drop, 2))
@@ -178,23 +178,25 @@ def _configurations(label: str, ours: pd.DataFrame) -> pd.DataFrame:
     frame = frame.join(statistics(runs))
     dense = against_dense(joined)
     frame["drop_ours"], frame["dense_command"] = -dense["difference"], dense["dense_command"]
-    told = {key: settings(joined.commands.get(key, "")) for key in frame.index}
-    frame["counted_ours"] = [_counted_layers(told[key]) for key in frame.index]
+    run_settings = {key: settings(joined.commands.get(key, "")) for key in frame.index}
+    frame["counted_ours"] = [_counted_layers(run_settings[key]) for key in frame.index]
     frame["special"] = [
-        ", ".join(f"{k}={v}" for k, v in told[key].items() if k.startswith(("dataset.", "experiment")))
+        ", ".join(
+            f"{k}={v}" for k, v in run_settings[key].items() if k.startswith(("dataset.", "experiment"))
+        )
         for key in frame.index
     ]
     return frame.rename_axis("key").reset_index()
 
 
-def _counted_layers(told: dict[str, str]) -> str:
+def _counted_layers(run_settings: dict[str, str]) -> str:
     """The layers that our sparsity counts, in the words of the published tables."""
     kept = [
         text
         for name, text in (("first_conv", "-first"), ("shortcut_convs", "-shortcuts"))
-        if told.get(f"prunable.{name}", "true").lower() == "false"
+        if run_settings.get(f"prunable.{name}", "true").lower() == "false"
     ]
-    classifier = "+classifier" if told.get("prunable.last_fc", "false").lower() == "true" else ""
+    classifier = "+classifier" if run_settings.get("prunable.last_fc", "false").lower() == "true" else ""
     return f"convolutions{''.join(kept)}{classifier}"
 
 

@@ -66,10 +66,10 @@ def _latex(header: list[str], rows: list[list[str]], notes: Sequence[str]) -> st
     body = [" & ".join(_math(_escaped(cell)) for cell in row) + r" \\" for row in rows]
     head = " & ".join(_escaped(cell) for cell in header) + r" \\"
     lines = [rf"\begin{{tabular}}{{{align}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule"]
-    said = [
+    note_lines = [
         rf"\par\smallskip\footnotesize {_escaped(note.strip()).replace('±', PLUS_MINUS)}" for note in notes
     ]
-    return "\n".join(["% needs \\usepackage{booktabs}", *lines, r"\end{tabular}", *said]) + "\n"
+    return "\n".join(["% needs \\usepackage{booktabs}", *lines, r"\end{tabular}", *note_lines]) + "\n"
 
 
 def _escaped(text: str) -> str:

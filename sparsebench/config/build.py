@@ -16,7 +16,7 @@ from sparsebench.config.renamed import targets
 from sparsebench.errors import SettingError, one_of
 
 
-def as_word(setting: str, value: object) -> str:
+def format_override(setting: str, value: object) -> str:
     """``setting=value`` as it is written on the command line.
 
     Example:
@@ -47,15 +47,15 @@ def build(node: DictConfig, group: str = "", **runtime: Any) -> Any:
     Raises:
         SettingError: An argument has a value that the target refuses.
     """
-    taken = accepted(str(node._target_))
+    accepted = accepted_arguments(str(node._target_))
     settings = targets(OmegaConf.to_container(node, resolve=True))
     assert isinstance(settings, dict)
     settings.pop("recipe", None)  # defaults for other settings that travel with a data set
-    given = {name: value for name, value in runtime.items() if taken is None or name in taken}
+    given = {name: value for name, value in runtime.items() if accepted is None or name in accepted}
     for name, value in ((str(name), value) for name, value in settings.items()):
-        if taken is not None and not name.startswith("_") and name not in taken:
+        if accepted is not None and not name.startswith("_") and name not in accepted:
             raise SettingError(
-                f"{group}.{name}", value, f"an existing setting: {one_of(sorted(taken), name)}"
+                f"{group}.{name}", value, f"an existing setting: {one_of(sorted(accepted), name)}"
             )
     try:
         # Runtime objects are given to the partial: instantiate would turn a dataclass among them into a config.
@@ -76,7 +76,7 @@ def _as_written(node: DictConfig, group: str, setting: str) -> str:
     return reference[1] if reference else f"{group}.{setting}"
 
 
-def accepted(target: str) -> set[str] | None:
+def accepted_arguments(target: str) -> set[str] | None:
     """Names of the arguments that a class or function takes; ``None`` if it takes any."""
     parameters = inspect.signature(get_object(present_target(target))).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from sparsebench.paths import located, options
+from sparsebench.paths import find_source, options
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def _entry(path: Path) -> Entry:
 def _docstring(target: str) -> str:
     """The docstring of a dotted name, from the source file: importing it would import torch."""
     module, _, name = target.rpartition(".")
-    file = located(module)
+    file = find_source(module)
     if file is not None and file.is_dir():
         file /= "__init__.py"
     if file is None or file.suffix != ".py" or not file.is_file():

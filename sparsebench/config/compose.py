@@ -28,7 +28,7 @@ class InstalledConfigs(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Add their folders where this package's own are searched: not in another Hydra application."""
-        if any(place.path == str(config_dir()) for place in search_path.get_path()):
+        if any(entry.path == str(config_dir()) for entry in search_path.get_path()):
             for package, folder in installed_configs():
                 search_path.append(package, f"file://{folder}")
 
@@ -48,14 +48,16 @@ def defaults(choices: Mapping[str, str | None]) -> dict[str, Any]:
 
 def _key(choices: Mapping[str, str | None]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(overrides, folders that are searched)."""
-    places = GlobalHydra.instance().config_loader().get_search_path().get_path()
+    search_path = GlobalHydra.instance().config_loader().get_search_path().get_path()
     chosen = (f"{group}={choices[group]}" for group in IDENTITY_GROUPS)
-    return tuple(chosen), tuple(place.path for place in places)
+    return tuple(chosen), tuple(entry.path for entry in search_path)
 
 
 @cache
-def _composed_once(overrides: tuple[str, ...], places: tuple[str, ...]) -> tuple[DictConfig, dict[str, Any]]:
-    """The config of ``overrides``, searched in ``places``, with its leaves: a sweep asks for it again and again."""
+def _composed_once(
+    overrides: tuple[str, ...], search_path: tuple[str, ...]
+) -> tuple[DictConfig, dict[str, Any]]:
+    """The config of ``overrides``, searched in ``search_path``, with its leaves; cached: sweeps ask often."""
     cfg = compose("train", overrides=list(overrides))
     return cfg, leaves(cfg)
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from sparsebench.config.build import accepted
+from sparsebench.config.build import accepted_arguments
 from sparsebench.config.compose import IDENTITY_GROUPS, STUDY, defaults, leaves
-from sparsebench.config.renamed import first
+from sparsebench.config.renamed import original_names
 from sparsebench.records.settings import VOLATILE
 
 
@@ -35,7 +35,9 @@ def identity(
         present: Setting -> default; of the options' YAML if not given.
     """
     known = defaults(choices) if present is None else present
-    unused = {"schedule", "allocation", "score", "sanity"} - (accepted(str(cfg.prune._target_)) or set())
+    unused = {"schedule", "allocation", "score", "sanity"} - (
+        accepted_arguments(str(cfg.prune._target_)) or set()
+    )
     if "schedule" in unused:
         unused |= {"sparsity", "ramp_end"}
     changed = {
@@ -60,7 +62,7 @@ def config_hash(cfg: DictConfig, choices: Mapping[str, str | None], training: in
 
 def id_of(found: Mapping[str, Any], training: int = 0) -> str:
     """The :func:`run_id` of an :func:`identity`."""
-    return _digest({**first(found), **({"training": training} if training else {})})
+    return _digest({**original_names(found), **({"training": training} if training else {})})
 
 
 def hash_of(found: Mapping[str, Any], training: int = 0) -> str:

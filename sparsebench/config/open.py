@@ -26,7 +26,7 @@ from sparsebench.errors import SettingError, one_of
 from sparsebench.paths import groups
 
 
-def composed(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str | None]]:
+def compose_config(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str | None]]:
     """The config that these words of the command line give, checked, and the chosen options of its groups.
 
     Works inside another Hydra application too, and leaves that one as it was.
@@ -34,15 +34,15 @@ def composed(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str | None
     Raises:
         SettingError: A word is wrong.
     """
-    words = renamed.words(overrides)
+    overrides = renamed.update_overrides(overrides)
     with own_hydra():
         try:
-            cfg = compose("train", overrides=words, return_hydra_config=True)
+            cfg = compose("train", overrides=overrides, return_hydra_config=True)
             choices: dict[str, str | None] = dict(cfg.hydra.runtime.choices)
             del cfg.hydra
             validate(cfg, choices)
         except Exception as error:
-            explained = explain(error, words)
+            explained = explain(error, overrides)
             if explained is None:
                 raise
             raise explained from error
@@ -109,7 +109,7 @@ def _validate(cfg: DictConfig, defaults: Mapping[str, Any]) -> None:
 
 
 @dataclass(frozen=True)
-class Reopened:
+class ReopenedConfig:
     """A run's config read again, and its names as this version gives them.
 
     Args:
@@ -125,7 +125,7 @@ class Reopened:
     config_hash: str
 
 
-def reopened(text: str, choices: Mapping[str, str | None], training: int = 0) -> Reopened:
+def reopen_config(text: str, choices: Mapping[str, str | None], training: int = 0) -> ReopenedConfig:
     """The config of a finished run, checked.
 
     Args:
@@ -162,7 +162,7 @@ def reopened(text: str, choices: Mapping[str, str | None], training: int = 0) ->
             raise
         raise explained from error
     found = identity(cfg, choices, known)
-    return Reopened(cfg, dict(found["changed"]), id_of(found, training), hash_of(found, training))
+    return ReopenedConfig(cfg, dict(found["changed"]), id_of(found, training), hash_of(found, training))
 
 
 def _drop(cfg: DictConfig, key: str) -> None:

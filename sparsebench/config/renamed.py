@@ -16,6 +16,7 @@ TARGETS = {
     "sparsebench.device": "sparsebench.distributed.device",
     "sparsebench.distributed.DDP": "sparsebench.distributed.ddp.DDP",
     "sparsebench.lr_schedules": "sparsebench.optim.lr_schedules",
+    "sparsebench.pruning.schedules.OneShot": "sparsebench.pruning.schedules.OneShotSchedule",
 }
 """Old module or class -> its present place, for ``_target_`` strings."""
 
@@ -59,19 +60,19 @@ def choices(chosen: Mapping[str, str | None]) -> dict[str, str | None]:
     return {group: OPTIONS.get(group, {}).get(str(option), option) for group, option in chosen.items()}
 
 
-def words(given: Sequence[str]) -> list[str]:
+def update_overrides(overrides: Sequence[str]) -> list[str]:
     """Words of the command line with present names; each that named something by an old one is told of."""
-    renewed = [_word(word) for word in given]
-    for old, new in zip(given, renewed, strict=True):
+    updated = [_update_override(override) for override in overrides]
+    for old, new in zip(overrides, updated, strict=True):
         if old != new:
             print(f"sparsebench: note: {old} is now written {new}", file=sys.stderr)
-    return renewed
+    return updated
 
 
-def _word(word: str) -> str:
-    parts = re.match(r"([+~]*)([\w./]+)([^=]*)(=?)(.*)", word, re.DOTALL)
-    if parts is None or word.startswith("-"):
-        return word
+def _update_override(override: str) -> str:
+    parts = re.match(r"([+~]*)([\w./]+)([^=]*)(=?)(.*)", override, re.DOTALL)
+    if parts is None or override.startswith("-"):
+        return override
     sign, key, package, equals, value = parts.groups()
     if key.endswith("_target_"):
         value = re.sub(r"[\w.]+", lambda name: target(name[0]), value)
@@ -80,7 +81,7 @@ def _word(word: str) -> str:
     return f"{sign}{setting(key)}{package}{equals}{value}"
 
 
-def first(found: Mapping[str, Any]) -> dict[str, Any]:
+def original_names(found: Mapping[str, Any]) -> dict[str, Any]:
     """An identity by the names that options and settings had when they came into being."""
     options = {group: {new: old for old, new in names.items()} for group, names in OPTIONS.items()}
     settings = {new: old for old, new in SETTINGS.items()}

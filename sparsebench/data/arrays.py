@@ -57,10 +57,10 @@ def stratified(labels: Tensor, size: int, seed: int) -> Tensor:
         [2, 3, 4, 6]
     """
     classes = labels.cpu().numpy()
-    share, remainder = np.divmod(size * np.bincount(classes), max(len(classes), 1))
-    share[np.argsort(-remainder, kind="stable")[: size - share.sum()]] += 1
+    counts, remainder = np.divmod(size * np.bincount(classes), max(len(classes), 1))
+    counts[np.argsort(-remainder, kind="stable")[: size - counts.sum()]] += 1
     random = np.random.RandomState(seed)
-    drawn = [random.permutation(np.flatnonzero(classes == c))[:count] for c, count in enumerate(share)]
+    drawn = [random.permutation(np.flatnonzero(classes == c))[:count] for c, count in enumerate(counts)]
     return torch.from_numpy(np.sort(np.concatenate(drawn)))
 
 
@@ -107,7 +107,7 @@ class ImageDataset:
         flip: bool,
         device: torch.device | str,
     ) -> None:
-        if not whole(pad) or pad < 0:
+        if not is_integer(pad) or pad < 0:
             raise SettingError("pad", pad, "a number of pixels, 0 or more")
         _, channels, height, width = train.images.shape
         self.name, self.num_classes = name, num_classes
@@ -130,17 +130,23 @@ class ImageDataset:
         return TrainLoader(self, batch_size, seed, channels_last=channels_last)
 
     def batches(
-        self, split: SplitName, batch_size: int, *, channels_last: bool = False, rank: int = 0, ranks: int = 1
+        self,
+        split: SplitName,
+        batch_size: int,
+        *,
+        channels_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """All of a split once, in order; with several ranks, this rank's batches."""
-        return batches(self, split, batch_size, channels_last=channels_last, rank=rank, ranks=ranks)
+        return batches(self, split, batch_size, channels_last=channels_last, rank=rank, world_size=world_size)
 
     def summary(self) -> dict[str, Any]:
         """No columns: what is in memory has been read."""
         return {}
 
 
-def whole(value: object) -> bool:
+def is_integer(value: object) -> bool:
     """Whether ``value`` is a whole number, which True and False are not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -160,11 +166,11 @@ def splits_of(
     Raises:
         SettingError: A value is out of its range.
     """
-    if not whole(split_seed) or not 0 <= split_seed < 2**32:
+    if not is_integer(split_seed) or not 0 <= split_seed < 2**32:
         raise SettingError("split_seed", split_seed, "a whole number in [0, 2**32)")
     train, val = _hold_out(labels, val_fraction, split_seed)
     if train_samples is not None:
-        if not whole(train_samples) or not num_classes <= train_samples <= len(train):
+        if not is_integer(train_samples) or not num_classes <= train_samples <= len(train):
             allowed = f"null, or a whole number from {num_classes} (one a class) to {len(train)}"
             raise SettingError("train_samples", train_samples, allowed)
         train = train[stratified(labels[train], train_samples, split_seed)]

@@ -39,7 +39,7 @@ class Normalize:
         return image.to(device)
 
 
-def share(count: int, rank: int, ranks: int) -> slice:
+def rank_slice(count: int, rank: int, world_size: int) -> slice:
     """The part of ``count`` samples that is this rank's; parts are as equal as can be.
 
     Each has two samples or more, for batch normalisation cannot train on one; where they are too few for that, the last
@@ -50,7 +50,7 @@ def share(count: int, rank: int, ranks: int) -> slice:
         ([slice(0, 3, None), slice(3, 7, None)],
          [slice(0, 2, None), slice(2, 5, None), slice(5, 5, None), slice(5, 5, None)])
     """
-    working = min(ranks, max(count // 2, 1))
+    working = min(world_size, max(count // 2, 1))
     return slice(count * min(rank, working) // working, count * min(rank + 1, working) // working)
 
 
@@ -61,14 +61,14 @@ def steps_per_epoch(images: int, batch_size: int, drop_last: bool = False) -> in
         SettingError: The batch size is none, or no batch is left.
     """
     check_batch_size(batch_size)
-    whole, rest = divmod(images, batch_size)
-    steps = whole + (rest > 1 and not drop_last)
+    full, rest = divmod(images, batch_size)
+    steps = full + (rest > 1 and not drop_last)
     if steps == 0:
         raise SettingError("batch_size", batch_size, f"at most the {images} training images")
     return steps
 
 
-def mixed(*numbers: int) -> int:
+def derive_seed(*numbers: int) -> int:
     """32 bits that depend on all ``numbers``: torch's CPU generator ignores all higher bits of its seed."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 

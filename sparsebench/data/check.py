@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from sparsebench.data.decoding import decode
 from sparsebench.data.folder import FolderDataset, ImageNet
-from sparsebench.data.listing import INDEX, Listing, Source
+from sparsebench.data.listing import INDEX, ImageIndex, ImageSource
 from sparsebench.data.packed import Packed, pack, read_index, sha256
 from sparsebench.errors import SettingError
 from sparsebench.files import write_csv
@@ -28,7 +28,7 @@ AHEAD = 4
 """Images in flight a thread."""
 
 
-def _splits(found: Listing) -> Iterator[tuple[str, Source, Tensor]]:
+def _splits(found: ImageIndex) -> Iterator[tuple[str, ImageSource, Tensor]]:
     yield "train", found.train, found.train_labels
     if found.test is not None:
         yield "test", found.test, found.test_labels
@@ -81,7 +81,7 @@ def check(
     return int(wrong > 0)
 
 
-def _compare_with_all_of_imagenet(found: Listing) -> None:
+def _compare_with_all_of_imagenet(found: ImageIndex) -> None:
     assert found.test is not None
     for what, here, all_ in (
         ("classes", len(found.classes), ImageNet.CLASSES),
@@ -103,8 +103,8 @@ def _checksums(split: str, source: Packed) -> list[dict[str, Any]]:
     ]
 
 
-def _decoded(split: str, source: Source, workers: int) -> list[dict[str, Any]]:
-    """What is to be said of single images: those that cannot be read, and those that are not RGB."""
+def _decoded(split: str, source: ImageSource, workers: int) -> list[dict[str, Any]]:
+    """What is to be metadata of single images: those that cannot be read, and those that are not RGB."""
 
     def look(index: int) -> str:
         try:
@@ -162,17 +162,16 @@ def pack_folder(
             return False
     total = sum(len(source) for _, source, _ in _splits(found))
     with tqdm(total=total, desc="pack", unit="image", disable=not sys.stderr.isatty()) as bar:
-        said = pack(found, folder, side, quality, about, workers, bar.update)
-    kept = f", {said['kept_shards']} of them from before" if said["kept_shards"] else ""
-    print(
-        f"{folder}: {said['images']:,} images, {said['bytes'] / 1e9:.3g} GB in {len(said['sha256'])} shards{kept}"
-    )
-    if bad := said["unreadable"]:
+        metadata = pack(found, folder, side, quality, about, workers, bar.update)
+    kept = f", {metadata['kept_shards']} of them from before" if metadata["kept_shards"] else ""
+    size = f"{metadata['bytes'] / 1e9:.3g} GB in {len(metadata['sha256'])} shards"
+    print(f"{folder}: {metadata['images']:,} images, {size}{kept}")
+    if bad := metadata["unreadable"]:
         print(f"{len(bad):,} unreadable images are packed as they are, the first {bad[0]}")
     return True
 
 
-def _digest(found: Listing) -> str:
+def _digest(found: ImageIndex) -> str:
     """SHA-256 of the classes and of every image's name and class."""
     digest = hashlib.sha256("\n".join(found.classes).encode(errors="surrogateescape"))
     for _, source, labels in _splits(found):

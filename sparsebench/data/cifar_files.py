@@ -81,7 +81,7 @@ LAYOUT_100 = Layout(
 )
 
 
-def places(root: Path, layout: Layout) -> list[Path]:
+def candidate_folders(root: Path, layout: Layout) -> list[Path]:
     """The folders that `find` looks for, first choice first."""
     return [
         parent / folder
@@ -92,7 +92,7 @@ def places(root: Path, layout: Layout) -> list[Path]:
 
 def find(root: Path, layout: Layout) -> Path | None:
     """The first of the `places` that exists."""
-    return next((folder for folder in places(root, layout) if folder.is_dir()), None)
+    return next((folder for folder in candidate_folders(root, layout) if folder.is_dir()), None)
 
 
 def read(folder: Path, layout: Layout) -> tuple[Split, Split]:

@@ -32,7 +32,7 @@ class Loader(Protocol):
 
     steps_per_epoch: int
 
-    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> tuple[Tensor, Tensor]:
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[Tensor, Tensor]:
         """A rank's share of the inputs and targets of ``step``: a pure function of seed and step."""
 
     def size(self, step: int) -> int:
@@ -75,7 +75,13 @@ class Dataset(Protocol):
         """Training batches by position."""
 
     def batches(
-        self, split: SplitName, batch_size: int, *, channels_last: bool = False, rank: int = 0, ranks: int = 1
+        self,
+        split: SplitName,
+        batch_size: int,
+        *,
+        channels_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """All of a split once, in order, normalised, not augmented, on the device.
 

@@ -64,7 +64,7 @@ def decode_with_pillow(content: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class TestView:
+class EvalTransform:
     """The shorter side resized, and the centre cut out.
 
     Args:
@@ -84,7 +84,7 @@ class TestView:
 
 
 @dataclass(frozen=True)
-class TrainView:
+class TrainTransform:
     """A random rectangle, resized to a square; then mirrored, augmented and partly erased, where asked.
 
     The rectangle has an area of ``scale`` times the image's and a ratio of sides in [3/4, 4/3]; after ten tries

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from sparsebench.data.cifar_files import Layout, places
+from sparsebench.data.cifar_files import Layout, candidate_folders
 from sparsebench.errors import SettingError
 
 TIMEOUT = 15  # seconds without an answer
@@ -42,7 +42,7 @@ def download(root: Path, layout: Layout) -> Path:
                 (Path(aside) / source.base_folder).replace(target)
     except _FAILURES as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        looked = ", ".join(map(str, places(root, layout)))
+        looked = ", ".join(map(str, candidate_folders(root, layout)))
         allowed = (
             f"a folder that holds {layout.binary_folder} or {layout.python_folder} (looked for {looked}), "
             f"and the download failed: {reason}; get {layout.url} and unpack it there"

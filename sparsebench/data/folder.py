@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from sparsebench.data import listing
-from sparsebench.data.arrays import splits_of, stratified, whole
+from sparsebench.data.arrays import is_integer, splits_of, stratified
 from sparsebench.data.batching import Normalize, check_batch_size
 from sparsebench.data.dataset import SplitName
-from sparsebench.data.decoding import TestView, TrainView
-from sparsebench.data.listing import INDEX, Listing, Source
+from sparsebench.data.decoding import EvalTransform, TrainTransform
+from sparsebench.data.listing import INDEX, ImageIndex, ImageSource
 from sparsebench.data.packed import packed
-from sparsebench.data.streaming import Failures, Reader, StreamedLoader, in_order
+from sparsebench.data.streaming import Failures, Reader, StreamedLoader, read_in_order
 from sparsebench.errors import RunError, SettingError
 
 TEST_FRACTION, TEST_SEED = 0.2, 0  # where a folder of classes has no test images of its own
@@ -36,7 +36,12 @@ class FolderSplit:
     """
 
     def __init__(
-        self, dataset: FolderDataset, source: Source, indices: Tensor, labels: Tensor, view: TestView
+        self,
+        dataset: FolderDataset,
+        source: ImageSource,
+        indices: Tensor,
+        labels: Tensor,
+        view: EvalTransform,
     ) -> None:
         self.dataset, self.source, self.indices, self.labels, self.view = (
             dataset,
@@ -49,7 +54,7 @@ class FolderSplit:
     @property
     def reader(self) -> Reader:
         """What reads its images for training."""
-        return Reader(self.source, self.dataset.train_view, self.dataset.fill)
+        return Reader(self.source, self.dataset.train_transform, self.dataset.fill)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -68,8 +73,8 @@ class FolderSplit:
     def parts(self, parts: Sequence[Tensor], size: int) -> Iterator[Tensor]:
         """The raw images at each of ``parts``, indices in the source, of at most ``size`` each."""
         reader = Reader(self.source, self.view, self.dataset.fill)
-        for images, failures in in_order(self.dataset, reader, parts, size):
-            self.dataset.notice(self, failures)
+        for images, failures in read_in_order(self.dataset, reader, parts, size):
+            self.dataset.record_failures(self, failures)
             yield images
 
 
@@ -133,7 +138,7 @@ class FolderDataset:
             ("size", size, 1), ("test_resize", test_resize, 1), ("test_size", test_size, 1), ("repeats", repeats, 1),
             ("workers", 0 if workers is None else workers, 0), ("packed", 1 if packed is None else packed, 1),
         ):  # fmt: skip
-            if not whole(value) or value < least:
+            if not is_integer(value) or value < least:
                 raise SettingError(setting, value, f"a whole number of at least {least}")
         if test_resize < test_size:
             raise SettingError("test_resize", test_resize, f"at least test_size, {test_size}")
@@ -142,23 +147,28 @@ class FolderDataset:
             raise SettingError("mean", list(mean), "one number for each of 3 channels")
         if len(self.std) != 3 or min(self.std) <= 0:
             raise SettingError("std", list(std), "one positive number for each of 3 channels")
-        self.train_view = TrainView(size, scale, bool(flip), augment, magnitude, erase, self.mean)
+        self.train_transform = TrainTransform(size, scale, bool(flip), augment, magnitude, erase, self.mean)
         self.fill = tuple(round(255 * x) for x in self.mean)
         self.input_shape, self.train_shape = (3, test_size, test_size), (3, size, size)
         self.repeats, self.workers, self.device = repeats, workers, torch.device(device)
         self.unreadable: dict[str, str] = {}  # what an image is called -> why
-        self.ranks = 1  # processes like this one on the machine, at most: cores are shared with them
+        self.world_size = 1  # processes like this one on the machine, at most: cores are shared with them
 
         found = self.listing(Path(data_root).expanduser(), packed)
         self.found = found
         self.num_classes = len(found.classes)
-        self.name, self.note = self.called(name, found)
-        self._split(found, val_fraction, split_seed, train_samples, TestView(test_resize, test_size))
+        self.name, self.note = self.dataset_name(name, found)
+        self._split(found, val_fraction, split_seed, train_samples, EvalTransform(test_resize, test_size))
 
     def _split(
-        self, found: Listing, val_fraction: float, split_seed: int, train_samples: int | None, view: TestView
+        self,
+        found: ImageIndex,
+        val_fraction: float,
+        split_seed: int,
+        train_samples: int | None,
+        view: EvalTransform,
     ) -> None:
-        def split(source: Source, indices: Tensor, labels: Tensor) -> FolderSplit:
+        def split(source: ImageSource, indices: Tensor, labels: Tensor) -> FolderSplit:
             return FolderSplit(self, source, indices, labels[indices].to(self.device), view)
 
         official, labels = torch.arange(len(found.train)), found.train_labels
@@ -176,37 +186,41 @@ class FolderDataset:
         )
 
     @classmethod
-    def listing(cls, root: Path, packed_side: int | None = None) -> Listing:
+    def listing(cls, root: Path, packed_side: int | None = None) -> ImageIndex:
         """The images under ``root``, or packed ones where a shorter side is given.
 
         Raises:
             SettingError: They are not there, or something is wrong with them.
         """
         if packed_side is None:
-            there = [index.parent for place in cls.places(root) for index in place.glob(f"packed-*/{INDEX}")]
+            there = [
+                index.parent
+                for folder in cls.candidate_folders(root)
+                for index in folder.glob(f"packed-*/{INDEX}")
+            ]
             if there and not any(set(listing.folders_in(index.parent)) for index in there):
                 side = there[0].name.removeprefix("packed-")
                 raise SettingError("packed", None, f"{side}: {root} holds packed images only")
             return cls.find(root)
-        places = [place / f"packed-{packed_side}" for place in cls.places(root)]
-        found = next((place for place in places if (place / INDEX).is_file()), None)
+        candidate_folders = [folder / f"packed-{packed_side}" for folder in cls.candidate_folders(root)]
+        found = next((folder for folder in candidate_folders if (folder / INDEX).is_file()), None)
         if found is None:
-            looked = ", ".join(map(str, places))
+            looked = ", ".join(map(str, candidate_folders))
             allowed = f"a shorter side that sparsebench data pack has made images of (looked for {INDEX} in {looked})"
             raise SettingError("packed", packed_side, allowed)
         return packed(found)
 
     @classmethod
-    def places(cls, root: Path) -> list[Path]:
+    def candidate_folders(cls, root: Path) -> list[Path]:
         """The folders that may hold the data set, first choice first."""
         raise TypeError(f"{cls.__name__} does not say where its images may lie")
 
     @classmethod
-    def find(cls, root: Path) -> Listing:
+    def find(cls, root: Path) -> ImageIndex:
         """The images under one of the `places`."""
         raise TypeError(f"{cls.__name__} does not say how its images are found")
 
-    def called(self, name: str, found: Listing) -> tuple[str, str]:
+    def dataset_name(self, name: str, found: ImageIndex) -> tuple[str, str]:
         """The name in results, and what a person should know who sees them."""
         return name, ""
 
@@ -215,15 +229,21 @@ class FolderDataset:
         return StreamedLoader(self, batch_size, seed, channels_last=channels_last)
 
     def batches(
-        self, split: SplitName, batch_size: int, *, channels_last: bool = False, rank: int = 0, ranks: int = 1
+        self,
+        split: SplitName,
+        batch_size: int,
+        *,
+        channels_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """All of a split once, in order, normalised, not augmented, on the device; with several ranks, this one's."""
         check_batch_size(batch_size)
-        self.ranks = max(self.ranks, ranks)
+        self.world_size = max(self.world_size, world_size)
         chosen = {"train": self.train, "val": self.val, "test": self.test}[split]
         normalize = Normalize(self, channels_last)
-        parts = chosen.indices.split(batch_size)[rank::ranks]
-        labels = chosen.labels.split(batch_size)[rank::ranks]
+        parts = chosen.indices.split(batch_size)[rank::world_size]
+        labels = chosen.labels.split(batch_size)[rank::world_size]
         for images, targets in zip(chosen.parts(parts, batch_size), labels, strict=True):
             yield normalize(images), targets
 
@@ -231,7 +251,7 @@ class FolderDataset:
         """Column ``unreadable_images``: how many there were, in all splits."""
         return {"unreadable_images": len(self.unreadable)}
 
-    def notice(self, split: FolderSplit, failures: Failures) -> None:
+    def record_failures(self, split: FolderSplit, failures: Failures) -> None:
         """Remember unreadable images, and name the first ones.
 
         Raises:
@@ -265,22 +285,22 @@ class ImageNet(FolderDataset):
     TRAIN, TEST, CLASSES = 1_281_167, 50_000, 1000
 
     @classmethod
-    def places(cls, root: Path) -> list[Path]:
+    def candidate_folders(cls, root: Path) -> list[Path]:
         """The folders that may hold train and val."""
         kaggle = Path("ILSVRC/Data/CLS-LOC")
         return [root, root / "imagenet", root / kaggle, root / "imagenet" / kaggle]
 
     @classmethod
-    def find(cls, root: Path) -> Listing:
+    def find(cls, root: Path) -> ImageIndex:
         """Its images in any of the layouts."""
-        places = cls.places(root)
-        place = next(listing.looked_for(places, "train", "val"), None)
-        if place is None:
-            looked = ", ".join(map(str, places))
+        candidate_folders = cls.candidate_folders(root)
+        folder = next(listing.folders_containing(candidate_folders, "train", "val"), None)
+        if folder is None:
+            looked = ", ".join(map(str, candidate_folders))
             raise SettingError("data_root", root, f"a folder that holds train and val (looked in {looked})")
-        return listing.imagenet(place / "train", place / "val", [place, root, root / "imagenet"])
+        return listing.imagenet(folder / "train", folder / "val", [folder, root, root / "imagenet"])
 
-    def called(self, name: str, found: Listing) -> tuple[str, str]:
+    def dataset_name(self, name: str, found: ImageIndex) -> tuple[str, str]:
         """``imagenet`` if it is all of it."""
         assert found.test is not None
         here = len(found.classes), len(found.train), len(found.test)
@@ -305,23 +325,23 @@ class ImageFolder(FolderDataset):
     """
 
     @classmethod
-    def places(cls, root: Path) -> list[Path]:
+    def candidate_folders(cls, root: Path) -> list[Path]:
         """The folder itself."""
         return [root]
 
     @classmethod
-    def find(cls, root: Path) -> Listing:
+    def find(cls, root: Path) -> ImageIndex:
         """Its images, with those for test if there are some."""
         if not root.is_dir():
             raise SettingError("data_root", root, "an existing folder")
         for test in ("test", "val"):
-            if next(listing.looked_for([root], "train", test), None):
+            if next(listing.folders_containing([root], "train", test), None):
                 return listing.train_and_test(root / "train", root / test)
         train = root / "train" if (root / "train").is_dir() else root
         classes = listing.classes_of(train)
-        return Listing(classes, *listing.by_class(train, classes), None, torch.empty(0, dtype=torch.int64))
+        return ImageIndex(classes, *listing.by_class(train, classes), None, torch.empty(0, dtype=torch.int64))
 
-    def called(self, name: str, found: Listing) -> tuple[str, str]:
+    def dataset_name(self, name: str, found: ImageIndex) -> tuple[str, str]:
         """As the setting says."""
         if not name:
             raise SettingError("name", name, "what results are to call this data set")

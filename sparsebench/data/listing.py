@@ -24,7 +24,7 @@ TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 KAGGLE = "LOC_val_solution.csv"
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     """Where the bytes of images come from; pickles, and is cheap to copy into processes."""
 
     def __len__(self) -> int:
@@ -69,7 +69,7 @@ class Files:
 
 
 @dataclass(frozen=True, eq=False)
-class Listing:
+class ImageIndex:
     """The images of a data set on disk.
 
     Args:
@@ -81,9 +81,9 @@ class Listing:
     """
 
     classes: Sequence[str]
-    train: Source
+    train: ImageSource
     train_labels: Tensor
-    test: Source | None
+    test: ImageSource | None
     test_labels: Tensor
 
 
@@ -132,7 +132,7 @@ def classes_of(train: Path) -> list[str]:
     return classes
 
 
-def train_and_test(train: Path, test: Path) -> Listing:
+def train_and_test(train: Path, test: Path) -> ImageIndex:
     """Two folders of class folders with the same names.
 
     Raises:
@@ -141,10 +141,10 @@ def train_and_test(train: Path, test: Path) -> Listing:
     classes = classes_of(train)
     if more := sorted(set(folders_in(test)) - set(classes)):
         raise SettingError("data_root", test / more[0], f"a class that is in {train} too")
-    return Listing(classes, *by_class(train, classes), *by_class(test, classes))
+    return ImageIndex(classes, *by_class(train, classes), *by_class(test, classes))
 
 
-def imagenet(train: Path, val: Path, beside: Sequence[Path]) -> Listing:
+def imagenet(train: Path, val: Path, beside: Sequence[Path]) -> ImageIndex:
     """ILSVRC 2012: ``val`` in class folders, or flat with the ground truth of the development kit or of Kaggle.
 
     Args:
@@ -169,7 +169,7 @@ def imagenet(train: Path, val: Path, beside: Sequence[Path]) -> Listing:
             allowed = f"an image of a class in {train}, and the ground truth says {wnid}"
             raise SettingError("data_root", val / image, allowed)
         labels.append(index[wnid])
-    return Listing(classes, *by_class(train, classes), Files(val, found), torch.tensor(labels))
+    return ImageIndex(classes, *by_class(train, classes), Files(val, found), torch.tensor(labels))
 
 
 def _kaggle(beside: Sequence[Path]) -> dict[str, str]:
@@ -231,7 +231,7 @@ def _unpacked(archive: Path) -> tuple[io.BytesIO, io.BytesIO]:
         raise SettingError("data_root", archive, f"the whole archive: {error}") from error
 
 
-def tiny_imagenet(root: Path) -> Listing:
+def tiny_imagenet(root: Path) -> ImageIndex:
     """Tiny ImageNet as it is published, or with its validation images sorted into class folders.
 
     Raises:
@@ -244,16 +244,16 @@ def tiny_imagenet(root: Path) -> Listing:
     annotations = val / "val_annotations.txt"
     if not annotations.is_file():
         inside = "images" if (val / classes[0] / "images").is_dir() else ""
-        return Listing(classes, *trained, *by_class(val, classes, inside))
+        return ImageIndex(classes, *trained, *by_class(val, classes, inside))
     index = {name: number for number, name in enumerate(classes)}
     lines = [line.split("\t") for line in annotations.read_text(encoding="utf-8").splitlines() if line]
     wrong = [line for line in lines if len(line) < 2 or line[1] not in index]
     if wrong:
         raise SettingError("data_root", annotations, f"an image and its class a line, not {wrong[0]}")
     labels = torch.tensor([index[line[1]] for line in lines])
-    return Listing(classes, *trained, Files(val / "images", [line[0] for line in lines]), labels)
+    return ImageIndex(classes, *trained, Files(val / "images", [line[0] for line in lines]), labels)
 
 
-def looked_for(places: Iterable[Path], *needed: str) -> Iterator[Path]:
-    """Those of ``places`` that hold all the ``needed`` folders."""
-    return (place for place in places if all((place / name).is_dir() for name in needed))
+def folders_containing(candidate_folders: Iterable[Path], *needed: str) -> Iterator[Path]:
+    """Those of ``candidate_folders`` that hold all the ``needed`` folders."""
+    return (folder for folder in candidate_folders if all((folder / name).is_dir() for name in needed))

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sparsebench.data.batching import Normalize, check_batch_size, check_seed, mixed, share, steps_per_epoch
+from sparsebench.data.batching import (
+    Normalize,
+    check_batch_size,
+    check_seed,
+    derive_seed,
+    rank_slice,
+    steps_per_epoch,
+)
 from sparsebench.data.dataset import Dataset, Images, SplitName
 
 
@@ -94,13 +101,13 @@ class TrainLoader:
         """Images in the batch of ``step``."""
         return min(self.batch_size, len(self.labels) - step % self.steps_per_epoch * self.batch_size)
 
-    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> tuple[Tensor, Tensor]:
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[Tensor, Tensor]:
         """The batch of ``step``, counted from 0 over all epochs.
 
         Args:
             step: The step.
-            rank: Whose :func:`share` of it.
-            ranks: Among how many it is shared out.
+            rank: Whose :func:`rank_slice` of it.
+            world_size: Among how many it is shared out.
 
         Returns:
             Inputs, float32 [B, C, H, W], and targets, int64 [B], on the device of the data set.
@@ -108,9 +115,9 @@ class TrainLoader:
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._plan_epoch(epoch)
-        own, start = share(self.size(step), rank, ranks), position * self.batch_size
+        own, start = rank_slice(self.size(step), rank, world_size), position * self.batch_size
         part = slice(start + own.start, start + own.stop)
-        index, row, column = self._places[:, part]
+        index, row, column = self._crop_index[:, part]
         images = self.crops[index, row, column]
         if self.flip:
             # torch.where is many times slower on bytes: images ^ (images ^ mirrored) where mirrored, as bits.
@@ -120,13 +127,13 @@ class TrainLoader:
 
     def _plan_epoch(self, epoch: int) -> None:
         """Draw the order, crops and mirrorings of an epoch on the CPU, and send them over at once."""
-        random = torch.Generator().manual_seed(mixed(self.seed, epoch))
+        random = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
         count, offsets = len(self.labels), 2 * self.pad + 1
         order = torch.randperm(count, generator=random)  # first: the same with and without augmentation
         rows, columns = torch.randint(offsets, (2, count), generator=random)
         mirrored = torch.randint(2, (count,), generator=random)
         plan = torch.stack([order, rows, columns, mirrored]).to(self.labels.device)
-        self._places = plan[:3]
+        self._crop_index = plan[:3]
         self._mirrored = plan[3].to(torch.uint8).mul_(255).view(-1, 1, 1, 1)  # all bits or none
         self._targets = self.labels[plan[0]]
         self._epoch = epoch
@@ -146,7 +153,7 @@ def batches(
     *,
     channels_last: bool = False,
     rank: int = 0,
-    ranks: int = 1,
+    world_size: int = 1,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """All of a split once, in order, normalised and otherwise as it is.
 
@@ -155,8 +162,8 @@ def batches(
         split: Which of its splits.
         batch_size: Images a batch; the last one holds what is left.
         channels_last: Whether inputs are channels_last in memory.
-        rank: Which of the ``ranks`` that take turns: it gets the batches rank, rank + ranks, ...
-        ranks: How many they are.
+        rank: Which of the ``world_size`` that take turns: it gets the batches rank, rank + ranks, ...
+        world_size: How many they are.
 
     Yields:
         Inputs, float32 [B, C, H, W], and targets, int64 [B], on the device of the data set.
@@ -165,5 +172,5 @@ def batches(
     chosen = {"train": dataset.train, "val": dataset.val, "test": dataset.test}[split]
     normalize = Normalize(dataset, channels_last)
     parts = zip(chosen.images.split(batch_size), chosen.labels.split(batch_size), strict=True)
-    for images, labels in islice(parts, rank, None, ranks):
+    for images, labels in islice(parts, rank, None, world_size):
         yield normalize(images), labels

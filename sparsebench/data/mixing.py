@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sparsebench.data.batching import mixed
+from sparsebench.data.batching import derive_seed
 from sparsebench.errors import SettingError
 
 
@@ -55,7 +55,7 @@ class Mix:
             return inputs, targets
         before = torch.random.get_rng_state()
         try:
-            torch.default_generator.manual_seed(mixed(self.seed, step))
+            torch.default_generator.manual_seed(derive_seed(self.seed, step))
             kind = self.kinds[int(torch.randint(len(self.kinds), ()))]
             return kind(inputs, targets)
         finally:

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from sparsebench.data.listing import INDEX, Listing, Source
+from sparsebench.data.listing import INDEX, ImageIndex, ImageSource
 from sparsebench.errors import SettingError
 from sparsebench.files import atomic
 
@@ -38,24 +38,24 @@ class Packed:
     Args:
         folder: Of the shards.
         names: Of the shards.
-        places: Shard, offset and size of every image, int64 [N, 3].
+        locations: Shard, offset and size of every image, int64 [N, 3].
     """
 
-    def __init__(self, folder: Path, names: list[str], places: Tensor) -> None:
-        self.folder, self.names, self.places = folder, names, places.numpy()
+    def __init__(self, folder: Path, names: list[str], locations: Tensor) -> None:
+        self.folder, self.names, self.locations = folder, names, locations.numpy()
         self._open: dict[int, int] = {}
 
     def __len__(self) -> int:
         """Number of images."""
-        return len(self.places)
+        return len(self.locations)
 
     def name(self, index: int) -> str:
         """Shard and number."""
-        return f"{self.names[int(self.places[index, 0])]}:{index:08}.jpg"
+        return f"{self.names[int(self.locations[index, 0])]}:{index:08}.jpg"
 
     def read(self, index: int) -> Tensor:
         """The bytes of a file."""
-        shard, offset, size = map(int, self.places[index])
+        shard, offset, size = map(int, self.locations[index])
         if shard not in self._open:
             self._open[shard] = os.open(self.folder / self.names[shard], os.O_RDONLY)
         content = os.pread(self._open[shard], size, offset)
@@ -71,7 +71,7 @@ class Packed:
             os.close(descriptor)
 
 
-def packed(folder: Path) -> Listing:
+def packed(folder: Path) -> ImageIndex:
     """The images packed into ``folder``.
 
     Raises:
@@ -81,11 +81,11 @@ def packed(folder: Path) -> Listing:
     if missing := [name for name in about["sha256"] if not (folder / name).is_file()]:
         raise SettingError("packed", folder / missing[0], "a shard that the index names, but it is missing")
 
-    def split(name: str) -> tuple[Source, Tensor]:
+    def split(name: str) -> tuple[ImageSource, Tensor]:
         shards = [shard for shard in about["sha256"] if shard.startswith(f"{name}-")]
         return Packed(folder, shards, tensors[f"{name}_places"]), tensors[f"{name}_labels"]
 
-    return Listing(
+    return ImageIndex(
         about["classes"], *split("train"), *(split("test") if about["test"] else (None, torch.empty(0)))
     )
 
@@ -106,7 +106,7 @@ def read_index(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def pack(
-    found: Listing,
+    found: ImageIndex,
     folder: Path,
     side: int,
     quality: int,
@@ -135,8 +135,8 @@ def pack(
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
-    said: dict[str, Any] = {**about, "classes": list(found.classes), "side": side, "quality": quality}
-    said |= {"test": found.test is not None, "sha256": {}, "images": 0, "bytes": 0, "unreadable": []}
+    metadata: dict[str, Any] = {**about, "classes": list(found.classes), "side": side, "quality": quality}
+    metadata |= {"test": found.test is not None, "sha256": {}, "images": 0, "bytes": 0, "unreadable": []}
     kept = 0
     for split, source, labels in (
         ("train", found.train, found.train_labels),
@@ -144,52 +144,52 @@ def pack(
     ):
         if source is None:
             continue
-        places: list[tuple[int, int, int]] = []
+        locations: list[tuple[int, int, int]] = []
         for number, first in enumerate(range(0, len(source), per_shard)):
             indices = range(first, min(first + per_shard, len(source)))
-            shard = _Shard(folder / f"{split}-{number:05}.tar", said)
-            kept += shard.there
-            if not shard.there:
+            shard = _Shard(folder / f"{split}-{number:05}.tar", metadata)
+            kept += shard.exists
+            if not shard.exists:
                 shard.write(source, labels, indices, workers)
-            said["sha256"][shard.path.name] = shard.digest
-            said["unreadable"] += shard.unreadable
-            said["bytes"] += shard.path.stat().st_size
-            places += [(number, offset, size) for offset, size in shard.places]
+            metadata["sha256"][shard.path.name] = shard.digest
+            metadata["unreadable"] += shard.unreadable
+            metadata["bytes"] += shard.path.stat().st_size
+            locations += [(number, offset, size) for offset, size in shard.locations]
             step(len(indices))
-        tensors[f"{split}_places"], tensors[f"{split}_labels"] = torch.tensor(places), labels.clone()
-        said["images"] += len(source)
+        tensors[f"{split}_places"], tensors[f"{split}_labels"] = torch.tensor(locations), labels.clone()
+        metadata["images"] += len(source)
     with atomic(folder / INDEX) as file:
-        file.write(save(tensors, metadata={"sparsebench": json.dumps(said)}))
-    for name in said["sha256"]:  # the index says it all
+        file.write(save(tensors, metadata={"sparsebench": json.dumps(metadata)}))
+    for name in metadata["sha256"]:  # the index says it all
         (folder / name).with_suffix(".json").unlink(missing_ok=True)
-    return {**said, "kept_shards": kept}
+    return {**metadata, "kept_shards": kept}
 
 
 class _Shard:
     """One archive, and beside it, until the index is written, a note of what is in it and how it was made."""
 
-    def __init__(self, path: Path, said: dict[str, Any]) -> None:
+    def __init__(self, path: Path, metadata: dict[str, Any]) -> None:
         self.path, self.note = path, path.with_suffix(".json")
-        self.made_by = {key: said[key] for key in ("source", "side", "quality")}
+        self.made_by = {key: metadata[key] for key in ("source", "side", "quality")}
         self.digest, self.unreadable = "", list[str]()
-        self.places: list[tuple[int, int]] = []  # offset and size
-        self.there = self._found()
+        self.locations: list[tuple[int, int]] = []  # offset and size
+        self.exists = self._found()
 
     def _found(self) -> bool:
         try:
             noted = json.loads(self.note.read_text(encoding="utf-8"))
-            whole = noted["made_by"] == self.made_by and sha256(self.path) == noted["sha256"]
+            complete = noted["made_by"] == self.made_by and sha256(self.path) == noted["sha256"]
         except (OSError, ValueError, KeyError, TypeError):
             return False
-        if whole:
+        if complete:
             self.digest, self.unreadable = noted["sha256"], noted["unreadable"]
-            self.places = [(offset, size) for offset, size in noted["places"]]
-        return whole
+            self.locations = [(offset, size) for offset, size in noted["places"]]
+        return complete
 
-    def write(self, source: Source, labels: Tensor, indices: range, workers: int) -> None:
+    def write(self, source: ImageSource, labels: Tensor, indices: range, workers: int) -> None:
         def small(index: int) -> tuple[bytes, bool]:
             try:
-                return smaller(
+                return shrink(
                     source.read(index).numpy().tobytes(), self.made_by["side"], self.made_by["quality"]
                 )
             except OSError:
@@ -203,7 +203,7 @@ class _Shard:
             for index, (content, readable) in zip(indices, pool.map(small, indices), strict=True):
                 if not readable:
                     self.unreadable.append(source.name(index))
-                self.places.append((tar.offset + tarfile.BLOCKSIZE, len(content)))
+                self.locations.append((tar.offset + tarfile.BLOCKSIZE, len(content)))
                 _add(tar, f"{index:08}.jpg", content)
                 _add(tar, f"{index:08}.cls", str(int(labels[index])).encode())
         self.digest = sha256(self.path)
@@ -211,7 +211,7 @@ class _Shard:
             "made_by": self.made_by,
             "sha256": self.digest,
             "unreadable": self.unreadable,
-            "places": self.places,
+            "places": self.locations,
         }
         with atomic(self.note) as file:
             file.write(json.dumps(noted).encode())
@@ -223,7 +223,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(entry, io.BytesIO(content))
 
 
-def smaller(content: bytes, side: int, quality: int) -> tuple[bytes, bool]:
+def shrink(content: bytes, side: int, quality: int) -> tuple[bytes, bool]:
     """A JPEG whose shorter side is at most ``side``, and whether ``content`` could be decoded at all."""
     try:
         with Image.open(io.BytesIO(content)) as image:

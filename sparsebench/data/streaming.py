@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
-from sparsebench.data.batching import Normalize, check_seed, mixed, share, steps_per_epoch
+from sparsebench.data.batching import Normalize, check_seed, derive_seed, rank_slice, steps_per_epoch
 from sparsebench.data.dataset import Dataset, Images
-from sparsebench.data.decoding import TestView, TrainView, decode
-from sparsebench.data.listing import Source
+from sparsebench.data.decoding import EvalTransform, TrainTransform, decode
+from sparsebench.data.listing import ImageSource
 from sparsebench.errors import RunError
 
-PART = 64
+CHUNK = 64
 """Images that a worker reads at a time: several work at one batch, and shared memory holds about two batches."""
 
 Request = tuple[int, tuple[int, ...]]
@@ -40,8 +40,8 @@ class Reader:
         fill: Raw pixel [R, G, B] of an unreadable image.
     """
 
-    source: Source
-    view: TrainView | TestView
+    source: ImageSource
+    view: TrainTransform | EvalTransform
     fill: tuple[int, ...]
 
     def __len__(self) -> int:
@@ -61,10 +61,14 @@ class Reader:
             failures[index] = " ".join(str(error).split())
             size = self.view.size
             return torch.tensor(self.fill, dtype=torch.uint8).view(3, 1, 1).repeat(1, size, size)
-        return self.view(image, mixed(*drawn)) if isinstance(self.view, TrainView) else self.view(image)
+        return (
+            self.view(image, derive_seed(*drawn))
+            if isinstance(self.view, TrainTransform)
+            else self.view(image)
+        )
 
 
-def stream(
+def make_dataloader(
     reader: Reader,
     requests: Iterable[Sequence[Request]],
     batch_size: int,
@@ -82,7 +86,7 @@ def stream(
         device: Where batches are going: pinned memory for a GPU.
         persistent: Whether the workers outlive an iterator.
     """
-    ahead = max(-(-2 * batch_size // (PART * workers)), 2) if workers else None
+    ahead = max(-(-2 * batch_size // (CHUNK * workers)), 2) if workers else None
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", "This DataLoader will create"
@@ -91,7 +95,7 @@ def stream(
             reader,  # type: ignore[arg-type]  # it has __getitems__, which is what loaders call
             batch_sampler=requests,  # type: ignore[arg-type]  # an iterable of lists; not of integers
             num_workers=workers,
-            collate_fn=_as_it_is,  # what __getitems__ gives is a whole batch
+            collate_fn=_identity_collate,  # what __getitems__ gives is a whole batch
             pin_memory=device.type == "cuda",
             prefetch_factor=ahead,
             persistent_workers=persistent and workers > 0,
@@ -99,16 +103,16 @@ def stream(
         )
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity_collate(batch: Any) -> Any:
     return batch
 
 
-def parts_of(requests: Sequence[Request]) -> list[Sequence[Request]]:
+def request_chunks(requests: Sequence[Request]) -> list[Sequence[Request]]:
     """What is read at a time of a batch."""
-    return [requests[first : first + PART] for first in range(0, len(requests), PART)]
+    return [requests[first : first + CHUNK] for first in range(0, len(requests), CHUNK)]
 
 
-def following(
+def next_batch(
     iterator: Iterator[tuple[Tensor, Failures]], images: int, device: torch.device
 ) -> tuple[Tensor, Failures]:
     """The next batch of a loader, of so many images, on ``device``, and what went wrong.
@@ -117,7 +121,7 @@ def following(
         RunError: A worker died.
     """
     try:
-        read = [next(iterator) for _ in range(0, images, PART)]
+        read = [next(iterator) for _ in range(0, images, CHUNK)]
     except RuntimeError as error:
         reason = next((line for line in str(error).splitlines()[::-1] if line.strip()), type(error).__name__)
         hint = "out of memory or of shared memory (/dev/shm)? fewer workers=N need less"
@@ -127,11 +131,11 @@ def following(
     return (parts[0] if len(parts) == 1 else torch.cat(parts)), failures
 
 
-def available_workers(ranks: int = 1) -> int:
-    """One a core that this process may use, shared by ``ranks`` such processes."""
+def available_workers(world_size: int = 1) -> int:
+    """One a core that this process may use, shared by ``world_size`` such processes."""
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-    return max(cores // ranks, 1)
+    return max(cores // world_size, 1)
 
 
 class Files(Images, Protocol):
@@ -149,7 +153,7 @@ class OnDisk(Dataset, Protocol):
 
     repeats: int
     workers: int | None
-    ranks: int
+    world_size: int
     device: torch.device
     unreadable: dict[str, str]
 
@@ -157,7 +161,7 @@ class OnDisk(Dataset, Protocol):
     def train(self) -> Files:
         """What is trained on."""
 
-    def notice(self, split: Any, failures: Failures) -> None:
+    def record_failures(self, split: Any, failures: Failures) -> None:
         """Name and count images that could not be read."""
 
 
@@ -208,13 +212,13 @@ class StreamedLoader:
         """Images in the batch of ``step``."""
         return self._plan.size(step)
 
-    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> tuple[Tensor, Tensor]:
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[Tensor, Tensor]:
         """The batch of ``step``, counted from 0 over all epochs.
 
         Args:
             step: The step.
             rank: Whose `sparsebench.data.batching.share` of it: no other images are read.
-            ranks: Among how many it is shared out.
+            world_size: Among how many it is shared out.
 
         Returns:
             Inputs, float32 [B, C, H, W], and targets, int64 [B], on the device of the data set.
@@ -222,30 +226,30 @@ class StreamedLoader:
         Raises:
             RunError: Too many images cannot be read, or a worker died.
         """
-        if self._loader is None or (rank, ranks) != self._plan.rank:
-            self._plan.rank, self._next = (rank, ranks), -1
+        if self._loader is None or (rank, world_size) != self._plan.rank:
+            self._plan.rank, self._next = (rank, world_size), -1
             workers, device = self.dataset.workers, self.dataset.device
-            workers = available_workers(ranks) if workers is None else workers
+            workers = available_workers(world_size) if workers is None else workers
             self._iterator = iter(())
-            own = -(-self.batch_size // ranks)
-            self._loader = stream(
+            own = -(-self.batch_size // world_size)
+            self._loader = make_dataloader(
                 self.dataset.train.reader, self._plan, own, workers, device, persistent=True
             )
         if step != self._next:
             self._plan.start = step
             self._iterator = iter(self._loader)
-        places = self.places(step)
+        positions = self.positions(step)
         self._next = step + 1
-        if not len(places):
+        if not len(positions):
             empty = torch.empty(0, *self.dataset.train_shape, dtype=torch.uint8, device=self.dataset.device)
-            return self.normalize(empty), self.labels[places].to(self.dataset.device)
-        images, failures = following(self._iterator, len(places), self.dataset.device)
-        self.dataset.notice(self.dataset.train, failures)
-        return self.normalize(images), self.labels[places].to(self.dataset.device, non_blocking=True)
+            return self.normalize(empty), self.labels[positions].to(self.dataset.device)
+        images, failures = next_batch(self._iterator, len(positions), self.dataset.device)
+        self.dataset.record_failures(self.dataset.train, failures)
+        return self.normalize(images), self.labels[positions].to(self.dataset.device, non_blocking=True)
 
-    def places(self, step: int) -> Tensor:
+    def positions(self, step: int) -> Tensor:
         """Positions in the ``train`` split of the images of ``step``, or of the rank's share of them, int64 [B]."""
-        return self._plan.places(step)
+        return self._plan.positions(step)
 
     def state_dict(self) -> dict[str, Any]:
         """The unreadable images met so far."""
@@ -271,7 +275,7 @@ class _Plan:
     def __iter__(self) -> Iterator[Sequence[Request]]:
         step = self.start
         while True:
-            yield from parts_of(self.requests(step))
+            yield from request_chunks(self.requests(step))
             step += 1
 
     def size(self, step: int) -> int:
@@ -280,10 +284,10 @@ class _Plan:
 
     def rows(self, step: int) -> slice:
         """The rank's part of the order of the epoch of ``step``."""
-        own, start = share(self.size(step), *self.rank), step % self._steps * self._batch_size
+        own, start = rank_slice(self.size(step), *self.rank), step % self._steps * self._batch_size
         return slice(start + own.start, start + own.stop)
 
-    def places(self, step: int) -> Tensor:
+    def positions(self, step: int) -> Tensor:
         """Positions in the split of the rank's images of ``step``."""
         return self.order(step // self._steps)[self.rows(step)]
 
@@ -292,13 +296,13 @@ class _Plan:
         epoch, first = step // self._steps, self.rows(step).start
         return [
             (index, (self._seed, epoch, index, row % self._repeats))
-            for row, index in enumerate(self._indices[self.places(step)].tolist(), first)
+            for row, index in enumerate(self._indices[self.positions(step)].tolist(), first)
         ]
 
     def order(self, epoch: int) -> Tensor:
         """Positions in the split in the order of ``epoch``; reading ahead needs two epochs at a time."""
         if epoch not in self._orders:
-            random = torch.Generator().manual_seed(mixed(self._seed, epoch))
+            random = torch.Generator().manual_seed(derive_seed(self._seed, epoch))
             order = torch.randperm(len(self._indices), generator=random)
             if self._repeats > 1:
                 order = order[: -(-len(order) // self._repeats)].repeat_interleave(self._repeats)
@@ -307,14 +311,14 @@ class _Plan:
         return self._orders[epoch]
 
 
-def in_order(
+def read_in_order(
     dataset: OnDisk, reader: Reader, batches: Sequence[Tensor], size: int
 ) -> Iterator[tuple[Tensor, Failures]]:
     """Raw images of a source, those at each of ``batches``, of at most ``size`` each, on the data set's device."""
     requests: list[list[Request]] = [[(index, ()) for index in batch.tolist()] for batch in batches]
-    parts = [part for batch in requests for part in parts_of(batch)]
-    workers = dataset.workers if dataset.workers is not None else available_workers(dataset.ranks)
-    loader = stream(reader, parts, size, min(workers, len(parts)), dataset.device, persistent=False)
+    parts = [part for batch in requests for part in request_chunks(batch)]
+    workers = dataset.workers if dataset.workers is not None else available_workers(dataset.world_size)
+    loader = make_dataloader(reader, parts, size, min(workers, len(parts)), dataset.device, persistent=False)
     iterator = iter(loader)
     for batch in requests:
-        yield following(iterator, len(batch), dataset.device)
+        yield next_batch(iterator, len(batch), dataset.device)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sparsebench.data import listing
 from sparsebench.data.arrays import ImageDataset, Split
-from sparsebench.data.listing import Source
+from sparsebench.data.listing import ImageSource
 from sparsebench.errors import SettingError
 
 SIDE = 64  # pixels
@@ -55,18 +55,18 @@ class TinyImageNet(ImageDataset):
         device: torch.device | str = "cpu",
     ) -> None:
         root = Path(data_root).expanduser()
-        places = [
+        candidate_folders = [
             parent / folder
             for parent in (root, root / "tiny_imagenet")
             for folder in ("", "tiny-imagenet-200")
         ]
-        place = next(listing.looked_for(places, "train", "val"), None)
-        if place is None:
-            looked = ", ".join(map(str, places))
+        folder = next(listing.folders_containing(candidate_folders, "train", "val"), None)
+        if folder is None:
+            looked = ", ".join(map(str, candidate_folders))
             raise SettingError(
                 "data_root", root, f"a folder that holds tiny-imagenet-200 (looked in {looked})"
             )
-        found = listing.tiny_imagenet(place)
+        found = listing.tiny_imagenet(folder)
         assert found.test is not None
         super().__init__(
             "tiny_imagenet",
@@ -84,7 +84,7 @@ class TinyImageNet(ImageDataset):
         )
 
 
-def _decoded(source: Source) -> Tensor:
+def _decoded(source: ImageSource) -> Tensor:
     """All images of ``source``, uint8 [N, 3, 64, 64]."""
     from sparsebench.data.decoding import decode  # here: torchvision is slow to import
 

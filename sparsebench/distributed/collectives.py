@@ -22,17 +22,17 @@ class Stateful(Protocol):
         """Take a state over."""
 
 
-def copy_from_first(method: Stateful, model: nn.Module, group: Any) -> None:
+def broadcast_state(method: Stateful, model: nn.Module, group: Any) -> None:
     """Give every rank of ``group`` the state of its first rank's ``method``, and the parameters of its ``model``."""
     first = dist.get_global_rank(group, 0) if group is not None else 0
-    message = [packed(method.state_dict())]
+    message = [to_bytes(method.state_dict())]
     dist.broadcast_object_list(message, src=first, group=group)
     method.load_state_dict(torch.load(io.BytesIO(message[0]), map_location="cpu", weights_only=True))
     for parameter in model.parameters():
         dist.broadcast(parameter.detach(), src=first, group=group)
 
 
-def added_up(group: Any, bucket: Any) -> torch.futures.Future[Tensor]:
+def allreduce_sum_hook(group: Any, bucket: Any) -> torch.futures.Future[Tensor]:
     """The sum of a bucket of gradients, where the wrapper would take a mean: each rank's loss is its share of it.
 
     So what backward computes has the scale that it has in one process, also where fp16 scales the loss.
@@ -42,31 +42,33 @@ def added_up(group: Any, bucket: Any) -> torch.futures.Future[Tensor]:
     return work.get_future().then(lambda done: done.value()[0])
 
 
-def packed(value: Any) -> bytes:
+def to_bytes(value: Any) -> bytes:
     """``value`` as bytes."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()
 
 
-def portable(error: Exception | None, rank: int) -> Exception | None:
+def to_picklable_exception(error: Exception | None, rank: int) -> Exception | None:
     """``error`` as other ranks are told of it: they end in the same way, and leave the printing to ``rank``."""
     if error is None:
         return None
-    told = error if isinstance(error, (SettingError, RunError, OSError)) else RunError(reason(error))
-    if not hasattr(told, "rank"):
-        told.rank = rank  # type: ignore[union-attr]
-    return told
+    picklable = (
+        error if isinstance(error, (SettingError, RunError, OSError)) else RunError(short_message(error))
+    )
+    if not hasattr(picklable, "rank"):
+        picklable.rank = rank  # type: ignore[union-attr]
+    return picklable
 
 
-def of_communication(error: RuntimeError) -> bool:
+def is_communication_error(error: RuntimeError) -> bool:
     """Whether gloo, nccl or the store says it: another rank is gone, or does not answer."""
     if isinstance(error, RunError):
         return False
     return isinstance(error, dist.DistError) or "gloo" in str(error).lower() or "NCCL" in str(error)
 
 
-def reason(error: Exception) -> str:
+def short_message(error: Exception) -> str:
     """The first line of an error, without where in which library it arose."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
     return line.split("] ", 1)[-1].split(". ")[0].strip()[:200] or type(error).__name__

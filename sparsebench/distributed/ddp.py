@@ -20,16 +20,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sparsebench.distributed.collectives import (
     Stateful,
-    added_up,
-    copy_from_first,
-    of_communication,
-    packed,
-    portable,
-    reason,
+    allreduce_sum_hook,
+    broadcast_state,
+    is_communication_error,
+    short_message,
+    to_bytes,
+    to_picklable_exception,
 )
 from sparsebench.distributed.device import Device, seed_everything
-from sparsebench.distributed.rank_env import Launch, launched
-from sparsebench.distributed.sync_bn import with_joint_statistics
+from sparsebench.distributed.rank_env import RankInfo, rank_info_from_env
+from sparsebench.distributed.sync_bn import with_sync_batch_norm
 from sparsebench.errors import RunError, SettingError
 
 T = TypeVar("T")
@@ -62,11 +62,11 @@ class DDP(Device):
         RunError: The ranks do not find each other.
     """
 
-    joins = True
-    _gradients: ClassVar[Any] = (
+    joins_ranks = True
+    _gradient_group: ClassVar[Any] = (
         None  # the process group of the gradients; the default one is gloo's, for the rest
     )
-    _lost: ClassVar[bool] = False
+    _rank_lost: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -78,64 +78,64 @@ class DDP(Device):
         sync_bn: bool = False,
         timeout: float = 30.0,
     ) -> None:
-        here = launched(os.environ)
-        self.rank, self.ranks, self.local_rank = here.rank, here.ranks, here.local_rank
-        self.sync_bn, self.step_now = sync_bn, -1
-        self._wrapped: DistributedDataParallel | None = None
+        info = rank_info_from_env(os.environ)
+        self.rank, self.world_size, self.local_rank = info.rank, info.world_size, info.local_rank
+        self.sync_bn, self.current_step = sync_bn, -1
+        self._ddp_model: DistributedDataParallel | None = None
         if not timeout > 0:
             raise SettingError("device.timeout", timeout, "minutes, more than 0")
         if sync_bn and compile:
             raise SettingError("sync_bn", True, "false with compile=true")
-        if self.ranks > 1:
-            _meet(here, timedelta(minutes=timeout))
-        self.together(
+        if self.world_size > 1:
+            _init_process_group(info, timedelta(minutes=timeout))
+        self.run_on_all_ranks(
             lambda: super(DDP, self).__init__(name, precision, channels_last, compile, deterministic)
         )
-        if self.ranks > 1 and self.type == "cuda":
-            self._take_gpu(timedelta(minutes=timeout))
+        if self.world_size > 1 and self.type == "cuda":
+            self._assign_gpu(timedelta(minutes=timeout))
 
     @property
     def label(self) -> str:
         """The number of ranks and the device of the first, such as ``8 x NVIDIA H200``."""
-        return f"{self.ranks} x {super().label}" if self.ranks > 1 else super().label
+        return f"{self.world_size} x {super().label}" if self.world_size > 1 else super().label
 
     def peak_memory_mb(self) -> float:
         """The largest of all ranks."""
-        return max(self.gathered(super().peak_memory_mb()))
+        return max(self.all_gather(super().peak_memory_mb()))
 
     # ------------------------------------------------------------------------------------- agreeing
 
-    def shared(self, make: Callable[[], T]) -> T:
+    def broadcast_from_main(self, make: Callable[[], T]) -> T:
         """What ``make`` returns on the first rank, on every rank; what it raises there is raised everywhere."""
-        if self.ranks == 1:
+        if self.world_size == 1:
             return make()
         value, error, message = None, None, [b""]
-        if self.first:
+        if self.is_main_process:
             try:
                 value = make()
             except Exception as raised:  # the others are told before it goes on its way
                 error = raised
-            message = [packed((None if error else value, portable(error, 0)))]
-        with self._watched():
+            message = [to_bytes((None if error else value, to_picklable_exception(error, 0)))]
+        with self._detecting_lost_ranks():
             dist.broadcast_object_list(message, src=0)
         if error is not None:
             raise error
-        if not self.first:
+        if not self.is_main_process:
             value, passed = torch.load(io.BytesIO(message[0]), map_location="cpu", weights_only=False)
             if passed is not None:
                 raise passed
         return value  # type: ignore[return-value]
 
-    def together(self, make: Callable[[], T]) -> T:
+    def run_on_all_ranks(self, make: Callable[[], T]) -> T:
         """What ``make`` returns on each rank; what it raises on any of them is raised on all."""
-        if self.ranks == 1:
+        if self.world_size == 1:
             return make()
         error: Exception | None = None
         try:
             value = make()
         except Exception as raised:  # the others are told before it goes on its way
             error = raised
-        errors = self.gathered(portable(error, self.rank))
+        errors = self.all_gather(to_picklable_exception(error, self.rank))
         if first := next((passed for passed in errors if passed is not None), None):
             if error is not None and first.rank == self.rank:  # type: ignore[attr-defined]
                 error.rank = self.rank  # type: ignore[attr-defined]
@@ -143,45 +143,45 @@ class DDP(Device):
             raise first
         return value
 
-    def in_turn(self, make: Callable[[], T]) -> T:
-        """As :meth:`together`, the first rank first, then one on each machine, then the others: for downloads."""
-        mine, made = 0 if self.first else 1 if self.local_rank == 0 else 2, []
+    def main_rank_first(self, make: Callable[[], T]) -> T:
+        """As :meth:`run_on_all_ranks`, in order: the main rank, one rank per machine, the others (for downloads)."""
+        own_turn, results = 0 if self.is_main_process else 1 if self.local_rank == 0 else 2, []
         for turn in range(3):
-            self.together(lambda turn=turn: made.append(make()) if turn == mine else None)  # type: ignore[misc]
-        return made[0]
+            self.run_on_all_ranks(lambda turn=turn: results.append(make()) if turn == own_turn else None)  # type: ignore[misc]
+        return results[0]
 
-    def gathered(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """The ``value`` of every rank, on every rank."""
-        values: list[Any] = [value] * self.ranks
-        if self.ranks > 1:
-            with self._watched():
+        values: list[Any] = [value] * self.world_size
+        if self.world_size > 1:
+            with self._detecting_lost_ranks():
                 dist.all_gather_object(values, value)
         return values
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over all ranks, the same bits on each."""
-        if self.ranks > 1:
+        if self.world_size > 1:
             tensor = tensor.clone()
-            with self._watched():
-                dist.all_reduce(tensor, group=DDP._gradients if tensor.is_cuda else None)
+            with self._detecting_lost_ranks():
+                dist.all_reduce(tensor, group=DDP._gradient_group if tensor.is_cuda else None)
         return tensor
 
-    def agreed(self, numbers: Sequence[int], step: int) -> list[int]:
+    def all_reduce_max(self, numbers: Sequence[int], step: int) -> list[int]:
         """The largest of each number over all ranks, by processor, at one step of 16; 0 at others."""
-        if self.ranks == 1:
+        if self.world_size == 1:
             return list(numbers)
         if step % 16:
             return [0] * len(numbers)
         largest = torch.tensor(list(numbers))
-        with self._watched():
+        with self._detecting_lost_ranks():
             dist.all_reduce(largest, op=dist.ReduceOp.MAX)
         return [int(number) for number in largest]
 
-    def refuse_different(self, value: Callable[[], str], what: str, step: int) -> None:
+    def check_equal_on_all_ranks(self, value: Callable[[], str], what: str, step: int) -> None:
         """Raise RunError on every rank if ``value`` is not the same on all; ``what`` names it."""
-        if self.ranks == 1:
+        if self.world_size == 1:
             return
-        found = self.gathered(value())
+        found = self.all_gather(value())
         if odd := [str(rank) for rank, other in enumerate(found) if other != found[0]]:
             ranks = f"rank{'s' * (len(odd) > 1)} {', '.join(odd)}"
             raise RunError(f"at step {step} the {what} of {ranks} differ from those of rank 0")
@@ -195,24 +195,26 @@ class DDP(Device):
         Gradients are put into buckets anew after the first backward; two passes here get that behind, for the order
         within a bucket is the order of sums, and a run that goes on after a kill would start in the other one.
         """
-        if self.ranks == 1:
+        if self.world_size == 1:
             return forward
         if self.sync_bn:
-            forward = with_joint_statistics(model, DDP._gradients)
-        told = inspect.signature(DistributedDataParallel).parameters
+            forward = with_sync_batch_norm(model, DDP._gradient_group)
+        accepted = inspect.signature(DistributedDataParallel).parameters
         option = (
-            "forward_sync_buffers" if "forward_sync_buffers" in told else "broadcast_buffers"
+            "forward_sync_buffers" if "forward_sync_buffers" in accepted else "broadcast_buffers"
         )  # before 2.15
-        options: dict[str, Any] = {"process_group": DDP._gradients, option: False}
-        with self._watched():
-            self._wrapped = DistributedDataParallel(forward, **options)
-        self._wrapped.register_comm_hook(DDP._gradients, lambda group, bucket: added_up(group, bucket))
-        with self._watched(), torch.compiler.set_stance("force_eager"):
-            self._wrapped.eval()
+        options: dict[str, Any] = {"process_group": DDP._gradient_group, option: False}
+        with self._detecting_lost_ranks():
+            self._ddp_model = DistributedDataParallel(forward, **options)
+        self._ddp_model.register_comm_hook(
+            DDP._gradient_group, lambda group, bucket: allreduce_sum_hook(group, bucket)
+        )
+        with self._detecting_lost_ranks(), torch.compiler.set_stance("force_eager"):
+            self._ddp_model.eval()
             for _ in range(2):
-                self._wrapped(example()).sum().backward()
-        self._wrapped.train().zero_grad(set_to_none=True)
-        return self._wrapped
+                self._ddp_model(example()).sum().backward()
+        self._ddp_model.train().zero_grad(set_to_none=True)
+        return self._ddp_model
 
     def split(self, inputs: Tensor, targets: Tensor, parts: int) -> list[tuple[Tensor, Tensor]]:
         """A rank's share of a batch in parts; joint batch statistics need as many on every rank, be they empty."""
@@ -223,40 +225,40 @@ class DDP(Device):
     @contextmanager
     def micro_batch(self, step: int, last: bool) -> Iterator[None]:
         """Around forward and backward of a part; at the ``last`` of a step, gradients of all ranks are summed."""
-        self.step_now = step
-        wrapped = self._wrapped
-        with self._watched(), nullcontext() if last or wrapped is None else wrapped.no_sync():
+        self.current_step = step
+        wrapped = self._ddp_model
+        with self._detecting_lost_ranks(), nullcontext() if last or wrapped is None else wrapped.no_sync():
             yield
 
-    def same_start(self, pruner: Stateful, model: nn.Module, seed: int) -> None:
+    def broadcast_initial_state(self, pruner: Stateful, model: nn.Module, seed: int) -> None:
         """Masks and weights of the first rank on every rank; random numbers differ from here on."""
-        if self.ranks > 1:
-            with self._watched():
-                copy_from_first(pruner, model, DDP._gradients)
-            self._draw_anew(seed, 0)
+        if self.world_size > 1:
+            with self._detecting_lost_ranks():
+                broadcast_state(pruner, model, DDP._gradient_group)
+            self._reseed(seed, 0)
 
-    def same_buffers(self, model: nn.Module) -> None:
+    def broadcast_buffers(self, model: nn.Module) -> None:
         """Buffers (batch statistics) of the first rank on every rank."""
-        if self.ranks > 1:
-            with self._watched():
+        if self.world_size > 1:
+            with self._detecting_lost_ranks():
                 for buffer in model.buffers():
-                    dist.broadcast(buffer, src=0, group=DDP._gradients)
+                    dist.broadcast(buffer, src=0, group=DDP._gradient_group)
 
     def resume(self, states: list[dict[str, Any]], seed: int, step: int) -> None:
         """Go on from :meth:`state_dict` of all ranks; with another number of them, those after the first draw anew."""
-        self.step_now = step
-        same = len(states) == self.ranks
+        self.current_step = step
+        same = len(states) == self.world_size
         self.load_state_dict(states[self.rank if same else 0])
         if not same:
-            self._draw_anew(seed, step)
+            self._reseed(seed, step)
 
     # ------------------------------------------------------------------------------------- within
 
-    def _draw_anew(self, seed: int, step: int) -> None:
-        if not self.first:
+    def _reseed(self, seed: int, step: int) -> None:
+        if not self.is_main_process:
             seed_everything(int(np.random.SeedSequence((seed, self.rank, step)).generate_state(1)[0]))
 
-    def _take_gpu(self, timeout: timedelta) -> None:
+    def _assign_gpu(self, timeout: timedelta) -> None:
         """One GPU a rank: the one that its launcher left visible, or that of its number on the machine."""
         count = torch.cuda.device_count()
         index = self.local_rank if count > 1 else 0
@@ -264,61 +266,63 @@ class DDP(Device):
         if index < count:
             torch.cuda.set_device(index)
             taken = f"{socket.gethostname()} {torch.cuda.get_device_properties(index).uuid}"
-        places = self.gathered(taken)
-        if None in places or len(set(places)) < self.ranks:
-            ranks = f"{self.ranks} ranks on {len(set(places) - {None})} GPUs"
+        gpus = self.all_gather(taken)
+        if None in gpus or len(set(gpus)) < self.world_size:
+            ranks = f"{self.world_size} ranks on {len(set(gpus) - {None})} GPUs"
             raise SettingError("device", "ddp", f"a GPU for every rank, but these are {ranks}")
-        if DDP._gradients is None:
-            with self._watched():
-                DDP._gradients = dist.new_group(backend="nccl", timeout=timeout)
+        if DDP._gradient_group is None:
+            with self._detecting_lost_ranks():
+                DDP._gradient_group = dist.new_group(backend="nccl", timeout=timeout)
 
     @contextmanager
-    def _watched(self) -> Iterator[None]:
+    def _detecting_lost_ranks(self) -> Iterator[None]:
         """Communication that fails inside is a rank that is gone."""
         try:
             yield
         except RuntimeError as error:
-            if not of_communication(error):
+            if not is_communication_error(error):
                 raise
-            DDP._lost = True
-            when = f"at step {self.step_now}" if self.step_now >= 0 else "before the first step"
+            DDP._rank_lost = True
+            when = f"at step {self.current_step}" if self.current_step >= 0 else "before the first step"
             lost = RunError(
-                f"rank {self.rank} lost another rank {when} ({reason(error)}); "
+                f"rank {self.rank} lost another rank {when} ({short_message(error)}); "
                 "the same command goes on from the last checkpoint"
             )
             lost.rank = self.rank  # type: ignore[attr-defined]
             raise lost from error
 
 
-def shared(make: Callable[[], T]) -> T:
-    """As :meth:`DDP.shared`, where no device is at hand; with one process, what ``make`` returns."""
+def broadcast_from_main(make: Callable[[], T]) -> T:
+    """As :meth:`DDP.broadcast_from_main`, where no device is at hand; with one process, what ``make`` returns."""
     if not dist.is_initialized():
         return make()
     device = DDP.__new__(DDP)
-    device.rank, device.ranks, device.step_now = dist.get_rank(), dist.get_world_size(), -1
-    return device.shared(make)
+    device.rank, device.world_size, device.current_step = dist.get_rank(), dist.get_world_size(), -1
+    return device.broadcast_from_main(make)
 
 
-def _meet(here: Launch, timeout: timedelta) -> None:
+def _init_process_group(info: RankInfo, timeout: timedelta) -> None:
     """Join the others, once a process."""
     if dist.is_initialized():
         return
-    where = f"{here.address}:{here.port}"
+    where = f"{info.address}:{info.port}"
     try:
-        if here.by == "torchrun":  # whose own store may be there already
+        if info.launcher == "torchrun":  # whose own store may be there already
             dist.init_process_group("gloo", timeout=timeout)
         else:
-            place = f"tcp://{where}"
-            dist.init_process_group("gloo", place, rank=here.rank, world_size=here.ranks, timeout=timeout)
+            init_method = f"tcp://{where}"
+            dist.init_process_group(
+                "gloo", init_method, rank=info.rank, world_size=info.world_size, timeout=timeout
+            )
     except (RuntimeError, ValueError) as error:
-        allowed = f"not all of {here.ranks} ranks came to {where} ({reason(error)})"
-        missed = RunError(f"rank {here.rank}: {allowed}")
-        missed.rank = here.rank  # type: ignore[attr-defined]
+        allowed = f"not all of {info.world_size} ranks came to {where} ({short_message(error)})"
+        missed = RunError(f"rank {info.rank}: {allowed}")
+        missed.rank = info.rank  # type: ignore[attr-defined]
         raise missed from error
-    atexit.register(_part)
+    atexit.register(_destroy_process_group)
 
 
-def _part() -> None:
+def _destroy_process_group() -> None:
     """Leave the others in order; after one of them is lost there is no order."""
-    if dist.is_initialized() and not DDP._lost:
+    if dist.is_initialized() and not DDP._rank_lost:
         dist.destroy_process_group()

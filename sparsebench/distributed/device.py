@@ -40,10 +40,10 @@ class Device:
             several processes that know nothing of each other.
     """
 
-    joins: ClassVar[bool] = False
+    joins_ranks: ClassVar[bool] = False
     """Whether processes that torchrun started together make up one run."""
     rank = 0
-    ranks = 1
+    world_size = 1
 
     def __init__(
         self,
@@ -53,8 +53,12 @@ class Device:
         compile: bool = False,
         deterministic: bool = False,
     ) -> None:
-        if not self.joins and (ranks := int(os.environ.get("WORLD_SIZE") or 1)) > 1 and "RANK" in os.environ:
-            allowed = f"ddp: torchrun started {ranks} processes, and each would do the same run"
+        if (
+            not self.joins_ranks
+            and (world_size := int(os.environ.get("WORLD_SIZE") or 1)) > 1
+            and "RANK" in os.environ
+        ):
+            allowed = f"ddp: torchrun started {world_size} processes, and each would do the same run"
             raise SettingError("device", name, allowed)
         if name not in BACKENDS:
             raise SettingError("device", name, one_of(BACKENDS, name))
@@ -83,7 +87,7 @@ class Device:
         """The device's own name, for example of the GPU; ``cpu`` otherwise."""
         return torch.cuda.get_device_name() if self.type == "cuda" else "cpu"
 
-    def place(self, model: nn.Module) -> nn.Module:
+    def to_device(self, model: nn.Module) -> nn.Module:
         """The same model on the device, in its memory format."""
         model.to(self.torch_device)
         return model.to(memory_format=torch.channels_last) if self.channels_last else model
@@ -156,23 +160,23 @@ class Device:
         np.random.set_state((version, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
 
     @property
-    def first(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this is the process that writes and prints."""
         return self.rank == 0
 
-    def shared(self, make: Callable[[], T]) -> T:
+    def broadcast_from_main(self, make: Callable[[], T]) -> T:
         """What ``make`` returns on the first rank, on every rank; what it raises there is raised everywhere."""
         return make()
 
-    def together(self, make: Callable[[], T]) -> T:
+    def run_on_all_ranks(self, make: Callable[[], T]) -> T:
         """What ``make`` returns on each rank; what it raises on any of them is raised on all."""
         return make()
 
-    def in_turn(self, make: Callable[[], T]) -> T:
-        """As :meth:`together`, the first rank first, then one on each machine, then the others: for downloads."""
+    def main_rank_first(self, make: Callable[[], T]) -> T:
+        """As :meth:`run_on_all_ranks`, in order: the main rank, one rank per machine, the others (for downloads)."""
         return make()
 
-    def gathered(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """The ``value`` of every rank, on every rank."""
         return [value]
 
@@ -180,11 +184,11 @@ class Device:
         """The sum over all ranks, the same bits on each."""
         return tensor
 
-    def agreed(self, numbers: Sequence[int], step: int) -> list[int]:
+    def all_reduce_max(self, numbers: Sequence[int], step: int) -> list[int]:
         """The largest of each number over all ranks; 0 at steps at which ranks do not ask each other."""
         return list(numbers)
 
-    def refuse_different(self, value: Callable[[], str], what: str, step: int) -> None:
+    def check_equal_on_all_ranks(self, value: Callable[[], str], what: str, step: int) -> None:
         """Raise RunError on every rank if ``value`` is not the same on all; ``what`` names it."""
 
     def parallel(self, model: nn.Module, forward: nn.Module, example: Callable[[], Tensor]) -> nn.Module:
@@ -205,10 +209,10 @@ class Device:
         """Around forward and backward of a part; at the ``last`` of a step, gradients of all ranks are summed."""
         return nullcontext()
 
-    def same_start(self, pruner: Any, model: nn.Module, seed: int) -> None:
+    def broadcast_initial_state(self, pruner: Any, model: nn.Module, seed: int) -> None:
         """Masks and weights of the first rank on every rank; random numbers differ from here on."""
 
-    def same_buffers(self, model: nn.Module) -> None:
+    def broadcast_buffers(self, model: nn.Module) -> None:
         """Buffers (batch statistics) of the first rank on every rank."""
 
     def resume(self, states: list[dict[str, Any]], seed: int, step: int) -> None:

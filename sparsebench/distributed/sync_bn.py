@@ -11,7 +11,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-def with_joint_statistics(model: nn.Module, group: Any) -> nn.Module:
+def with_sync_batch_norm(model: nn.Module, group: Any) -> nn.Module:
     """A model that shares every parameter and buffer with ``model``, and normalises by the batches of all ranks.
 
     On a GPU that is done by ``torch.nn.SyncBatchNorm``, which refuses tensors on a CPU.
@@ -27,11 +27,11 @@ def with_joint_statistics(model: nn.Module, group: Any) -> nn.Module:
     for module in list(twin.modules()):
         for name, child in module.named_children():
             if isinstance(child, _BatchNorm):
-                setattr(module, name, _JointBatchNorm(child, group))
+                setattr(module, name, _SyncBatchNorm(child, group))
     return twin
 
 
-class _JointBatchNorm(nn.Module):
+class _SyncBatchNorm(nn.Module):
     """A batch norm that in training mode goes by the mean and the biased variance over all ranks.
 
     Args:
@@ -51,11 +51,11 @@ class _JointBatchNorm(nn.Module):
         over = [dim for dim in range(inputs.dim()) if dim != 1]
         shape = [1, -1] + [1] * (inputs.dim() - 2)
         count = inputs.new_tensor([inputs.numel() / inputs.shape[1]])
-        sums = _Sum.apply(torch.cat([inputs.sum(over), count]), self.group)
+        sums = _AllReduceSum.apply(torch.cat([inputs.sum(over), count]), self.group)
         samples = sums[-1].detach()
         mean = sums[:-1] / samples
         centred = inputs - mean.view(shape)
-        variance = _Sum.apply(centred.square().sum(over), self.group) / samples
+        variance = _AllReduceSum.apply(centred.square().sum(over), self.group) / samples
         if own.running_mean is not None and own.running_var is not None:
             with torch.no_grad():
                 assert own.num_batches_tracked is not None
@@ -67,7 +67,7 @@ class _JointBatchNorm(nn.Module):
         return outputs * own.weight.view(shape) + own.bias.view(shape) if own.affine else outputs
 
 
-class _Sum(torch.autograd.Function):
+class _AllReduceSum(torch.autograd.Function):
     """The sum over ranks; what comes back is summed over them too."""
 
     @staticmethod

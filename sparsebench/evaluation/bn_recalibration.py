@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from sparsebench.data.batching import Normalize
-from sparsebench.evaluation.subject import Result, Subject, per_cent, predicted, whole
+from sparsebench.evaluation.subject import Result, Subject, check_integer, percent, predicted_classes
 
 NORMS = nn.modules.batchnorm._BatchNorm
 
@@ -36,7 +36,7 @@ class BNRecalibration:
     needs_dense = False
 
     def __init__(self, batches: int = 50, seed: int = 0) -> None:
-        self.batches, self.seed = whole("batches", batches), whole("seed", seed, 0)
+        self.batches, self.seed = check_integer("batches", batches), check_integer("seed", seed, 0)
 
     @torch.no_grad()
     def __call__(self, subject: Subject) -> Result:
@@ -58,6 +58,6 @@ class BNRecalibration:
                     model(normalize(part))
         logits = subject.logits(test, model)
         return Result({
-            "top1_recalibrated": per_cent(predicted(logits) == test.labels),
+            "top1_recalibrated": percent(predicted_classes(logits) == test.labels),
             "test_loss_recalibrated": float(cross_entropy(logits.double(), test.labels)),
         })  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from sparsebench.evaluation.subject import Result, Subject, predicted, whole
+from sparsebench.evaluation.subject import Result, Subject, check_integer, predicted_classes
 
 
 class Calibration:
@@ -31,7 +31,7 @@ class Calibration:
     needs_dense = False
 
     def __init__(self, bins: int = 15) -> None:
-        self.bins = whole("bins", bins)
+        self.bins = check_integer("bins", bins)
 
     def __call__(self, subject: Subject) -> Result:
         """Columns ``ece`` (in [0, 1]) and ``nll`` (nats per sample); details a bin each, accuracy in [0, 1] there."""
@@ -43,12 +43,12 @@ class Calibration:
         confidence = logits.double().softmax(1).amax(1)
         if not confidence.isfinite().all():
             return Result({"ece": "", "nll": math.nan})
-        hits = (predicted(logits) == labels).double()
+        hits = (predicted_classes(logits) == labels).double()
         edges = torch.arange(1, self.bins, dtype=torch.float64, device=logits.device) / self.bins
-        place = torch.bucketize(confidence, edges)  # right-closed
+        bin_index = torch.bucketize(confidence, edges)  # right-closed
         details, ece = [], 0.0
         for number in range(self.bins):
-            inside = place == number
+            inside = bin_index == number
             n = int(inside.sum())
             mean = float(confidence[inside].mean()) if n else ""
             accuracy = float(hits[inside].mean()) if n else ""

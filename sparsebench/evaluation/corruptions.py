@@ -6,7 +6,7 @@ import torch
 
 from sparsebench.data.arrays import stratified
 from sparsebench.evaluation.corrupt import CORRUPTIONS, SEVERITIES, corrupted
-from sparsebench.evaluation.subject import Result, Subject, per_cent, predicted, whole
+from sparsebench.evaluation.subject import Result, Subject, check_integer, percent, predicted_classes
 
 
 class Corruptions:
@@ -33,8 +33,8 @@ class Corruptions:
     needs_dense = False
 
     def __init__(self, samples: int | None = 1000, seed: int = 0) -> None:
-        self.samples = samples if samples is None else whole("samples", samples)
-        self.seed = whole("seed", seed, 0)
+        self.samples = samples if samples is None else check_integer("samples", samples)
+        self.seed = check_integer("seed", seed, 0)
 
     def __call__(self, subject: Subject) -> Result:
         """Column ``top1_corrupted`` (per cent, mean over kinds and severities); details a kind and severity each."""
@@ -48,7 +48,7 @@ class Corruptions:
                 continue
             for severity in SEVERITIES:
                 images = corrupted(originals, kind, severity, self.seed)
-                top1 = per_cent(predicted(subject.logits(images)) == test.labels)
+                top1 = percent(predicted_classes(subject.logits(images)) == test.labels)
                 details.append({"corruption": kind, "severity": severity, "top1": top1})
         mean = float(torch.tensor([row["top1"] for row in details], dtype=torch.float64).mean())
         return Result({"top1_corrupted": mean}, details)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparsebench.evaluation.subject import Result, Subject, per_cent, predicted
+from sparsebench.evaluation.subject import Result, Subject, percent, predicted_classes
 
 
 class Exemplars:
@@ -26,11 +26,11 @@ class Exemplars:
         if subject.dense is None:
             return Result({"disagreement": ""})
         test = subject.dataset.test
-        sparse = predicted(subject.logits(test))
-        dense = predicted(subject.logits(test, subject.dense()))
+        sparse = predicted_classes(subject.logits(test))
+        dense = predicted_classes(subject.logits(test, subject.dense()))
         differ = sparse != dense
         details = [
             {"index": i, "label": int(test.labels[i]), "dense": int(dense[i]), "sparse": int(sparse[i])}
             for i in differ.nonzero().flatten().tolist()
         ]
-        return Result({"disagreement": per_cent(differ)}, details)
+        return Result({"disagreement": percent(differ)}, details)

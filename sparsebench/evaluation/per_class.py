@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparsebench.evaluation.subject import Result, Subject, per_cent, predicted
+from sparsebench.evaluation.subject import Result, Subject, percent, predicted_classes
 
 
 class PerClass:
@@ -18,9 +18,9 @@ class PerClass:
     def __call__(self, subject: Subject) -> Result:
         """Column ``top1_worst_class`` (per cent); details ``class``, ``n``, ``top1``."""
         test = subject.dataset.test
-        hits = predicted(subject.logits(test)) == test.labels
+        hits = predicted_classes(subject.logits(test)) == test.labels
         details = [
-            {"class": label, "n": int(own.sum()), "top1": per_cent(hits[own])}
+            {"class": label, "n": int(own.sum()), "top1": percent(hits[own])}
             for label in range(subject.dataset.num_classes)
             if (own := test.labels == label).any()
         ]

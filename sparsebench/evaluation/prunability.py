@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from sparsebench.data.arrays import stratified
 from sparsebench.errors import SettingError, one_of
-from sparsebench.evaluation.subject import Result, Subject, whole
+from sparsebench.evaluation.subject import Result, Subject, check_integer
 
 KEPT = (*(k / 20 for k in range(20, 1, -1)), *(k / 100 for k in range(9, 0, -1)), 0.005, 0.002, 0.001)
 """Fractions of the prunable weights that are tried, α."""
@@ -61,8 +61,8 @@ class Prunability:
             raise SettingError("order", order, one_of(ORDERS, order))
         self.beta, self.absolute, self.order = beta, absolute, order
         self.samples, self.seed = (
-            samples if samples is None else whole("samples", samples),
-            whole("seed", seed, 0),
+            samples if samples is None else check_integer("samples", samples),
+            check_integer("seed", seed, 0),
         )
 
     def __call__(self, subject: Subject) -> Result:

@@ -70,19 +70,19 @@ class Evaluation(Protocol):
         """Evaluate; the subject stays as it is."""
 
 
-def predicted(logits: Tensor) -> Tensor:
+def predicted_classes(logits: Tensor) -> Tensor:
     """Class of the highest logit, the first of equal ones; -1 where a logit is not a number. int64 [N]."""
     index = torch.arange(logits.shape[1], device=logits.device)
     best = torch.where(logits == logits.amax(1, keepdim=True), index, logits.shape[1]).amin(1)
     return best.masked_fill(~logits.isfinite().all(1), -1)
 
 
-def per_cent(hits: Tensor) -> float:
+def percent(hits: Tensor) -> float:
     """Share of true entries, in per cent."""
     return 100 * int(hits.sum()) / hits.numel()
 
 
-def whole(name: str, value: object, least: int = 1) -> int:
+def check_integer(name: str, value: object, least: int = 1) -> int:
     """``value``, refused if it is not a whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise SettingError(name, value, f"a whole number of at least {least}")

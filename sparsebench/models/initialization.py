@@ -24,7 +24,7 @@ def initialize(model: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def check_whole(setting: str, value: object, least: int = 1) -> None:
+def check_integer(setting: str, value: object, least: int = 1) -> None:
     """Refuse what is not a whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise SettingError(setting, value, f"a whole number of at least {least}")

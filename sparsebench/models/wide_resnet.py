@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from sparsebench.errors import SettingError
-from sparsebench.models.initialization import check_size, check_whole, initialize
+from sparsebench.models.initialization import check_integer, check_size, initialize
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -54,7 +54,7 @@ class WideResNet(nn.Module):
         width: int = 2,
         dropout: float = 0.0,
     ) -> None:
-        check_whole("width", width)
+        check_integer("width", width)
         if isinstance(depth, bool) or not isinstance(depth, int) or depth < 10 or (depth - 4) % 6:
             raise SettingError("depth", depth, "6n + 4, for example 16, 22, 28 or 40")
         if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:

@@ -104,7 +104,7 @@ class Allocation:
 
 
 @torch.no_grad()
-def kept_as_published(scores: Tensor, zeros: float, compat: str) -> Tensor:
+def published_mask(scores: Tensor, zeros: float, compat: str) -> Tensor:
     """True for what the rule ``compat`` of :data:`COMPAT` keeps of ``scores`` (1-d), where s N = ``zeros``."""
     if compat == "bernoulli":
         return (torch.rand(scores.numel()) >= zeros / scores.numel()).to(scores.device)
@@ -116,6 +116,11 @@ def kept_as_published(scores: Tensor, zeros: float, compat: str) -> Tensor:
 class Global(Allocation):
     """One ranking over all layers: layers compete, and the scores decide each one's sparsity.
 
+    Example:
+        >>> scores = {"a": torch.tensor([9.0, 1.0]), "b": torch.tensor([5.0, 4.0, 3.0, 2.0])}
+        >>> {name: mask.tolist() for name, mask in Global()(scores, 0.5).items()}
+        {'a': [True, False], 'b': [True, True, False, False]}
+
     References:
         Lin et al., "Dynamic Model Pruning with Feedback", ICLR 2020, arXiv 2006.07253, section 5.
     """
@@ -124,7 +129,7 @@ class Global(Allocation):
         """Prune the lowest scores of all layers together."""
         flat = torch.cat([score.reshape(-1) for score in scores.values()])
         if self.compat is not None:
-            kept = kept_as_published(flat, sparsity * flat.numel(), self.compat)
+            kept = published_mask(flat, sparsity * flat.numel(), self.compat)
         else:
             if not self.allow_layer_collapse:
                 self.guard_(flat, [score.numel() for score in scores.values()])
@@ -139,7 +144,8 @@ class Global(Allocation):
         """Give the best score of every layer, of equal ones the last, the highest rank of all."""
         ends = accumulate(numels)
         best = [
-            end - 1 - layer.flip(0).argmax() for end, layer in zip(ends, flat.split(list(numels)), strict=True)
+            end - 1 - layer.flip(0).argmax()
+            for end, layer in zip(ends, flat.split(list(numels)), strict=True)
         ]
         flat.index_fill_(0, torch.stack(best), math.inf)  # indexing by a 0-d tensor would wait for the device
 
@@ -149,6 +155,11 @@ class LAMP(Global):
 
     LAMP(u) = w_u² / Σ_{v: |w_v| ≥ |w_u|} w_v², of equal weights the first by index with the larger sum; these are
     ranked globally. The largest of a layer has score 1, so no layer collapses as long as one weight a layer is left.
+
+    Example:
+        >>> scores = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([10.0, 20.0])}  # 1/5 and 4/4 in both layers
+        >>> {name: mask.tolist() for name, mask in LAMP()(scores, 0.5).items()}
+        {'a': [False, True], 'b': [False, True]}
 
     References:
         Lee, Park, Mo, Ahn and Shin, "Layer-adaptive Sparsity for the Magnitude-based Pruning", ICLR 2021,
@@ -186,7 +197,7 @@ class LayerWise(Allocation):
         shapes = {name: tuple(score.shape) for name, score in scores.items()}
         if self.compat is not None:
             return {
-                name: kept_as_published(score.reshape(-1), zeros, self.compat).view(score.shape)
+                name: published_mask(score.reshape(-1), zeros, self.compat).view(score.shape)
                 for (name, score), zeros in zip(scores.items(), self.zeros(shapes, sparsity), strict=True)
             }
         counts = self.counts(shapes, sparsity)
@@ -212,6 +223,10 @@ class LayerWise(Allocation):
 
 class Uniform(LayerWise):
     """The same sparsity in every layer.
+
+    Example:
+        >>> Uniform().counts({"a": (4, 5), "b": (8, 10)}, 0.9)
+        [18, 72]
 
     References:
         Zhu and Gupta, "To prune, or not to prune", ICLR workshop 2018, arXiv 1710.01878.

@@ -79,14 +79,14 @@ def cosine(fraction: float, step: int, last: int, least: float = 0.0) -> float:
     return least + (fraction - least) / 2 * (1 + math.cos(math.pi * step / last)) if last else fraction
 
 
-def shared_out(total: int, shares: Sequence[float], caps: Sequence[int]) -> list[int]:
-    """``total`` shared out among layers by ``shares``; what is beyond a layer's cap is spread evenly over the others.
+def distribute(total: int, fractions: Sequence[float], caps: Sequence[int]) -> list[int]:
+    """Distribute ``total`` over layers by ``fractions``; what exceeds a layer's cap is spread evenly over the others.
 
     Water-filling: a layer gets min(share · total + level, cap), with the level at which the total is exact.
 
     Args:
         total: The sum to reach; never more than ``sum(caps)`` is given out.
-        shares: Of every layer; they add up to 1, or are all 0 (then all is spread evenly).
+        fractions: Of every layer; they add up to 1, or are all 0 (then all is spread evenly).
         caps: The most that each layer takes.
 
     Example:
@@ -96,18 +96,18 @@ def shared_out(total: int, shares: Sequence[float], caps: Sequence[int]) -> list
 
     def real(flood: float) -> list[float]:  # up to 1/2 the shares fill, from 1/2 on the level rises
         filled, level = min(2 * flood, 1.0), max(2 * flood - 1, 0.0)
-        return [(filled * share + level) * total for share in shares]
+        return [(filled * fraction + level) * total for fraction in fractions]
 
     return exact_counts(real, caps, total)
 
 
-def gradient_sizes(weights: MaskedParameters) -> dict[str, Tensor]:
+def gradient_magnitudes(weights: MaskedParameters) -> dict[str, Tensor]:
     """|∂L/∂w| of every prunable weight, as it stands, finite; 0 where there is none, or where it is not a number."""
     gradients = {name: p.detach() * 0 if p.grad is None else p.grad for name, p in weights.parameters.items()}
     return {name: gradient.abs().nan_to_num(0.0) for name, gradient in gradients.items()}
 
 
-def momentum_sizes(weights: MaskedParameters) -> dict[str, Tensor]:
+def momentum_magnitudes(weights: MaskedParameters) -> dict[str, Tensor]:
     """|m| of every prunable weight: SGD's momentum buffer, or Adam's m / (√v + 1e-8); 0 before the first step."""
     sizes = {}
     for name, parameter in weights.parameters.items():
@@ -153,7 +153,7 @@ class Dynamic(Pruner):
                 final_drop_fraction,
                 f"at least 0, and at most drop_fraction={drop_fraction}",
             )
-        if not self.gradual and schedule.sparsity(0) != schedule.target:
+        if not self.gradual and schedule.sparsity(0) != schedule.target_sparsity:
             raise SettingError("schedule", None, "constant sparsity from step 0, such as schedule=dynamic")
         self.drop_fraction, self.final_drop_fraction = drop_fraction, final_drop_fraction
         self.generator = torch.Generator()
@@ -167,7 +167,7 @@ class Dynamic(Pruner):
 
     def updates(self, step: int) -> bool:
         """Whether masks change at ``step``: not before something is trained, and never where nothing is pruned."""
-        return step > 0 and self.schedule.due(step) and self.schedule.target > 0
+        return step > 0 and self.schedule.due(step) and self.schedule.target_sparsity > 0
 
     def fraction(self, step: int) -> float:
         """Share of the kept weights to swap at ``step``."""
@@ -176,7 +176,7 @@ class Dynamic(Pruner):
     def after_backward(self, step: int) -> bool:
         """What is pruned stays zero; of a dense gradient, the sizes are kept for the mask update."""
         if self.dense_gradient(step):
-            self.gradients = gradient_sizes(self.weights)
+            self.gradients = gradient_magnitudes(self.weights)
         self.weights.mask_grads_()
         return True
 

@@ -15,7 +15,7 @@ from sparsebench.pruning.pruner import Pruner
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TunedSetting:
     """The setting that a method's sparsity follows from, for a search of the value that gives a target.
 
     Args:
@@ -42,7 +42,7 @@ class Learned(Pruner):
     """
 
     reparametrizes = True
-    tuned: ClassVar[Tuned | None] = None
+    tuned: ClassVar[TunedSetting | None] = None
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Learned(Pruner):
         """Name -> v, what the network computes with."""
         return {name: self.value(name, w) for name, w in self.weights.weights().items()}
 
-    def target(self, step: int) -> float | None:
+    def scheduled_sparsity(self, step: int) -> float | None:
         """None is asked for."""
         return None
 
@@ -104,9 +104,9 @@ class Learned(Pruner):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
         super().load_state_dict(state)
-        self._learned(state["s"])
+        self._load_learned(state["s"])
 
     @torch.no_grad()
-    def _learned(self, s: Mapping[str, Tensor]) -> None:
+    def _load_learned(self, s: Mapping[str, Tensor]) -> None:
         for name, parameter in self.s.items():
             parameter.copy_(s[name])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsebench.clock import Clock
-from sparsebench.distributed.collectives import copy_from_first
+from sparsebench.distributed.collectives import broadcast_state
 from sparsebench.errors import RunError, SettingError
 from sparsebench.pruning.pruner import Probe, Pruner
 
@@ -128,10 +128,12 @@ class LoopPruner:
             )
         self.method.on_end()
         self._finished = True
-        asked, pruned = self.method.zeros(total - 1), int((~weights.packed()).sum())
+        target_zeros, pruned = self.method.target_zeros(total - 1), int((~weights.packed()).sum())
         leaked = sum(int(torch.count_nonzero(p[~weights.masks[n]])) for n, p in weights.parameters.items())
-        if asked not in (None, pruned) or leaked:
-            raise RunError(f"{self.name} missed its sparsity: {pruned - leaked} zeros, asked for {asked}")
+        if target_zeros not in (None, pruned) or leaked:
+            raise RunError(
+                f"{self.name} missed its sparsity: {pruned - leaked} zeros, asked for {target_zeros}"
+            )
 
     @property
     def masks(self) -> dict[str, Tensor]:
@@ -139,9 +141,9 @@ class LoopPruner:
         return dict(self.method.weights.masks)
 
     @property
-    def explored(self) -> float:
+    def exploration_rate(self) -> float:
         """Fraction of the prunable weights that any mask so far has kept."""
-        return self.method.weights.explored()
+        return self.method.weights.exploration_rate()
 
     @property
     def pruning_error(self) -> float:
@@ -162,10 +164,10 @@ class LoopPruner:
         prunable, pruned = self.method.weights.numel, sum(zeros.values())
         return {
             "method": self.name, "step": self.step, "steps": self.clock.total_steps,
-            "target_sparsity": self.method.target(self.clock.total_steps - 1),
-            "scheduled_sparsity": self.method.target(self.step - 1),
+            "target_sparsity": self.method.scheduled_sparsity(self.clock.total_steps - 1),
+            "scheduled_sparsity": self.method.scheduled_sparsity(self.step - 1),
             "sparsity": pruned / prunable, "prunable": prunable, "zeros": pruned,
-            "explored": self.explored, "pruning_error": self.pruning_error, **self.method.summary(),
+            "explored": self.exploration_rate, "pruning_error": self.pruning_error, **self.method.summary(),
             "layers": {
                 name: {"weights": mask.numel(), "zeros": zeros[name], "sparsity": zeros[name] / mask.numel()}
                 for name, mask in masks.items()
@@ -206,10 +208,10 @@ class LoopPruner:
         """The method's first masks. With several ranks, those of the first one, for each looks at its own data."""
         self.method.on_start(self._probe)
         self._started = True
-        wrapping = layers_of_wrapping(self._model)
+        wrapping = unwrapped_modules(self._model)
         ranks = [layer for layer in wrapping if isinstance(layer, nn.parallel.DistributedDataParallel)]
         if ranks:
-            copy_from_first(self.method, self._probe.model, ranks[0].process_group)
+            broadcast_state(self.method, self._probe.model, ranks[0].process_group)
 
     def _refuse_autocast(self, what: str) -> None:
         device = next(iter(self.method.weights.parameters.values())).device.type
@@ -226,7 +228,7 @@ class LoopPruner:
                 )
 
 
-def layers_of_wrapping(model: nn.Module) -> list[nn.Module]:
+def unwrapped_modules(model: nn.Module) -> list[nn.Module]:
     """The model as it was given, and what it wraps down to the model itself, whose parameters have plain names."""
     found = [model]
     while True:

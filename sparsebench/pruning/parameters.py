@@ -47,7 +47,7 @@ class MaskedParameters:
         self.hidden = False
         self._weights: list[Tensor] = list(self.parameters.values())
         self._masks = list(self.masks.values())
-        self._ever = [torch.zeros_like(mask) for mask in self._masks]
+        self._ever_kept = [torch.zeros_like(mask) for mask in self._masks]
         self._dense: list[Tensor] = []  # made at the first hide_: only methods that hide pay for it
 
     @property
@@ -85,18 +85,18 @@ class MaskedParameters:
                     raise ValueError(f"the mask of {name} is {mask.dtype} {tuple(mask.shape)}")
         torch._foreach_copy_(self._masks, [masks[name] for name in self.masks])
         self.backward = None if backward is None else {name: backward[name] for name in self.masks}
-        for ever, mask in zip(self._ever, self._masks, strict=True):
+        for ever, mask in zip(self._ever_kept, self._masks, strict=True):
             ever.logical_or_(mask)
         self.version += 1
 
-    def explored(self) -> float:
+    def exploration_rate(self) -> float:
         """R_s: the fraction of the prunable weights that any mask so far has kept; 1 where nothing was ever masked.
 
         References:
             Liu, Yin, Mocanu and Pechenizkiy, "Do We Actually Need Dense Over-Parameterization? In-Time
             Over-Parameterization in Sparse Training", ICML 2021, arXiv 2102.02887, section 3.
         """
-        return float(sum(ever.sum() for ever in self._ever)) / self.numel if self.version else 1.0
+        return float(sum(ever.sum() for ever in self._ever_kept)) / self.numel if self.version else 1.0
 
     @torch.no_grad()
     def project_(self, optimizer_state: bool = True) -> None:
@@ -122,7 +122,7 @@ class MaskedParameters:
                 if isinstance(buffer, Tensor) and buffer.dim() > 0:
                     buffer.zero_()
 
-    def take_decay_(self) -> float:
+    def disable_weight_decay_(self) -> float:
         """Let the optimiser no longer decay the prunable weights: that is the method's to do; returns their decay.
 
         They move into a group of their own without weight decay, so that with gradient and momentum zero they rest.
@@ -225,7 +225,7 @@ class MaskedParameters:
         backward = self.backward and {name: mask.clone() for name, mask in self.backward.items()}
         return {
             "masks": {name: mask.clone() for name, mask in self.masks.items()},
-            "backward": backward, "ever": [ever.clone() for ever in self._ever], "version": self.version,
+            "backward": backward, "ever": [ever.clone() for ever in self._ever_kept], "version": self.version,
         }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -233,7 +233,7 @@ class MaskedParameters:
         on = {name: mask.device for name, mask in self.masks.items()}
         backward = state["backward"] and {name: mask.to(on[name]) for name, mask in state["backward"].items()}
         self.set_masks({name: mask.to(on[name]) for name, mask in state["masks"].items()}, backward)
-        torch._foreach_copy_(self._ever, state["ever"])
+        torch._foreach_copy_(self._ever_kept, state["ever"])
         self.version = state["version"]
 
     def _state_of(self, parameter: Tensor) -> list[Tensor]:

@@ -111,7 +111,7 @@ class Pruner:
         self.allocation = allocation
         self.score = score
         shapes = {name: tuple(p.shape) for name, p in weights.parameters.items()}
-        allocation.check(shapes, schedule.target)
+        allocation.check(shapes, schedule.target_sparsity)
         score.check(shapes)
 
     trainings = 1
@@ -169,21 +169,21 @@ class Pruner:
         """Whether ``step`` computes with every weight: for counting training FLOPs."""
         return False
 
-    def target(self, step: int) -> float | None:
+    def scheduled_sparsity(self, step: int) -> float | None:
         """The sparsity that the masks are to have during ``step``; ``None`` for a method that is not asked for one."""
         return self.schedule.sparsity(step)
 
-    def zeros(self, step: int) -> int | None:
+    def target_zeros(self, step: int) -> int | None:
         """The number of pruned weights during ``step``; ``None`` where the method cannot promise one."""
-        target = self.target(step)
-        if target is None or self.allocation.compat is not None:
+        scheduled = self.scheduled_sparsity(step)
+        if scheduled is None or self.allocation.compat is not None:
             return None
-        return zeros_for(target, self.weights.numel)
+        return zeros_for(scheduled, self.weights.numel)
 
     def update_masks(self, step: int, generator: torch.Generator | None = None) -> None:
         """Masks of the sparsity that ``step`` is to have, from the scores of the dense weights."""
-        scores, target = self.score(self.weights.weights(), generator), self.target(step)
-        sparsity = self.schedule.sparsity(step) if target is None else target
+        scores, scheduled = self.score(self.weights.weights(), generator), self.scheduled_sparsity(step)
+        sparsity = self.schedule.sparsity(step) if scheduled is None else scheduled
         self.weights.set_masks(self.allocation(scores, sparsity))
 
     def summary(self) -> dict[str, float | int | str]:

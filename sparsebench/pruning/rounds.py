@@ -45,15 +45,15 @@ class Rounds(Pruner):
         super().__init__(weights, schedule, allocation, score)
         if rounds is not None and (isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1):
             raise SettingError("rounds", rounds, "a whole number of at least 1, or null")
-        wanted = math.ceil(math.log(1 - schedule.target) / math.log(0.8) - 1e-9)
-        self.rounds = 0 if schedule.target == 0 else rounds or wanted
+        wanted = math.ceil(math.log(1 - schedule.target_sparsity) / math.log(0.8) - 1e-9)
+        self.rounds = 0 if schedule.target_sparsity == 0 else rounds or wanted
         self.trainings, self.training, self.model = self.rounds + 1, 0, model
 
-    def target(self, step: int) -> float:
+    def scheduled_sparsity(self, step: int) -> float:
         """1 - (1 - s)^{r/R}, through the whole training r."""
         if self.training == self.rounds:
-            return self.schedule.target
-        return 1 - (1 - self.schedule.target) ** (self.training / self.rounds)
+            return self.schedule.target_sparsity
+        return 1 - (1 - self.schedule.target_sparsity) ** (self.training / self.rounds)
 
     def begin(self, training: int, before: Mapping[str, Any]) -> int:
         """Prune what the training before has left, then :meth:`rewind`; the first training is dense."""
@@ -64,7 +64,7 @@ class Rounds(Pruner):
         scores = self.score(self.weights.weights())
         for name, kept in before["masks"].items():
             scores[name].masked_fill_(~kept.to(scores[name].device), -math.inf)  # once pruned stays pruned
-        self.weights.set_masks(self.allocation(scores, self.target(0)))
+        self.weights.set_masks(self.allocation(scores, self.scheduled_sparsity(0)))
         first_step = self.rewind(before)
         self.weights.project_()
         return first_step

@@ -61,7 +61,7 @@ class Schedule:
         interval: str | float = "16it",
         stop: str | float | None = None,
     ) -> None:
-        self.target = check_sparsity(sparsity)
+        self.target_sparsity = check_sparsity(sparsity)
         self.start = clock.steps(start, "start")
         self.interval = clock.duration(interval, "interval")
         if self.interval < 1:
@@ -89,7 +89,11 @@ class Schedule:
         if step < self.start:
             return 0.0
         done = (step - self.start) // self.interval
-        return self.target if done >= self.updates else self.target * self.ramp(done / self.updates)
+        return (
+            self.target_sparsity
+            if done >= self.updates
+            else self.target_sparsity * self.ramp(done / self.updates)
+        )
 
     def ramp(self, progress: float) -> float:
         """Share of the target at ``progress`` in [0, 1) of the ramp."""
@@ -98,6 +102,13 @@ class Schedule:
 
 class Cubic(Schedule):
     """Sparsity rises along a cubic, fast at first: s_t = s_f - s_f (1 - (t - t_0) / (n Δt))³.
+
+    Example:
+        >>> schedule = Cubic(Clock(8), 0.8, end="4it", interval="2it")
+        >>> [round(schedule.sparsity(step), 3) for step in range(6)]  # after one of two updates 1 - (1/2)³ of it
+        [0.0, 0.0, 0.7, 0.7, 0.8, 0.8]
+        >>> [step for step in range(8) if schedule.due(step)]
+        [0, 2, 4, 6]
 
     References:
         Zhu and Gupta, "To prune, or not to prune: exploring the efficacy of pruning for model
@@ -112,6 +123,11 @@ class Cubic(Schedule):
 class Linear(Schedule):
     """Sparsity rises by the same amount at every mask update.
 
+    Example:
+        >>> schedule = Linear(Clock(8), 0.8, end="4it", interval="2it")
+        >>> [schedule.sparsity(step) for step in range(6)]
+        [0.0, 0.0, 0.4, 0.4, 0.8, 0.8]
+
     References:
         Zhu and Gupta, "To prune, or not to prune", ICLR workshop 2018, arXiv 1710.01878.
     """
@@ -123,6 +139,11 @@ class Linear(Schedule):
 
 class Constant(Schedule):
     """The target sparsity from ``start`` on, masks recomputed every ``interval``.
+
+    Example:
+        >>> schedule = Constant(Clock(8), 0.5, start="2it", interval="3it")
+        >>> [schedule.sparsity(step) for step in range(4)], [step for step in range(8) if schedule.due(step)]
+        ([0.0, 0.0, 0.5, 0.5], [2, 5])
 
     References:
         Wortsman, Farhadi and Rastegari, "Discovering Neural Wirings", NeurIPS 2019, arXiv 1906.00586.
@@ -152,6 +173,11 @@ class Slowing(Constant):
         interval: Time between two mask updates at first.
         stop: Time of the last mask update at the latest; ``None`` for the end of training.
 
+    Example:
+        >>> schedule = Slowing(Clock(16), 0.5, doublings=["4it"], interval="2it")
+        >>> [step for step in range(16) if schedule.due(step)]
+        [0, 2, 4, 8, 12]
+
     References:
         Mostafa and Wang, "Parameter Efficient Training of Deep Convolutional Neural Networks by Dynamic Sparse
         Reparameterization", ICML 2019, arXiv 1902.05967.
@@ -179,8 +205,13 @@ class Slowing(Constant):
         )
 
 
-class OneShot(Schedule):
+class OneShotSchedule(Schedule):
     """Dense until ``at``, then the target sparsity at once; masks change only then.
+
+    Example:
+        >>> schedule = OneShot(Clock(4), 0.5, at="0.75")
+        >>> [schedule.sparsity(step) for step in range(4)], [step for step in range(4) if schedule.due(step)]
+        ([0.0, 0.0, 0.0, 0.5], [3])
 
     References:
         Han, Pool, Tran and Dally, "Learning both Weights and Connections for Efficient Neural Networks",
@@ -204,6 +235,13 @@ class Alternating(Schedule):
         sparse_starts: Times at which sparse phases start.
         dense_starts: Times at which dense phases start, one between any two sparse ones.
 
+    Example:
+        >>> schedule = Alternating(Clock(8), 0.5, sparse_starts=["2it", "6it"], dense_starts=["4it"])
+        >>> [schedule.sparsity(step) for step in range(8)]
+        [0.0, 0.0, 0.5, 0.5, 0.0, 0.0, 0.5, 0.5]
+        >>> [step for step in range(8) if schedule.due(step)]
+        [2, 4, 6]
+
     References:
         Peste, Iofinova, Vladu and Alistarh, "AC/DC: Alternating Compressed/DeCompressed Training of Deep Neural
         Networks", NeurIPS 2021, arXiv 2106.12379, section 4.
@@ -216,7 +254,7 @@ class Alternating(Schedule):
         sparse_starts: Sequence[str | float],
         dense_starts: Sequence[str | float],
     ) -> None:
-        self.target = check_sparsity(sparsity)
+        self.target_sparsity = check_sparsity(sparsity)
         sparse = [clock.steps(time, "sparse_starts") for time in sparse_starts]
         dense = [clock.steps(time, "dense_starts") for time in dense_starts]
         turns = [step for pair in zip_longest(sparse, dense) for step in pair if step is not None]
@@ -231,4 +269,4 @@ class Alternating(Schedule):
 
     def sparsity(self, step: int) -> float:
         """The target in sparse phases, else 0."""
-        return self.target if bisect_right(self.turns, step) % 2 else 0.0
+        return self.target_sparsity if bisect_right(self.turns, step) % 2 else 0.0

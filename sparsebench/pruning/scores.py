@@ -27,6 +27,10 @@ class Score:
 class Magnitude(Score):
     """The absolute value of the weight, |w|.
 
+    Example:
+        >>> Magnitude()({"w": torch.tensor([0.5, -2.0])})["w"].tolist()
+        [0.5, 2.0]
+
     References:
         Han, Pool, Tran and Dally, "Learning both Weights and Connections for Efficient Neural Networks",
         NeurIPS 2015, arXiv 1506.02626.
@@ -47,6 +51,14 @@ class Trained(Score):
 
     Raises:
         SettingError: There is no such file.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from safetensors.torch import save_file
+        >>> with TemporaryDirectory() as folder:
+        ...     save_file({"w": torch.tensor([3.0, 0.0, -4.0])}, f"{folder}/model.safetensors")
+        ...     Trained(folder)({"w": torch.ones(3)})["w"].tolist()
+        [3.0, 0.0, 4.0]
 
     References:
         Frankle and Carbin, "The Lottery Ticket Hypothesis: Finding Sparse, Trainable Neural Networks", ICLR 2019,
@@ -77,6 +89,12 @@ class Trained(Score):
 
 class Random(Score):
     """A standard normal number for every weight: random pruning.
+
+    Example:
+        >>> seeds = (torch.Generator().manual_seed(seed) for seed in (0, 0, 1))
+        >>> one, same, other = (Random()({"w": torch.ones(3)}, seed)["w"].tolist() for seed in seeds)
+        >>> one == same, one == other
+        (True, False)
 
     References:
         Liu et al., "The Unreasonable Effectiveness of Random Pruning", ICLR 2022, arXiv 2202.02643.

@@ -69,7 +69,7 @@ class Static(Pruner):
 
     def on_start(self, probe: Probe) -> None:
         """Prune to the target in rounds; a weight pruned in one stays pruned in the next."""
-        target = self.schedule.target
+        target = self.schedule.target_sparsity
         for round_ in range(1, self.rounds + 1):
             sparsity = target if round_ == self.rounds else 1 - (1 - target) ** (round_ / self.rounds)
             with self.weights.applied():

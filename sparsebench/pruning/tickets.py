@@ -66,7 +66,7 @@ class LearnedTicket(Learned):
         """Go on from the last round, or back with its ticket."""
         self.training, self.fixed = training, training == self.trainings - 1
         if before:
-            self._learned(before["s"])
+            self._load_learned(before["s"])
             self.early = before["early"]
             self.model.load_state_dict(self.early if self.fixed else before["last"])
         if self.fixed:

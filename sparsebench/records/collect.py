@@ -19,7 +19,7 @@ from sparsebench.records.migrations import migrate
 from sparsebench.records.run_folder import is_finished, runs
 from sparsebench.records.settings import SEED
 
-TEXTS = {"run_id": str, "config_hash": str, "git_commit": str}
+STRING_COLUMNS = {"run_id": str, "config_hash": str, "git_commit": str}
 """Columns whose texts may look like numbers."""
 
 CHUNK = 100_000
@@ -47,7 +47,7 @@ def read(
     if path.is_file():
         frame = _table(path, columns, names)
     elif path.is_dir():
-        frames = _of_folders(path)
+        frames = _read_run_folders(path)
         if not frames:
             raise SettingError(
                 "path", path, f"finished runs (folders with {schema.SUMMARY}) in it; there is none"
@@ -77,54 +77,56 @@ def rows(folder: Path) -> list[dict[str, str]]:
                 raise SettingError(
                     "path", run, f"results of schema {schema.SCHEMA}; it holds {row.get('schema')}"
                 )
-            words = shlex.split(row["command"])
+            argv = shlex.split(row["command"])
             places = ("results_dir=", "data_root=")
-            found.append({**row, "command": shlex.join(w for w in words if not w.startswith(places))})
+            found.append({**row, "command": shlex.join(w for w in argv if not w.startswith(places))})
     if not found:
         raise SettingError("path", folder, "a folder with finished runs")
     return found
 
 
-def _of_folders(path: Path) -> list[pd.DataFrame]:
+def _read_run_folders(path: Path) -> list[pd.DataFrame]:
     """The finished runs under ``path``; usual rows are parsed together, since pandas takes milliseconds for a file."""
-    together: list[dict[str, str]] = []
-    apart = []
+    plain_rows: list[dict[str, str]] = []
+    other_frames = []
     for run in runs(path):
         if is_finished(run):
-            usual = _usual(run / schema.SUMMARY)
-            together += usual
-            if not usual:
-                apart.append(_whole(run / schema.SUMMARY))  # which migrates it, or says what is wrong
-    if not together:
-        return apart
+            current = _read_current_schema(run / schema.SUMMARY)
+            plain_rows += current
+            if not current:
+                other_frames.append(
+                    _read_any_schema(run / schema.SUMMARY)
+                )  # which migrates it, or says what is wrong
+    if not plain_rows:
+        return other_frames
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(column for row in together for column in row)))
+    writer = csv.DictWriter(text, list(dict.fromkeys(column for row in plain_rows for column in row)))
     writer.writeheader()
-    writer.writerows(together)
+    writer.writerows(plain_rows)
     text.seek(0)
-    return [pd.read_csv(text, dtype=TEXTS), *apart]
+    return [pd.read_csv(text, dtype=STRING_COLUMNS), *other_frames]
 
 
-def _usual(path: Path) -> list[dict[str, str]]:
+def _read_current_schema(path: Path) -> list[dict[str, str]]:
     """The rows of a summary as text; none if they are of another schema or damaged."""
     try:
         found = read_csv(path)
     except (csv.Error, UnicodeDecodeError):
         return []
-    usual = all(
+    current = all(
         row.get("schema") == str(schema.SCHEMA)
         and row.keys() >= {*schema.SUMMARY_COLUMNS}
         and None not in row
         and None not in row.values()
         for row in found
     )
-    return found if usual else []
+    return found if current else []
 
 
-def _whole(path: Path) -> pd.DataFrame:
+def _read_any_schema(path: Path) -> pd.DataFrame:
     """Every column of a CSV of ours, in the present schema."""
-    with _explained(path):
-        frame = pd.read_csv(path, dtype=TEXTS)
+    with _csv_errors(path):
+        frame = pd.read_csv(path, dtype=STRING_COLUMNS)
     frame = migrate(frame, path)
     missing = [column for column in schema.SUMMARY_COLUMNS if column not in frame]
     if missing:
@@ -135,24 +137,27 @@ def _whole(path: Path) -> pd.DataFrame:
 
 
 def _table(path: Path, columns: Collection[str] | None, names: Mapping[str, str] | None) -> pd.DataFrame:
-    with _explained(path):
+    with _csv_errors(path):
         header = list(pd.read_csv(path, nrows=0, index_col=False).columns)
     if names and "schema" not in header:
-        return _foreign(path, header, names)
+        return _rename_foreign(path, header, names)
     if "schema" not in header:
         here = f"results of schema {schema.SCHEMA}; it holds no schema column"
         raise SettingError("path", path, f"{here} (--map theirs=ours names the columns of other tables)")
     if columns is None or not set(schema.SUMMARY_COLUMNS) <= set(header):
-        return _whole(path)
+        return _read_any_schema(path)
     wanted, parts = [c for c in header if c in {*columns, "schema", "run_id"}], []
-    with _explained(path), pd.read_csv(path, dtype=TEXTS, usecols=wanted, chunksize=CHUNK) as reader:
+    with (
+        _csv_errors(path),
+        pd.read_csv(path, dtype=STRING_COLUMNS, usecols=wanted, chunksize=CHUNK) as reader,
+    ):
         for chunk in reader:
             if not (chunk["schema"] == schema.SCHEMA).all():
-                return _whole(path)  # a migration may need any column
+                return _read_any_schema(path)  # a migration may need any column
             parts.append(_compact(chunk))
     if not parts or not any(len(part) for part in parts):
-        return _whole(path)
-    return _stacked(parts)
+        return _read_any_schema(path)
+    return _concatenate(parts)
 
 
 def _compact(chunk: pd.DataFrame) -> pd.DataFrame:
@@ -165,7 +170,7 @@ def _compact(chunk: pd.DataFrame) -> pd.DataFrame:
     return chunk
 
 
-def _stacked(parts: list[pd.DataFrame]) -> pd.DataFrame:
+def _concatenate(parts: list[pd.DataFrame]) -> pd.DataFrame:
     """The pieces as one; a column that is of categories in some is so in all."""
     for column in parts[0].columns:
         if any(isinstance(part[column].dtype, pd.CategoricalDtype) for part in parts):
@@ -175,12 +180,12 @@ def _stacked(parts: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _foreign(path: Path, header: list[str], names: Mapping[str, str]) -> pd.DataFrame:
+def _rename_foreign(path: Path, header: list[str], names: Mapping[str, str]) -> pd.DataFrame:
     """Another program's table under our names."""
     for theirs, ours in names.items():
         if theirs not in header:
             raise SettingError("map", f"{theirs}={ours}", f"a column of {path}: {one_of(header, theirs)}")
-    with _explained(path):
+    with _csv_errors(path):
         frame = pd.read_csv(path)
     if frame.empty:
         raise SettingError("path", path, "a table with rows in it")
@@ -194,7 +199,7 @@ def _foreign(path: Path, header: list[str], names: Mapping[str, str]) -> pd.Data
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _csv_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:

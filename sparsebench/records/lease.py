@@ -30,12 +30,12 @@ class Holder:
     Args:
         path: The file.
         content: What the holder wrote.
-        beat: Time of its last heartbeat, by the clock of the file system.
+        heartbeat: Time of its last heartbeat, by the clock of the file system.
     """
 
     path: Path
     content: Mapping[str, Any]
-    beat: float
+    heartbeat: float
 
     def alive(self, now: float) -> bool:
         """Whether the holder has to be respected, at a time ``now`` by the clock of the file system."""
@@ -46,7 +46,7 @@ class Holder:
         job, restart = _slurm_job()
         if job and self.content.get("slurm_job") == job and self.content.get("slurm_restart", 0) < restart:
             return False  # Slurm starts a job again only after it has ended
-        return now - self.beat < self.content.get("timeout", TIMEOUT)
+        return now - self.heartbeat < self.content.get("timeout", TIMEOUT)
 
     def __str__(self) -> str:
         where = f"process {self.content.get('pid', '?')} on {self.content.get('host', '?')}"
@@ -78,7 +78,7 @@ class Lease:
             **({"slurm_job": job, "slurm_restart": restart} if job else {}), "since": time.time(), "timeout": timeout,
         }  # fmt: skip
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+        self._thread = threading.Thread(target=self._heartbeat_loop, name="lease", daemon=True)
 
     @classmethod
     def claim(cls, folder: Path, name: str, timeout: float = TIMEOUT) -> Lease | Holder:
@@ -146,7 +146,7 @@ class Lease:
     def _write(self) -> None:
         write_json(self.path, {**self._content, **self.progress()})
 
-    def _beat(self) -> None:
+    def _heartbeat_loop(self) -> None:
         while not self._ended.wait(self.timeout / 6) and not self.lost:
             with suppress(OSError):  # a file system that is away for a while
                 self.renew()
@@ -182,14 +182,14 @@ def _read(path: Path) -> Holder | None:
     """What a file says; ``None`` if it is gone. One that is just being made says nothing yet, but has a time."""
     try:
         with open(path, "rb") as file:  # opened, for a network file system looks for news then
-            text, beat = file.read(), os.fstat(file.fileno()).st_mtime
+            text, heartbeat = file.read(), os.fstat(file.fileno()).st_mtime
     except FileNotFoundError:
         return None
     try:
         content = json.loads(text)
     except ValueError:
         content = {}
-    return Holder(path, content if isinstance(content, dict) else {}, beat)
+    return Holder(path, content if isinstance(content, dict) else {}, heartbeat)
 
 
 def _clock(folder: Path) -> float:

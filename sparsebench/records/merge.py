@@ -1,4 +1,4 @@
-"""Results of several folders in one."""
+"""ResultsFolder of several folders in one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sparsebench.files import read_csv
 from sparsebench.records import schema
 from sparsebench.records.lease import FOLDER, Holder, Lease
 from sparsebench.records.run_folder import RunFolder, is_finished
-from sparsebench.records.states import Results
+from sparsebench.records.states import ResultsFolder
 
 SAME = tuple(
     column
@@ -35,7 +35,7 @@ def merge(found: Sequence[Path], target: Path, dry_run: bool) -> list[str]:
     Returns:
         A line for every run whose results differ.
     """
-    here, copied, same, conflicts = Results(target).folders, 0, 0, []
+    here, copied, same, conflicts = ResultsFolder(target).folders, 0, 0, []
     for folder in tqdm(found, desc="merging", unit="run", disable=None, leave=False):
         name = folder.name.rpartition("-")[2]
         there = here.get(name)

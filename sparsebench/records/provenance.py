@@ -36,8 +36,10 @@ def git_state() -> tuple[str, bool | str]:
     if not (root / ".git").exists():
         return "", ""
 
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=20)
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20
+        )
         return done.stdout.strip() if done.returncode == 0 else ""
 
     try:

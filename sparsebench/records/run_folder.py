@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import SettingError
-from sparsebench.files import atomic, read_csv, remove_leftovers, write_csv, write_json, write_text
+from sparsebench.files import atomic, read_csv, remove_temporary_files, write_csv, write_json, write_text
 from sparsebench.records import provenance, schema
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class RunFolder:
         """Make the folders; nothing is written before this."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.mark()
-        remove_leftovers(self.path)
+        remove_temporary_files(self.path)
 
     def mark(self) -> None:
         """Say in both folders of which schema they are."""

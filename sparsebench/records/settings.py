@@ -25,22 +25,22 @@ VOLATILE = (
 )
 """Settings that do not change what is trained: where it runs, is kept and shown, and what else is measured."""
 
-TOLD = ("dataset", "model", "prune", "sparsity", "seed", "epochs", "batch_size", "precision")
+SUMMARY_SETTINGS = ("dataset", "model", "prune", "sparsity", "seed", "epochs", "batch_size", "precision")
 """Settings that a column of the summary tells."""
 
-OF_PRUNING = ("prune", "schedule", "allocation", "score", "sanity", "prunable", "sparsity", "ramp_end")
+PRUNING_SETTINGS = ("prune", "schedule", "allocation", "score", "sanity", "prunable", "sparsity", "ramp_end")
 """Settings, and groups of settings, that mean nothing to a dense run."""
 
 
 SEED = r"\s'?seed=\d+'?(?=\s|$)"
 """A seed in a command line, with the space before it."""
 
-PLACES = ("results_dir", "data_root")
+PATH_SETTINGS = ("results_dir", "data_root")
 """Settings that say where runs and data are."""
 
 
-def words(command: str, places: bool = False) -> list[str]:
-    """The overrides of a command line ``sparsebench train ...``, without the volatile ones, or with the ``places``.
+def overrides(command: str, paths: bool = False) -> list[str]:
+    """The overrides of a command line ``sparsebench train ...``, without the volatile ones, or with the ``paths``.
 
     A text that is no such command has none.
 
@@ -52,7 +52,7 @@ def words(command: str, places: bool = False) -> list[str]:
         split = shlex.split(command)
     except ValueError:
         return []
-    left_out = set(VOLATILE) - set(PLACES if places else ())
+    left_out = set(VOLATILE) - set(PATH_SETTINGS if paths else ())
     return [w for w in split[2:] if "=" in w and w[0] != "-" and _key(w).split(".")[0] not in left_out]
 
 
@@ -62,16 +62,16 @@ def settings(command: str) -> dict[str, str]:
     Numbers are written in one way, so that ``0.10`` equals ``1e-1``. The settings of a model are in its name.
     """
     found = {}
-    for word in words(command):
-        key, value = _key(word), word.partition("=")[2].strip("'\"")
-        if key not in TOLD and not key.startswith("model."):
+    for override in overrides(command):
+        key, value = _key(override), override.partition("=")[2].strip("'\"")
+        if key not in SUMMARY_SETTINGS and not key.startswith("model."):
             found[key] = _canonical(value)
     return found
 
 
-def of_pruning(setting: str) -> bool:
+def is_pruning_setting(setting: str) -> bool:
     """Whether a dense run does not know this setting."""
-    return setting.split(".")[0] in OF_PRUNING
+    return setting.split(".")[0] in PRUNING_SETTINGS
 
 
 def dense_command(command: str, seed: object = None) -> str:
@@ -84,19 +84,19 @@ def dense_command(command: str, seed: object = None) -> str:
         >>> dense_command("sparsebench train recipe=quick prune=dpf sparsity=0.9 optimizer.lr=0.1", 2)
         'sparsebench train recipe=quick prune=dense optimizer.lr=0.1 seed=2'
     """
-    kept, before = [], words(command, places=True)
-    for word in before:
-        key = _key(word)
+    kept, before = [], overrides(command, paths=True)
+    for override in before:
+        key = _key(override)
         if key == "prune":
-            kept += ["prune=dense", *_set_by(word.partition("=")[2])]
-        elif not of_pruning(key) and (key != "seed" or seed is None):
-            kept.append(word)
-    if not any(_key(word) == "prune" for word in before):
+            kept += ["prune=dense", *_settings_of_method(override.partition("=")[2])]
+        elif not is_pruning_setting(key) and (key != "seed" or seed is None):
+            kept.append(override)
+    if not any(_key(override) == "prune" for override in before):
         kept.append("prune=dense")
     return shlex.join(["sparsebench", "train", *kept, *([] if seed is None else [f"seed={seed}"])])
 
 
-def _set_by(method: str) -> list[str]:
+def _settings_of_method(method: str) -> list[str]:
     path = options("prune").get(method)
     if path is None or not path.is_file():
         return []
@@ -107,14 +107,14 @@ def _set_by(method: str) -> list[str]:
     return [
         f"{group}.{name}={str(value).lower() if isinstance(value, bool) else value}"
         for group, values in content.items()
-        if isinstance(values, dict) and not of_pruning(group)
+        if isinstance(values, dict) and not is_pruning_setting(group)
         for name, value in values.items()
         if not isinstance(value, (dict, list))
     ]
 
 
-def _key(word: str) -> str:
-    return word.lstrip("+~").partition("=")[0]
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
 
 
 def _canonical(value: str) -> str:

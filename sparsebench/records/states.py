@@ -35,7 +35,7 @@ class RunState:
         name: Of its folder, or the overrides of a run that has none yet.
         folder: The run folder; of several trainings, the one that was begun last.
         row: Of a finished run its summary, else what is known of its last evaluation or heartbeat.
-        beat: Time of the last heartbeat of a running one.
+        heartbeat: Time of the last heartbeat of a running one.
         error: Last line of the error of a failed one.
     """
 
@@ -44,11 +44,11 @@ class RunState:
     name: str
     folder: Path | None = None
     row: Mapping[str, Any] = field(default_factory=dict)
-    beat: float | None = None
+    heartbeat: float | None = None
     error: str = ""
 
 
-class Results:
+class ResultsFolder:
     """A results folder, looked at once.
 
     Args:
@@ -85,9 +85,9 @@ class Results:
         known: dict[str, Any] = {"run_id": run_id, "name": begun[-1].name if begun else name}
         known["folder"] = begun[-1] if begun else None
         if holder is not None:
-            told = {name: value for name, value in holder.content.items() if value is not None}
-            row = {**(_last_evaluation(begun[-1]) if begun else {}), **told}
-            return RunState(state="running", row=row, beat=holder.beat, **known)
+            heartbeat = {name: value for name, value in holder.content.items() if value is not None}
+            row = {**(_last_evaluation(begun[-1]) if begun else {}), **heartbeat}
+            return RunState(state="running", row=row, heartbeat=holder.heartbeat, **known)
         if summary is not None:
             return RunState(state=summary.get("status") or "finished", row=summary, **known)
         last = _last_evaluation(begun[-1]) if begun else {}
@@ -101,11 +101,11 @@ class Results:
 def states(path: Path) -> list[RunState]:
     """Every run in ``path`` and in the results folders below it, and every run that its sweeps have planned."""
     found: list[RunState] = []
-    places = dict.fromkeys([path] if (path / SWEEPS).is_dir() or (path / lease.FOLDER).is_dir() else [])
-    places |= dict.fromkeys(run.parent for run in runs(path))
-    for place in places:
-        results = Results(place)
-        planned = _planned(place, results.holders)
+    results_dirs = dict.fromkeys([path] if (path / SWEEPS).is_dir() or (path / lease.FOLDER).is_dir() else [])
+    results_dirs |= dict.fromkeys(run.parent for run in runs(path))
+    for results_dir in results_dirs:
+        results = ResultsFolder(results_dir)
+        planned = _planned(results_dir, results.holders)
         later = {i for folder in results.folders.values() for i in _trainings(folder)[1:]}
         ids = dict.fromkeys([*results.folders, *results.holders, *planned])
         for run_id in ids:
@@ -135,7 +135,7 @@ def failure(results: Path, run_id: str) -> dict[str, Any] | None:
         return None
 
 
-def forget_failure(results: Path, run_id: str) -> None:
+def clear_failure(results: Path, run_id: str) -> None:
     """The run is begun again."""
     (results / lease.FOLDER / f"{run_id}.failed").unlink(missing_ok=True)
 
@@ -146,15 +146,15 @@ SWEEP = "sweep-"
 
 def write_plan(folder: Path, runs: Iterable[tuple[str, str, bool]]) -> None:
     """What a sweep wants: (run_id, overrides, whether its launcher has it); ``folder`` lies in RESULTS/.sweeps."""
-    rows = ({"run_id": i, "launched": launched, "overrides": words} for i, words, launched in runs)
+    rows = ({"run_id": i, "launched": launched, "overrides": overrides} for i, overrides, launched in runs)
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / PLAN, ("run_id", "launched", "overrides"), rows)
 
 
-def _planned(place: Path, holders: Mapping[str, lease.Holder]) -> dict[str, tuple[str, bool]]:
+def _planned(results_dir: Path, holders: Mapping[str, lease.Holder]) -> dict[str, tuple[str, bool]]:
     """run_id -> (overrides, whether a living sweep has launched it)."""
     found: dict[str, tuple[str, bool]] = {}
-    for plan in sorted((place / SWEEPS).glob(f"*/{PLAN}")):
+    for plan in sorted((results_dir / SWEEPS).glob(f"*/{PLAN}")):
         alive = f"{SWEEP}{plan.parent.name}" in holders
         for row in read_csv(plan):
             queued = alive and row["launched"] == "True"
@@ -191,6 +191,6 @@ def _last_evaluation(folder: Path) -> dict[str, Any]:
     return dict(rows[-1]) if rows else {}
 
 
-def age(beat: float) -> float:
+def age(heartbeat: float) -> float:
     """Seconds since a heartbeat, by this machine's clock."""
-    return max(time.time() - beat, 0.0)
+    return max(time.time() - heartbeat, 0.0)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sparsebench.files import read_csv, remove_leftovers, write_csv, write_json, write_text
+from sparsebench.files import read_csv, remove_temporary_files, write_csv, write_json, write_text
 from sparsebench.records import schema
 
 CHECKS = (
@@ -44,7 +44,7 @@ class StudyFolder:
         """Make the folder; nothing is written before this."""
         (self.path / POINTS).mkdir(parents=True, exist_ok=True)
         for folder in (self.path, self.path / POINTS):
-            remove_leftovers(folder)
+            remove_temporary_files(folder)
 
     def clear(self) -> None:
         """Delete the study."""

@@ -10,13 +10,13 @@ from pathlib import Path
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from sparsebench.compare.configurations import counted
+from sparsebench.compare.configurations import valid_runs
 from sparsebench.errors import SettingError
 from sparsebench.files import read_csv
 from sparsebench.records import schema
 from sparsebench.records.collect import read
 from sparsebench.records.run_folder import runs, unfinished
-from sparsebench.records.settings import VOLATILE, dense_command, of_pruning
+from sparsebench.records.settings import VOLATILE, dense_command, is_pruning_setting
 
 PAIR = ["dataset", "model"]
 """What a set of figures is of: accuracies on other data or of other models are not comparable."""
@@ -32,7 +32,7 @@ NUMBERS = (
 
 
 @dataclass(frozen=True)
-class Results:
+class ReportData:
     """The runs of a report.
 
     Args:
@@ -48,7 +48,7 @@ class Results:
     unfinished: int
 
 
-def load(source: Path) -> Results:
+def load(source: Path) -> ReportData:
     """Read ``source`` and add what the figures and tables need.
 
     Added columns: ``state`` (why a run does or does not count), ``counts`` (bool), ``budget`` and ``variant`` (texts
@@ -76,13 +76,13 @@ def load(source: Path) -> Results:
             frame[column] = float("nan")
     frame["state"] = _states(frame)
     frame["counts"] = frame["state"] == "finished"
-    words = [_words(command) for command in texts(frame["command"])]
-    frame["command"] = [shlex.join(["sparsebench", "train", *own]) if own else "" for own in words]
-    frame["budget"], frame["variant"] = _settings(frame, words)
+    overrides = [_overrides(command) for command in texts(frame["command"])]
+    frame["command"] = [shlex.join(["sparsebench", "train", *own]) if own else "" for own in overrides]
+    frame["budget"], frame["variant"] = _settings(frame, overrides)
     frame["label"] = _labels(frame)
     frame["difference_to_dense"] = frame["top1"] - _baselines(frame)
     frame["dense_command"] = [dense_command(command) if command else "" for command in frame["command"]]
-    return Results(source, frame, located, len(unfinished(source)))
+    return ReportData(source, frame, located, len(unfinished(source)))
 
 
 def points(frame: pd.DataFrame) -> pd.DataFrame:
@@ -117,7 +117,7 @@ def _states(frame: pd.DataFrame) -> list[str]:
     """``finished`` where a run counts, else why it does not."""
     states = []
     earlier = frame["round"].notna() & (frame["round"] != frame["rounds"])
-    for status, good, before in zip(frame["status"], counted(frame), earlier, strict=True):
+    for status, good, before in zip(frame["status"], valid_runs(frame), earlier, strict=True):
         if good and before:
             states.append("earlier round")
         elif good or status != "finished":
@@ -127,20 +127,20 @@ def _states(frame: pd.DataFrame) -> list[str]:
     return states
 
 
-def _words(command: str) -> list[str]:
+def _overrides(command: str) -> list[str]:
     """The settings in a command, less those that change no result."""
     try:
         given = shlex.split(command)
     except ValueError:  # a quote without its end
         given = command.split()
-    return [word for word in given[2:] if "=" in word and _key(word) not in VOLATILE]
+    return [override for override in given[2:] if "=" in override and _key(override) not in VOLATILE]
 
 
-def _key(word: str) -> str:
-    return word.lstrip("+~").split("=", 1)[0]
+def _key(override: str) -> str:
+    return override.lstrip("+~").split("=", 1)[0]
 
 
-def _settings(frame: pd.DataFrame, words: Iterable[list[str]]) -> tuple[list[str], list[str]]:
+def _settings(frame: pd.DataFrame, overrides: Iterable[list[str]]) -> tuple[list[str], list[str]]:
     """(budget, variant) of every row, as texts.
 
     A setting that has a column of its own is taken from there. What else the command says is the method's or the
@@ -151,21 +151,21 @@ def _settings(frame: pd.DataFrame, words: Iterable[list[str]]) -> tuple[list[str
     first: dict[str, list[str]] = {}
     columns = ["config_hash", "method", "target_sparsity", "epochs", "batch_size", "precision"]
     for own, (digest, method, target, epochs, batch, precision) in zip(
-        words, frame[columns].itertuples(index=False), strict=True
+        overrides, frame[columns].itertuples(index=False), strict=True
     ):
         more = sorted(
-            word for word in first.setdefault(digest, own)
-            if _key(word) not in frame.columns and _key(word) != "prune" and not word.startswith("--")
+            override for override in first.setdefault(digest, own)
+            if _key(override) not in frame.columns and _key(override) != "prune" and not override.startswith("--")
         )  # fmt: skip
-        chosen = [word for word in more if of_pruning(_key(word))]
+        chosen = [override for override in more if is_pruning_setting(_key(override))]
         shared = [
-            word for word in more if word not in chosen and not word.startswith("model.")
+            override for override in more if override not in chosen and not override.startswith("model.")
         ]  # in its name
         budgets.append(", ".join([f"{epochs:g} epochs", f"batch {batch:g}", str(precision), *shared]))
         if method == "dense":
             chosen = []  # it has none of them
         elif target != target:  # its sparsity follows from settings: they are its line's points
-            chosen = [word for word in chosen if not _key(word).startswith("prune.")]
+            chosen = [override for override in chosen if not _key(override).startswith("prune.")]
         variants.append(" ".join(chosen))
     return budgets, variants
 

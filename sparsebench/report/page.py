@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from sparsebench.report.data import Results, texts
+from sparsebench.report.data import ReportData, texts
 from sparsebench.report.style import FORMATS, Drawing
 
 CHOICES = ("dataset", "model", "method", "state")
@@ -57,7 +57,7 @@ class Pair:
 
 
 def render(
-    source: Path, results: Results | None, points: pd.DataFrame, pairs: Sequence[Pair], studies: Sequence[Any],
+    source: Path, results: ReportData | None, points: pd.DataFrame, pairs: Sequence[Pair], studies: Sequence[Any],
     output: Path, command: str,
 ) -> str:  # fmt: skip
     """The page as text.
@@ -107,7 +107,7 @@ def _section(pair: Pair) -> dict[str, Any]:
     return {"anchor": pair.anchor, "title": pair.title, "figures": figures, "notes": pair.notes}
 
 
-def _facts(results: Results) -> list[tuple[str, list[str]]]:
+def _facts(results: ReportData) -> list[tuple[str, list[str]]]:
     """What the results come from: numbers of runs, code, machines' kinds."""
     frame = results.frame
     states = frame["state"].value_counts().sort_index()
@@ -136,7 +136,7 @@ def _commits(frame: pd.DataFrame) -> pd.Series:
     return texts(frame["git_commit"]).str[:10] + dirty
 
 
-def _notes(results: Results) -> list[str]:
+def _notes(results: ReportData) -> list[str]:
     notes = []
     if not results.folders:
         notes.append(
@@ -177,7 +177,7 @@ def _number(value: float, form: str) -> str:
     return "" if math.isnan(value) else f"{value:{form}}"
 
 
-def _rows(results: Results, output: Path) -> dict[str, Any]:
+def _rows(results: ReportData, output: Path) -> dict[str, Any]:
     """The table of runs: texts are named by their place in a list, so that 5,000 rows stay small."""
     frame = results.frame.assign(commit=_commits(results.frame))
     base = os.path.realpath(output)

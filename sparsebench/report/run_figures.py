@@ -14,7 +14,7 @@ from matplotlib.ticker import NullLocator
 from sparsebench.errors import SettingError
 from sparsebench.files import read_csv
 from sparsebench.records import schema
-from sparsebench.report.data import Results
+from sparsebench.report.data import ReportData
 from sparsebench.report.figures import MOST
 from sparsebench.report.style import COLORS, MARKERS, count, legend, plain
 
@@ -46,12 +46,12 @@ def level(points: pd.DataFrame) -> float:
 
 def at(points: pd.DataFrame, sparsity: float) -> pd.DataFrame:
     """The configurations that were asked for ``sparsity``, or came near it without being asked for any."""
-    asked = (points["target_sparsity"] - sparsity).abs() < 1e-9
+    requested = (points["target_sparsity"] - sparsity).abs() < 1e-9
     near = points["target_sparsity"].isna() & ((points["sparsity"] - sparsity).abs() <= NEAR)
-    return points[asked | near]
+    return points[requested | near]
 
 
-def layers(results: Results, points: pd.DataFrame) -> tuple[Figure, pd.DataFrame] | None:
+def layers(results: ReportData, points: pd.DataFrame) -> tuple[Figure, pd.DataFrame] | None:
     """Heat map of the sparsity of every layer, means over seeds: a row a configuration.
 
     Args:
@@ -84,7 +84,7 @@ def layers(results: Results, points: pd.DataFrame) -> tuple[Figure, pd.DataFrame
     return _heat_map(matrix), matrix.rename_axis("configuration").reset_index()
 
 
-def trainings(results: Results, points: pd.DataFrame) -> list[tuple[Figure, list[str], pd.DataFrame]]:
+def trainings(results: ReportData, points: pd.DataFrame) -> list[tuple[Figure, list[str], pd.DataFrame]]:
     """How runs went: accuracy, sparsity with its schedule, mask flips and pruning error over the epochs.
 
     Args:
@@ -112,7 +112,7 @@ def trainings(results: Results, points: pd.DataFrame) -> list[tuple[Figure, list
     return found
 
 
-def _folders(results: Results, config_hash: str) -> list[Path]:
+def _folders(results: ReportData, config_hash: str) -> list[Path]:
     """The run folders of a configuration's runs that count, by seed."""
     frame = results.frame
     own = frame[(frame["config_hash"] == config_hash) & frame["counts"]].sort_values("seed", kind="stable")

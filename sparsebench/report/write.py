@@ -12,7 +12,7 @@ from sparsebench.errors import SettingError
 from sparsebench.files import atomic, write_text
 from sparsebench.records.run_folder import runs
 from sparsebench.report import figures, run_figures
-from sparsebench.report.data import PAIR, Results, load, points
+from sparsebench.report.data import PAIR, ReportData, load, points
 from sparsebench.report.page import Pair, render
 from sparsebench.report.study_sections import sections
 from sparsebench.report.style import FORMATS, Drawing, heading, rendered, settings, styles
@@ -27,7 +27,7 @@ COSTS = (
 )
 
 
-def write(source: Path, output: Path, command: str) -> tuple[Results | None, int]:
+def write(source: Path, output: Path, command: str) -> tuple[ReportData | None, int]:
     """Write the report on ``source`` into the folder ``output``; equal results make equal bytes.
 
     Args:
@@ -71,7 +71,7 @@ def write(source: Path, output: Path, command: str) -> tuple[Results | None, int
     return results, len(theory)
 
 
-def _pairs(results: Results, means: pd.DataFrame) -> Iterator[Pair]:
+def _pairs(results: ReportData, means: pd.DataFrame) -> Iterator[Pair]:
     """The figures of every data set and model that has runs that count."""
     methods = sorted(means["method"].astype(str).unique())
     taken: set[str] = set()
@@ -105,7 +105,7 @@ def _of_means(own: pd.DataFrame, anchor: str, methods: list[str]) -> Iterator[Dr
         yield Drawing(f"{anchor}-{name}", title, caption, figure, data)
 
 
-def _of_runs(results: Results, own: pd.DataFrame, anchor: str) -> tuple[list[Drawing], list[str]]:
+def _of_runs(results: ReportData, own: pd.DataFrame, anchor: str) -> tuple[list[Drawing], list[str]]:
     """Layers and training curves, at the sparsity that most configurations have; and what is not shown."""
     sparsity = run_figures.level(own)
     chosen = run_figures.at(own, sparsity)

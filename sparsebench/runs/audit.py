@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from sparsebench.config.build import as_word
+from sparsebench.config.build import format_override
 from sparsebench.errors import RunError, SettingError
 from sparsebench.files import read_csv
 from sparsebench.pruning.allocation import zeros_for
 from sparsebench.records import schema
-from sparsebench.runs.build import assemble, epochs
+from sparsebench.runs.build import build_run, epochs
 from sparsebench.runs.reopen import Datasets, FinishedRun
-from sparsebench.runs.result import Network, counted, layer_rows
+from sparsebench.runs.result import Network, compute_cost_columns, layer_rows
 
 LOSS = 1e-5
 """Relative difference of a loss on the same device: threads share the additions out in another order."""
@@ -71,14 +71,14 @@ class _Checks:
         self.notes(run)
         self.evaluations = read_table(self.path / schema.METRICS)
         layers = read_table(self.path / schema.LAYERS)
-        made = run.network(datasets)
-        self.settings(run, made)
-        asked, steps = self.targets(run, made)
-        self.counts(made, asked)
-        self.layers(made, layers)
-        self.course(asked, steps, made)
+        net = run.network(datasets)
+        self.settings(run, net)
+        target_zeros, steps = self.targets(run, net)
+        self.counts(net, target_zeros)
+        self.layers(net, layers)
+        self.history(target_zeros, steps, net)
         if accuracy:
-            self.accuracies(run, made)
+            self.accuracies(run, net)
 
     def fail(self, column: str, claimed: object, found: object) -> None:
         self.found.append(Finding(self.path.name, "claim", column, str(claimed), str(found)))
@@ -97,7 +97,7 @@ class _Checks:
         self.compare({"schema": schema.SCHEMA})
         if missing := [column for column in schema.SUMMARY_COLUMNS if column not in self.row]:
             self.fail("schema", f"{schema.SCHEMA}", f"no column {', '.join(missing)}")
-        run_id, settings = run.opened.run_id, [as_word(*item) for item in run.opened.changed.items()]
+        run_id, settings = run.opened.run_id, [format_override(*item) for item in run.opened.changed.items()]
         what = f" ({' '.join(settings) or 'all defaults'} with the defaults of this version)"
         self.compare({"run_id": run_id, "config_hash": run.opened.config_hash}, why=what)
         if not self.path.name.endswith(f"-{run_id}"):
@@ -108,49 +108,51 @@ class _Checks:
     def notes(self, run: FinishedRun) -> None:
         """What does not make a claim false, and should be known."""
         if self.row.get("git_dirty") == "True":
-            self.note("git_dirty", "True", "made by code that is in no commit")
+            self.note("git_dirty", "True", "net by code that is in no commit")
         if self.row.get("status") == "diverged":
             self.note("status", "diverged", "no accuracy")
         elif self.row.get("sparsity_ok") == "False":
             self.note("sparsity_ok", "False", "missed its sparsity")
 
-    def settings(self, run: FinishedRun, made: Network) -> None:
+    def settings(self, run: FinishedRun, net: Network) -> None:
         """Columns that repeat the config."""
         cfg = run.cfg
         self.compare({
-            "dataset": made.dataset.name, "model": getattr(made.model, "name", ""), "method": run.choices["prune"],
+            "dataset": net.dataset.name, "model": getattr(net.model, "name", ""), "method": run.choices["prune"],
             "seed": cfg.seed, "epochs": epochs(cfg), "batch_size": cfg.batch_size, "precision": cfg.precision,
         })  # fmt: skip
 
-    def targets(self, run: FinishedRun, made: Network) -> tuple[int | None, int | None]:
+    def targets(self, run: FinishedRun, net: Network) -> tuple[int | None, int | None]:
         """The number of zeros that was asked for, and the step of the last evaluation, where they are known."""
         claimed = self.row.get("target_sparsity", "")
         try:
-            again = assemble(run.cfg, made.dataset)
+            components = build_run(run.cfg, net.dataset)
         except SettingError as error:  # it takes its mask or sparsities from files that are not here
             self.note("target_sparsity", claimed, f"not checked: {error}")
             return None, None
-        pruner, target, steps = again.pruner, again.target, again.clock.total_steps
+        pruner, target, steps = components.pruner, components.target_sparsity, components.clock.total_steps
         if pruner.trainings == 1 or target is None:
             self.compare({"target_sparsity": "" if target is None else target})
-            return pruner.zeros(steps - 1), steps
+            return pruner.target_zeros(steps - 1), steps
         if run.training == pruner.trainings - 1:  # the rounds before it have targets that metrics.csv says
             self.compare({"target_sparsity": run.cfg.sparsity})
         return zeros_for(float(claimed), pruner.weights.numel), steps
 
-    def counts(self, made: Network, asked: int | None) -> None:
-        """Zeros and arithmetic, counted in the tensors."""
-        found = counted(made.model, made.prunable, made.layers, made.dataset.input_shape, asked)
+    def counts(self, net: Network, target_zeros: int | None) -> None:
+        """Zeros and arithmetic, compute_cost_columns in the tensors."""
+        found = compute_cost_columns(
+            net.model, net.prunable, net.layers, net.dataset.input_shape, target_zeros
+        )
         self.compare(found)
         zeros, kept = found["prunable"] - found["nonzero"], int(self.row.get("kept_zeros") or 0)
-        if self.row["sparsity_ok"] == "True" and (kept < 0 or asked not in (None, zeros - kept)):
-            self.fail("sparsity_ok", "True", f"{zeros - kept} weights pruned, asked were {asked}")
+        if self.row["sparsity_ok"] == "True" and (kept < 0 or target_zeros not in (None, zeros - kept)):
+            self.fail("sparsity_ok", "True", f"{zeros - kept} weights pruned, asked were {target_zeros}")
         self.masked = (zeros - kept) / found["prunable"]
 
-    def layers(self, made: Network, rows: list[dict[str, str]]) -> None:
-        """layers.csv, counted in the tensors."""
+    def layers(self, net: Network, rows: list[dict[str, str]]) -> None:
+        """layers.csv, compute_cost_columns in the tensors."""
         claimed = {row["layer"]: row for row in rows}
-        found = {row["layer"]: row for row in layer_rows(made.model, made.prunable, made.layers)}
+        found = {row["layer"]: row for row in layer_rows(net.model, net.prunable, net.layers)}
         for layer in [*found, *(claimed.keys() - found.keys())]:
             if layer not in claimed or layer not in found:
                 self.fail(f"{schema.LAYERS} {layer}", *("a row", "no row")[:: 1 if layer in claimed else -1])
@@ -159,7 +161,7 @@ class _Checks:
                 if not _same(claimed[layer].get(column), value):
                     self.fail(f"{schema.LAYERS} {layer} {column}", claimed[layer].get(column, ""), value)
 
-    def course(self, asked: int | None, steps: int | None, made: Network) -> None:
+    def history(self, target_zeros: int | None, steps: int | None, net: Network) -> None:
         """The row against metrics.csv: the last evaluation, and the best at the target."""
         if not self.evaluations:
             self.fail(schema.METRICS, "evaluations", "none")
@@ -174,11 +176,13 @@ class _Checks:
             self.compare({"target_sparsity": last["scheduled_sparsity"]}, why=why)
         if self.row["sparsity_ok"] == "True" and not _same(last["sparsity"], self.masked, 1e-12):
             self.fail(f"{schema.METRICS} sparsity", last["sparsity"], f"{self.masked} (last evaluation)")
-        numel = sum(p.numel() for p in made.prunable.values())
+        numel = sum(p.numel() for p in net.prunable.values())
         at_target = [
-            r for r in self.evaluations if asked is not None and round(float(r["sparsity"]) * numel) == asked
+            r
+            for r in self.evaluations
+            if target_zeros is not None and round(float(r["sparsity"]) * numel) == target_zeros
         ]
-        at_target = at_target or ([last] if asked is None else [])
+        at_target = at_target or ([last] if target_zeros is None else [])
         best = max((float(row["val_top1"]) for row in at_target), default="")
         self.compare({"best_val_top1": best}, why=f" ({schema.METRICS}, at the target)")
         if (
@@ -187,16 +191,16 @@ class _Checks:
         ):
             self.compare({"test_top1_at_best_val": self.row["top1"]}, why=" (top1: the last is the best)")
 
-    def accuracies(self, run: FinishedRun, made: Network) -> None:
+    def accuracies(self, run: FinishedRun, net: Network) -> None:
         """Accuracies and the loss, evaluated in the run's precision."""
         if self.row["status"] != "finished":
             return
-        here = {"device": made.device.label, "torch": torch.__version__}
+        here = {"device": net.device.label, "torch": torch.__version__}
         differing = [f"{name} {here[name]}" for name in here if self.row.get(name) != here[name]]
         within = self.tolerances[bool(differing)]
         where = f" (within {within} on {', '.join(differing) or 'the same device'})" if within else ""
-        test = made.accuracy("test", run.cfg.batch_size)
-        val = made.accuracy("val", run.cfg.batch_size)
+        test = net.accuracy("test", run.cfg.batch_size)
+        val = net.accuracy("val", run.cfg.batch_size)
         # 1e-9: a per cent of samples is the same number however its digits were written
         self.compare({"top1": test.top1, "top5": test.top5, "val_top1": val.top1}, within or 1e-9, where)
         relative = max(LOSS, within / 10)  # 0.1 points and 1 % of the loss

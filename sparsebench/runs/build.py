@@ -24,7 +24,7 @@ from sparsebench.training.flops import Layer, count_layers
 
 
 @dataclass(frozen=True)
-class Assembly:
+class RunComponents:
     """The finished objects of a run."""
 
     device: Device
@@ -40,12 +40,12 @@ class Assembly:
     save_every: int
 
     @property
-    def target(self) -> float | None:
+    def target_sparsity(self) -> float | None:
         """The sparsity that the run is to end with, if it is asked for one."""
-        return self.pruner.target(self.clock.total_steps - 1)
+        return self.pruner.scheduled_sparsity(self.clock.total_steps - 1)
 
 
-def assemble(cfg: DictConfig, dataset: Dataset | None = None) -> Assembly:
+def build_run(cfg: DictConfig, dataset: Dataset | None = None) -> RunComponents:
     """Build everything that ``cfg`` describes; seeds are set before the model is built. Writes nothing.
 
     Args:
@@ -53,8 +53,8 @@ def assemble(cfg: DictConfig, dataset: Dataset | None = None) -> Assembly:
         dataset: Taken instead of the one that ``cfg`` describes.
     """
     net = network(cfg, dataset)
-    if cfg.batch_size < 2 * net.device.ranks > 2:
-        least = f"at least {2 * net.device.ranks}, two images for each of {net.device.ranks} ranks"
+    if cfg.batch_size < 2 * net.device.world_size > 2:
+        least = f"at least {2 * net.device.world_size}, two images for each of {net.device.world_size} ranks"
         raise SettingError("batch_size", cfg.batch_size, least)
     data = net.dataset.loader(cfg.batch_size, cfg.seed, channels_last=net.device.channels_last)
     clock = Clock(data.steps_per_epoch * epochs(cfg), data.steps_per_epoch, cfg.extend)
@@ -62,7 +62,7 @@ def assemble(cfg: DictConfig, dataset: Dataset | None = None) -> Assembly:
     optimizer = build(cfg.optimizer, "optimizer", params=parameters)
     weights = MaskedParameters(dict(net.prunable), optimizer)
     lr_schedule = build(cfg.lr_schedule, "lr_schedule", clock=clock)
-    return Assembly(
+    return RunComponents(
         device=net.device, dataset=net.dataset, data=data, model=net.model, clock=clock, optimizer=optimizer,
         lr_schedule=lr_schedule,
         pruner=build_method(cfg, weights, optimizer, clock, model=net.model, lr_schedule=lr_schedule),
@@ -73,14 +73,14 @@ def assemble(cfg: DictConfig, dataset: Dataset | None = None) -> Assembly:
 
 
 def network(cfg: DictConfig, dataset: Dataset | None = None) -> Network:
-    """The part of :func:`assemble` that a finished run is checked with: the model as it starts, and its data."""
+    """The part of :func:`build_run` that a finished run is checked with: the model as it starts, and its data."""
     device: Device = build(cfg.device)
     seed_everything(cfg.seed)
-    dataset = dataset or device.in_turn(
+    dataset = dataset or device.main_rank_first(
         lambda: build(cfg.dataset, "dataset", device=device.torch_device)
     )  # the first rank downloads, if need be
     model = build(cfg.model, "model", input_shape=dataset.input_shape, num_classes=dataset.num_classes)
-    device.place(model)
+    device.to_device(model)
     prunable = Prunable(**cfg.prunable).select(model)
     layers = count_layers(model, dataset.input_shape)
     if unknown := sorted(prunable.keys() - {layer.name for layer in layers}):

@@ -11,8 +11,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from sparsebench.config.build import as_word, build
-from sparsebench.config.open import composed, reopened
+from sparsebench.config.build import build, format_override
+from sparsebench.config.open import compose_config, reopen_config
 from sparsebench.errors import RunError, SettingError
 from sparsebench.evaluation.subject import Evaluation, Subject
 from sparsebench.files import write_csv
@@ -23,7 +23,7 @@ FOLDER = "evaluation"
 """Of a run folder: one CSV an evaluation, and one with the details behind it."""
 
 
-def extras(cfg: DictConfig) -> dict[str, Evaluation]:
+def build_evaluations(cfg: DictConfig) -> dict[str, Evaluation]:
     """The evaluations that ``cfg`` asks for, by name.
 
     Raises:
@@ -38,7 +38,7 @@ def dense_run(
     """The folder of the dense counterpart of a run, if an evaluation needs it: the same but for its method.
 
     Args:
-        chosen: From :func:`extras`.
+        chosen: From :func:`build_evaluations`.
         cfg: Of the run.
         choices: Config group -> chosen option.
         results: Where run folders lie.
@@ -53,26 +53,26 @@ def dense_run(
     if not needing or choices["prune"] == "dense":
         return None
     same = copy.deepcopy(cfg)
-    plain, defaults = composed(["prune=dense"])
+    plain, defaults = compose_config(["prune=dense"])
     same.prune = plain.prune
     dense = {**choices, "prune": "dense"}
-    opened = reopened(OmegaConf.to_yaml(same, resolve=True), dense)
+    opened = reopen_config(OmegaConf.to_yaml(same, resolve=True), dense)
     for path in sorted(results.glob(f"*-{opened.run_id}")):
         if (path / schema.SUMMARY).is_file():
             return path
     groups = ("model", "dataset", "optimizer", "lr_schedule")
-    words = [f"{group}={choices[group]}" for group in groups if choices[group] != defaults[group]]
-    words += [as_word(*item) for item in opened.changed.items()]
-    command = shlex.join(["sparsebench", "train", *words, "prune=dense", f"results_dir={results}"])
+    overrides = [f"{group}={choices[group]}" for group in groups if choices[group] != defaults[group]]
+    overrides += [format_override(*item) for item in opened.changed.items()]
+    command = shlex.join(["sparsebench", "train", *overrides, "prune=dense", f"results_dir={results}"])
     raise SettingError(
         f"evaluate.{needing[0]}", None, f"the dense run {opened.run_id} in {results}; make it with {command}"
     )
 
 
 def apply(
-    chosen: Mapping[str, Evaluation], made: Network, batch_size: int, dense: Path | None, folder: Path
+    chosen: Mapping[str, Evaluation], net: Network, batch_size: int, dense: Path | None, folder: Path
 ) -> dict[str, Any]:
-    """Evaluate ``made``, write what was found under ``folder``, and return all columns.
+    """Evaluate ``net``, write what was found under ``folder``, and return all columns.
 
     The network, its mode and every random generator are afterwards what they were.
 
@@ -85,17 +85,17 @@ def apply(
     def dense_model() -> nn.Module:
         assert dense is not None
         try:
-            return load_weights(copy.deepcopy(made.model), dense / schema.MODEL)
+            return load_weights(copy.deepcopy(net.model), dense / schema.MODEL)
         except RunError as error:
             raise RunError(f"{dense}: {error}") from error
 
     subject = Subject(
-        made.model, made.dataset, made.device, list(made.prunable), batch_size,
+        net.model, net.dataset, net.device, list(net.prunable), batch_size,
         None if dense is None else dense_model,
     )  # fmt: skip
-    generators, training, columns = made.device.state_dict(), made.model.training, {}
+    generators, training, columns = net.device.state_dict(), net.model.training, {}
     try:
-        made.model.eval()
+        net.model.eval()
         for name, extra in chosen.items():
             result = extra(subject)
             (folder / FOLDER).mkdir(exist_ok=True)
@@ -104,6 +104,6 @@ def apply(
                 write_csv(folder / FOLDER / f"{name}_details.csv", list(result.details[0]), result.details)
             columns.update(result.columns)
     finally:
-        made.model.train(training)
-        made.device.load_state_dict(generators)
+        net.model.train(training)
+        net.device.load_state_dict(generators)
     return columns

@@ -10,8 +10,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from sparsebench.config.build import accepted
-from sparsebench.config.open import Reopened, composed, reopened
+from sparsebench.config.build import accepted_arguments
+from sparsebench.config.open import ReopenedConfig, compose_config, reopen_config
 from sparsebench.data.dataset import Dataset
 from sparsebench.errors import RunError
 from sparsebench.files import read_csv
@@ -19,7 +19,7 @@ from sparsebench.records import schema
 from sparsebench.runs.build import network
 from sparsebench.runs.result import Network, load_weights
 
-_ALONE = accepted("sparsebench.distributed.device.Device") or set()
+_ALONE = accepted_arguments("sparsebench.distributed.device.Device") or set()
 
 
 class Datasets:
@@ -34,10 +34,10 @@ class Datasets:
         self.data_root = data_root
         self._read: dict[str, Dataset] = {}
 
-    def place(self, cfg: DictConfig) -> str:
+    def resolve_data_root(self, cfg: DictConfig) -> str:
         """Put ``data_root`` into the config; returns the key of its data set."""
         recorded = Path(str(cfg.data_root)).expanduser()
-        root = self.data_root or (recorded if recorded.is_dir() else composed([])[0].data_root)
+        root = self.data_root or (recorded if recorded.is_dir() else compose_config([])[0].data_root)
         cfg.data_root = str(root)
         if "data_root" in cfg.dataset:
             cfg.dataset.data_root = str(root)
@@ -45,10 +45,10 @@ class Datasets:
 
     def network(self, cfg: DictConfig) -> Network:
         """The untrained model of ``cfg`` with its data."""
-        key = self.place(cfg)
-        made = network(cfg, self._read.get(key))
-        self._read[key] = made.dataset
-        return made
+        key = self.resolve_data_root(cfg)
+        net = network(cfg, self._read.get(key))
+        self._read[key] = net.dataset
+        return net
 
 
 class FinishedRun:
@@ -71,8 +71,8 @@ class FinishedRun:
         self.choices: Mapping[str, str | None] = choices
         found = re.search(r"-training(\d+)-", path.name)
         self.training = int(found[1]) if found else 0
-        self.opened: Reopened = _read(
-            path / schema.CONFIG, lambda text: reopened(text, self.choices, self.training)
+        self.opened: ReopenedConfig = _read(
+            path / schema.CONFIG, lambda text: reopen_config(text, self.choices, self.training)
         )
         self.cfg = self.opened.cfg
         # Where it runs is not part of what it is: as trained if that is here, else whatever is; in one process.
@@ -87,9 +87,9 @@ class FinishedRun:
             RunError: The weights cannot be read, or are not this model's.
             SettingError: The config cannot be built here.
         """
-        made = datasets.network(self.cfg)
-        load_weights(made.model, self.path / schema.MODEL)
-        return made
+        net = datasets.network(self.cfg)
+        load_weights(net.model, self.path / schema.MODEL)
+        return net
 
 
 def _only(path: Path) -> dict[str, str]:

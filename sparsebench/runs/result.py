@@ -72,7 +72,7 @@ def training_layers(model: nn.Module, dataset: Dataset, layers: list[Layer]) -> 
         raise SettingError("dataset.size", size[-1], allowed) from error
 
 
-def measured(history: History, device: Device, samples: int) -> dict[str, Any]:
+def accuracy_columns(history: History, device: Device, samples: int) -> dict[str, Any]:
     """Accuracy columns: of the final weights at the target sparsity, and of the best validation epoch."""
     val, test = history.val, None if history.diverged else history.test
     return {
@@ -86,12 +86,14 @@ def measured(history: History, device: Device, samples: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def trained(weights: MaskedParameters, asked: int | None, flops: TrainingFLOPs) -> dict[str, Any]:
+def training_columns(
+    weights: MaskedParameters, target_zeros: int | None, flops: TrainingFLOPs
+) -> dict[str, Any]:
     """Columns that need the masks and the course of the training: whether the target holds, and the cost.
 
     Args:
         weights: With the final masks.
-        asked: Number of weights that were to be pruned, if one was promised.
+        target_zeros: Number of weights that were to be pruned, if one was promised.
         flops: Of the whole training.
     """
     zeros = sum(int((p == 0).sum()) for p in weights.parameters.values())
@@ -99,18 +101,18 @@ def trained(weights: MaskedParameters, asked: int | None, flops: TrainingFLOPs) 
     leaked = sum(int(torch.count_nonzero(p[~weights.masks[name]])) for name, p in weights.parameters.items())
     train_flops, ratio, ratio_dense_gradient = flops.totals()
     return {
-        "sparsity_ok": asked in (None, pruned) and leaked == 0, "kept_zeros": zeros - (pruned - leaked),
+        "sparsity_ok": target_zeros in (None, pruned) and leaked == 0, "kept_zeros": zeros - (pruned - leaked),
         "train_flops": train_flops, "train_flops_ratio": ratio,
         "train_flops_ratio_dense_gradient": ratio_dense_gradient,
     }  # fmt: skip
 
 
-def counted(
+def compute_cost_columns(
     model: nn.Module,
     names: Iterable[str],
     layers: Sequence[Layer],
     input_shape: tuple[int, ...],
-    asked: int | None,
+    target_zeros: int | None,
 ) -> dict[str, Any]:
     """Sparsity and inference-cost columns, counted in the tensors themselves.
 
@@ -119,7 +121,7 @@ def counted(
         names: The prunable weights.
         layers: From :func:`sparsebench.training.flops.count_layers`.
         input_shape: Of one sample.
-        asked: Number of weights that were to be pruned, if one was promised.
+        target_zeros: Number of weights that were to be pruned, if one was promised.
     """
     kept, names, sizes = (
         nonzeros(model),
@@ -132,7 +134,9 @@ def counted(
     dense_macs = sum(layer.macs for layer in layers)
     sparse_macs = sum(kept[layer.name] * layer.positions for layer in layers if layer.name in names)
     sparse_macs += sum(layer.macs for layer in layers if layer.name not in names)
-    guarded = 0 if asked == 0 else 1  # the one weight that an allocation keeps in a layer it would empty
+    guarded = (
+        0 if target_zeros == 0 else 1
+    )  # the one weight that an allocation keeps in a layer it would empty
     return {
         "parameters": parameters, "prunable": prunable, "nonzero": nonzero, "sparsity": 1 - nonzero / prunable,
         "model_sparsity": 1 - sum(kept.values()) / parameters,
@@ -146,7 +150,7 @@ def counted(
 
 
 def layer_rows(model: nn.Module, names: Iterable[str], layers: Sequence[Layer]) -> list[dict[str, Any]]:
-    """The rows of layers.csv, counted in the tensors themselves; arguments as of :func:`counted`."""
+    """The rows of layers.csv, counted in the tensors themselves; arguments as of :func:`compute_cost_columns`."""
     parameters, prunable, rows = dict(model.named_parameters()), set(names), []
     for layer in layers:
         weight = parameters[layer.name]

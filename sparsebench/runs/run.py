@@ -17,27 +17,27 @@ from sparsebench.config.build import build
 from sparsebench.config.identity import config_hash, run_id
 from sparsebench.config.open import validate
 from sparsebench.data.mixing import Mix
-from sparsebench.distributed.ddp import shared
+from sparsebench.distributed.ddp import broadcast_from_main
 from sparsebench.distributed.device import Device
 from sparsebench.records import provenance
 from sparsebench.records.lease import Lease
 from sparsebench.records.run_folder import RunFolder
 from sparsebench.records.schema import SCHEMA
-from sparsebench.records.states import Results
-from sparsebench.runs.build import Assembly, assemble, epochs
+from sparsebench.records.states import ResultsFolder
+from sparsebench.runs.build import RunComponents, build_run, epochs
 from sparsebench.runs.evaluations import FOLDER as EVALUATION
-from sparsebench.runs.evaluations import apply, dense_run, extras
+from sparsebench.runs.evaluations import apply, build_evaluations, dense_run
 from sparsebench.runs.result import (
     Network,
+    accuracy_columns,
     check,
-    counted,
+    compute_cost_columns,
     layer_rows,
-    measured,
     show,
-    trained,
+    training_columns,
     training_layers,
 )
-from sparsebench.runs.run_lock import exclusively, held
+from sparsebench.runs.run_lock import check_still_held, run_lock
 from sparsebench.trackers.tracker import TrackedRun, Tracker, Tracking
 from sparsebench.training.checkpoint import Checkpoint
 from sparsebench.training.ema import WeightAverage
@@ -51,7 +51,7 @@ Record = Callable[[list[dict[str, float | None]]], None]
 
 def run(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]) -> float:
     """As :func:`complete`; returns the validation accuracy, in per cent: what a search may optimise."""
-    return float((shared(complete(cfg, choices, overrides).summary) or {})["val_top1"])
+    return float((broadcast_from_main(complete(cfg, choices, overrides).summary) or {})["val_top1"])
 
 
 def complete(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]) -> RunFolder:
@@ -70,50 +70,53 @@ def complete(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list
         RunError: The run diverged, or its number of zeros is not the asked one.
     """
     validate(cfg, choices)
-    chosen, name, results = extras(cfg), run_id(cfg, choices), Path(cfg.results_dir).expanduser()
+    chosen, name, results = build_evaluations(cfg), run_id(cfg, choices), Path(cfg.results_dir).expanduser()
     tracker: Tracker = build(cfg.tracker, "tracker")
     device: Device = build(cfg.device)
-    dense = device.shared(lambda: dense_run(chosen, cfg, choices, results))
+    dense = device.broadcast_from_main(lambda: dense_run(chosen, cfg, choices, results))
 
     def finished(folders: Callable[[], list[Path]]) -> RunFolder | None:
-        return device.shared(lambda: _finished(folders(), chosen))
+        return device.broadcast_from_main(lambda: _finished(folders(), chosen))
 
-    if not cfg.overwrite and (folder := finished(lambda: Results(results).trainings(name))) is not None:
+    if not cfg.overwrite and (folder := finished(lambda: ResultsFolder(results).trainings(name))) is not None:
         return folder
-    made = assemble(cfg)
-    trainings = [_Training(cfg, choices, overrides, made, number) for number in range(made.pruner.trainings)]
-    with exclusively(results, name, cfg, device) as (lease, waited), StopSignals() as signals:
+    components = build_run(cfg)
+    trainings = [
+        _Training(cfg, choices, overrides, components, number)
+        for number in range(components.pruner.trainings)
+    ]
+    with run_lock(results, name, cfg, device) as (lease, waited), StopSignals() as signals:
         paths = [training.folder.path for training in trainings]
         if (waited or not cfg.overwrite) and (folder := finished(lambda: paths)) is not None:
             return folder
         evaluate = partial(apply, chosen, batch_size=cfg.batch_size, dense=dense)
-        _train(trainings, made, evaluate, tracker, lease, signals)
+        _train(trainings, components, evaluate, tracker, lease, signals)
     return trainings[-1].folder
 
 
 def _train(
     trainings: list[_Training],
-    made: Assembly,
+    components: RunComponents,
     evaluate: Callable[..., dict[str, Any]],
     tracker: Tracker,
     lease: Lease | None,
     signals: StopSignals,
 ) -> None:
     """All trainings that are left."""
-    cfg, device, ids = trainings[0].cfg, made.device, [training.row["run_id"] for training in trainings]
-    start, before = device.shared(lambda: (0, {}) if cfg.overwrite else _left(trainings))
+    cfg, device, ids = trainings[0].cfg, components.device, [training.row["run_id"] for training in trainings]
+    start, before = device.broadcast_from_main(lambda: (0, {}) if cfg.overwrite else _resume_point(trainings))
     for training in trainings[start:]:
         if training is not trainings[start]:
-            made = assemble(cfg, made.dataset)
-        row, before = training.run(made, before, evaluate, tracker, lease, signals, ids)
+            components = build_run(cfg, components.dataset)
+        row, before = training.run(components, before, evaluate, tracker, lease, signals, ids)
         check({key: str(value) for key, value in row.items()})
-        (stop,) = device.agreed((signals.pending,), step=0)
+        (stop,) = device.all_reduce_max((signals.pending,), step=0)
         if stop:
             signals.act(stop)
-    device.shared(lambda: _tidy(training.folder.path for training in trainings))
+    device.broadcast_from_main(lambda: _remove_checkpoints(training.folder.path for training in trainings))
 
 
-def _left(trainings: list[_Training]) -> tuple[int, dict[str, Any]]:
+def _resume_point(trainings: list[_Training]) -> tuple[int, dict[str, Any]]:
     """After the last training that is finished and has left what the next one needs: the next one, and that."""
     left = [training.handover.load() for training in trainings]
     start = max((n + 1 for n, state in enumerate(left) if state and trainings[n].folder.summary()), default=0)
@@ -125,7 +128,7 @@ def _finished(folders: Sequence[Path], chosen: Collection[str]) -> RunFolder | N
     last = RunFolder(folders[-1].parent, folders[-1].name) if folders else None
     if last is None or (summary := last.summary()) is None:
         return None
-    _tidy(folders)
+    _remove_checkpoints(folders)
     print(f"{last.path}: already finished; nothing done (overwrite=true to do it again)")
     if missing := [extra for extra in chosen if not (last.path / EVALUATION / f"{extra}.csv").exists()]:
         print(f"sparsebench evaluate {last.path} evaluate=[{','.join(missing)}] evaluates it")
@@ -141,29 +144,31 @@ class _Training:
         cfg: DictConfig,
         choices: Mapping[str, str | None],
         overrides: list[str],
-        made: Assembly,
+        components: RunComponents,
         number: int,
     ) -> None:
         self.cfg, self.choices, self.number = cfg, choices, number
         self.row: dict[str, Any] = {
-            "schema": SCHEMA, "run_id": run_id(cfg, choices, number), "dataset": made.dataset.name,
-            "model": made.model.name, "method": choices["prune"], "seed": cfg.seed, "epochs": epochs(cfg),
-            "batch_size": cfg.batch_size, "precision": cfg.precision, "device": made.device.label,
+            "schema": SCHEMA, "run_id": run_id(cfg, choices, number), "dataset": components.dataset.name,
+            "model": components.model.name, "method": choices["prune"], "seed": cfg.seed, "epochs": epochs(cfg),
+            "batch_size": cfg.batch_size, "precision": cfg.precision, "device": components.device.label,
             "version": sparsebench.__version__, "torch": torch.__version__,
-            "config_hash": config_hash(cfg, choices, number), "command": provenance.command(_lasting(overrides)),
+            "config_hash": config_hash(cfg, choices, number),
+            "command": provenance.command(_without_sweep_overrides(overrides)),
         }  # fmt: skip
-        target = (
-            made.target if made.pruner.trainings == 1 or made.target is None else cfg.sparsity
-        )  # of the last
-        asked = "" if target is None else f"-s{target:g}"
-        part = f"-training{number}" if made.pruner.trainings > 1 else ""
-        self.label = f"{made.dataset.name}-{made.model.name}-{choices['prune']}{asked}-seed{cfg.seed}{part}"
+        several = components.pruner.trainings > 1
+        target = components.target_sparsity
+        if several and target is not None:
+            target = cfg.sparsity  # of the last training
+        model = f"{components.dataset.name}-{components.model.name}"
+        method = f"{choices['prune']}{'' if target is None else f'-s{target:g}'}"
+        self.label = f"{model}-{method}-seed{cfg.seed}{f'-training{number}' if several else ''}"
         self.folder = RunFolder(Path(cfg.results_dir).expanduser(), f"{self.label}-{self.row['run_id']}")
         self.handover = Checkpoint(self.folder.path, self._warn, name="handover")
 
     def run(
         self,
-        made: Assembly,
+        components: RunComponents,
         before: dict[str, Any],
         evaluate: Callable[..., dict[str, Any]],
         tracker: Tracker,
@@ -173,88 +178,108 @@ class _Training:
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Train and write the results; returns the row, and what the next training needs."""
         cfg, folder = self.cfg, self.folder
-        first_step = made.pruner.begin(self.number, before)
-        row = {**self.row, "target_sparsity": "" if made.target is None else made.target}
+        first_step = components.pruner.begin(self.number, before)
+        row = {
+            **self.row,
+            "target_sparsity": "" if components.target_sparsity is None else components.target_sparsity,
+        }
         config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
         resumed = not cfg.overwrite and bool(folder.provenance())
-        told = TrackedRun(folder.path, self.label, self.row["run_id"], config, resumed)
-        tracking = Tracking(tracker, told, self._warn)
+        run_info = TrackedRun(folder.path, self.label, self.row["run_id"], config, resumed)
+        tracking = Tracking(tracker, run_info, self._warn)
 
         def record(rows: list[dict[str, float | None]]) -> None:
-            held(lease)
+            check_still_held(lease)
             folder.write_metrics(rows)
             tracking.record(rows)
 
         def progress(total: int, done: int) -> Progress:
-            length, log = made.clock.total_steps / made.clock.steps_per_epoch, folder.log
+            length, log = components.clock.total_steps / components.clock.steps_per_epoch, folder.log
             if lease is None:  # of another rank than the first
                 return Progress(self.label, total, done, length, shown=False)
             shown = Progress(self.label, total, done, length, log)
-            log(f"{self.label}: from step {done} of {total}, {made.device.label}, {lease.holder}")
+            log(f"{self.label}: from step {done} of {total}, {components.device.label}, {lease.holder}")
             lease.progress = lambda: {"folder": folder.path.name, **shown.snapshot()}
             lease.renew()
             return shown
 
-        runner = self._runner(made, first_step, record, progress, signals)
+        runner = self._runner(components, first_step, record, progress, signals)
         if before:
-            runner.flops.go_on_from(before["flops"])
-        row |= made.device.shared(lambda: self._begin(made, row, first_step, tracking, ids))
+            runner.flops.continue_from(before["flops"])
+        row |= components.device.broadcast_from_main(
+            lambda: self._open_folder(components, row, first_step, tracking, ids)
+        )
         try:
             history = runner.run()
-            for seen in made.device.gathered(made.data.state_dict()):
-                made.data.load_state_dict(seen)
+            for seen in components.device.all_gather(components.data.state_dict()):
+                components.data.load_state_dict(seen)
         except BaseException as error:  # a signal to stop, too
             how = "stopped by " if isinstance(error, (SystemExit, KeyboardInterrupt)) else ""
             if lease is not None:
                 folder.log(f"step {runner.step}: {how}{type(error).__name__}: {error}")
             raise
-        row |= measured(history, made.device, runner.images) | {"steps": runner.step - first_step}
+        row |= accuracy_columns(history, components.device, runner.images) | {
+            "steps": runner.step - first_step
+        }
 
         def end() -> tuple[dict[str, Any], dict[str, Any]]:
-            held(lease)
-            return self._end(made, row, runner, evaluate, tracking)
+            check_still_held(lease)
+            return self._write_results(components, row, runner, evaluate, tracking)
 
-        return made.device.shared(end)
+        return components.device.broadcast_from_main(end)
 
-    def _begin(
-        self, made: Assembly, row: Mapping[str, Any], first_step: int, tracking: Tracking, ids: list[str]
+    def _open_folder(
+        self,
+        components: RunComponents,
+        row: Mapping[str, Any],
+        first_step: int,
+        tracking: Tracking,
+        ids: list[str],
     ) -> dict[str, Any]:
         """Open the folder; returns where the run comes from."""
         cfg, folder = self.cfg, self.folder
         if cfg.overwrite or folder.summary() is not None:
             folder.clear()
         folder.open()
-        origin = _write_origin(folder, cfg, self.choices, {**row, "ranks": made.device.ranks}, ids)
-        if made.dataset.note and self.number == 0:
-            print(f"sparsebench: {made.dataset.note}", flush=True)
+        origin = _write_origin(folder, cfg, self.choices, {**row, "ranks": components.device.world_size}, ids)
+        if components.dataset.note and self.number == 0:
+            print(f"sparsebench: {components.dataset.note}", flush=True)
         tracking.start()
-        steps = made.clock.total_steps - first_step
-        print(f"{self.label}: {steps} steps on {made.device.label}, {cfg.precision}", flush=True)
+        steps = components.clock.total_steps - first_step
+        print(f"{self.label}: {steps} steps on {components.device.label}, {cfg.precision}", flush=True)
         return origin
 
-    def _end(
+    def _write_results(
         self,
-        made: Assembly,
+        components: RunComponents,
         measurements: dict[str, Any],
         runner: Runner,
         evaluate: Callable[..., dict[str, Any]],
         tracking: Tracking,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Write the results; returns the row, and what the next training needs."""
-        folder, names = self.folder, list(made.pruner.weights.parameters)
-        asked = made.pruner.zeros(made.clock.total_steps - 1)
-        row = measurements | counted(made.model, names, made.layers, made.dataset.input_shape, asked)
-        row |= trained(made.pruner.weights, asked, runner.flops)
-        folder.write_layers(layer_rows(made.model, names, made.layers))
-        folder.write_model(made.model.state_dict())
-        state = made.pruner.handover()
+        folder, names = self.folder, list(components.pruner.weights.parameters)
+        target_zeros = components.pruner.target_zeros(components.clock.total_steps - 1)
+        row = measurements | compute_cost_columns(
+            components.model, names, components.layers, components.dataset.input_shape, target_zeros
+        )
+        row |= training_columns(components.pruner.weights, target_zeros, runner.flops)
+        folder.write_layers(layer_rows(components.model, names, components.layers))
+        folder.write_model(components.model.state_dict())
+        state = components.pruner.handover()
         if state:
             state["flops"] = runner.flops.state_dict()
             self.handover.save(state)
-        extra = made.pruner.summary() | made.dataset.summary() | made.device.summary()
+        extra = components.pruner.summary() | components.dataset.summary() | components.device.summary()
         if row["status"] == "finished":
-            net = Network(made.device, made.dataset, made.model, made.pruner.weights.parameters, made.layers)
-            extra |= evaluate(made=net, folder=folder.path)
+            net = Network(
+                components.device,
+                components.dataset,
+                components.model,
+                components.pruner.weights.parameters,
+                components.layers,
+            )
+            extra |= evaluate(components=net, folder=folder.path)
         folder.write_summary({**row, **extra}, extra)
         tracking.finish({**row, **extra})
         runner.checkpoint.remove()
@@ -264,51 +289,66 @@ class _Training:
 
     def _runner(
         self,
-        made: Assembly,
+        components: RunComponents,
         first_step: int,
         record: Record,
         progress: Callable[[int, int], Progress],
         signals: StopSignals,
     ) -> Runner:
         """The loop over the assembled objects."""
-        cfg, device = self.cfg, made.device
-        average = None if cfg.ema is None else WeightAverage(made.model, made.pruner.weights, cfg.ema)
+        cfg, device = self.cfg, components.device
+        average = (
+            None if cfg.ema is None else WeightAverage(components.model, components.pruner.weights, cfg.ema)
+        )
         evaluation = partial(
-            made.dataset.batches, batch_size=cfg.batch_size, channels_last=device.channels_last, rank=device.rank,
-            ranks=device.ranks,
+            components.dataset.batches, batch_size=cfg.batch_size, channels_last=device.channels_last, rank=device.rank,
+            world_size=device.world_size,
         )  # fmt: skip
 
         def reinitialize() -> None:
-            shape, classes = made.dataset.input_shape, made.dataset.num_classes
+            shape, classes = components.dataset.input_shape, components.dataset.num_classes
             fresh: nn.Module = build(cfg.model, "model", input_shape=shape, num_classes=classes)
-            made.model.load_state_dict(fresh.state_dict())
+            components.model.load_state_dict(fresh.state_dict())
 
+        layers = training_layers(components.model, components.dataset, components.layers)
         return Runner(
-            model=made.model, data=made.data, evaluation=evaluation, optimizer=made.optimizer,
-            lr_schedule=made.lr_schedule, pruner=made.pruner, device=made.device, clock=made.clock,
-            flops=TrainingFLOPs(training_layers(made.model, made.dataset, made.layers), made.pruner.weights),
+            model=components.model,
+            data=components.data,
+            evaluation=evaluation,
+            optimizer=components.optimizer,
+            lr_schedule=components.lr_schedule,
+            pruner=components.pruner,
+            device=components.device,
+            clock=components.clock,
+            flops=TrainingFLOPs(layers, components.pruner.weights),
             criterion=nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing),
             checkpoint=Checkpoint(self.folder.path, self._warn),
             record=record,
             progress=progress,
-            eval_every=made.eval_every,
-            save_every=made.save_every,
-            accumulate=cfg.accumulate, clip_norm=cfg.clip_norm, seed=cfg.seed, reinitialize=reinitialize,
-            save_seconds=cfg.save_seconds, first_step=first_step, signals=signals,
-            mix=Mix(cfg.mixup, cfg.cutmix, made.dataset.num_classes, cfg.seed), average=average,
-        )  # fmt: skip
+            eval_every=components.eval_every,
+            save_every=components.save_every,
+            accumulate=cfg.accumulate,
+            clip_norm=cfg.clip_norm,
+            seed=cfg.seed,
+            reinitialize=reinitialize,
+            save_seconds=cfg.save_seconds,
+            first_step=first_step,
+            signals=signals,
+            mix=Mix(cfg.mixup, cfg.cutmix, components.dataset.num_classes, cfg.seed),
+            average=average,
+        )
 
     def _warn(self, text: str) -> None:
         print(f"sparsebench: {text}", file=sys.stderr)
         self.folder.log(text)
 
 
-def _lasting(overrides: list[str]) -> list[str]:
+def _without_sweep_overrides(overrides: list[str]) -> list[str]:
     """Without the words that a sweep adds for its own work."""
-    return [word for word in overrides if word.partition("=")[0] != "wait"]
+    return [override for override in overrides if override.partition("=")[0] != "wait"]
 
 
-def _tidy(folders: Iterable[Path]) -> None:
+def _remove_checkpoints(folders: Iterable[Path]) -> None:
     """Remove what finished trainings no longer need; one that was killed right after its last row has left it."""
     for folder in folders:
         for name in ("handover", "checkpoint"):

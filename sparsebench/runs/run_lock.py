@@ -19,12 +19,12 @@ POLL = 2.0
 """Seconds between two looks at a run that another process holds."""
 
 
-class Held(RunError):
+class RunLockedError(RunError):
     """Another process works on the run."""
 
 
 @contextmanager
-def exclusively(
+def run_lock(
     results: Path, run_id: str, cfg: DictConfig, device: Device
 ) -> Iterator[tuple[Lease | None, bool]]:
     """The run, for this process alone, or its ranks; an error inside is noted for ``sparsebench status``.
@@ -39,7 +39,7 @@ def exclusively(
         The lease, on the first rank, and whether it was waited for.
 
     Raises:
-        Held: Another process holds it, and is not waited for.
+        RunLockedError: Another process holds it, and is not waited for.
         SettingError: ``results`` cannot be written to.
     """
     with writable(results, cfg.results_dir):
@@ -48,7 +48,7 @@ def exclusively(
             yield lease, waited
             return
         with lease:
-            states.forget_failure(results, run_id)
+            states.clear_failure(results, run_id)
             try:
                 yield lease, waited
             except Exception as error:
@@ -68,14 +68,16 @@ def writable(results: Path, given: object) -> Iterator[None]:
         raise
 
 
-def held(lease: Lease | None) -> None:
+def check_still_held(lease: Lease | None) -> None:
     """Refuse to write for a run that another process has taken over.
 
     Raises:
-        Held: This process was silent for so long that it was taken for dead.
+        RunLockedError: This process was silent for so long that it was taken for dead.
     """
     if lease is not None and lease.lost:
-        raise Held(f"{lease.path.name.partition('.')[0]}: taken over by another process; it goes on there")
+        raise RunLockedError(
+            f"{lease.path.name.partition('.')[0]}: taken over by another process; it goes on there"
+        )
 
 
 def _claimed(results: Path, run_id: str, cfg: DictConfig, device: Device) -> tuple[Lease | None, bool]:
@@ -89,10 +91,12 @@ def _claimed(results: Path, run_id: str, cfg: DictConfig, device: Device) -> tup
         return ""
 
     waited = False
-    while holder := device.shared(claim):  # asked again and again: other ranks wait for no answer for long
+    while holder := device.broadcast_from_main(
+        claim
+    ):  # asked again and again: other ranks wait for no answer for long
         if not cfg.wait:
-            raise Held(f"run {run_id} is held by {holder}; it goes on there")
-        if not waited and device.first:
+            raise RunLockedError(f"run {run_id} is held by {holder}; it goes on there")
+        if not waited and device.is_main_process:
             print(f"run {run_id} is held by {holder}: waiting until it ends", file=sys.stderr, flush=True)
         waited = True
         time.sleep(POLL)

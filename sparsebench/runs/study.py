@@ -27,7 +27,7 @@ from sparsebench.files import atomic
 from sparsebench.records import provenance
 from sparsebench.records.lease import Lease
 from sparsebench.records.study_folder import StudyFolder
-from sparsebench.runs.run_lock import exclusively, held
+from sparsebench.runs.run_lock import check_still_held, run_lock
 from sparsebench.theory.study import Point, Study, Tables
 from sparsebench.training.signals import StopSignals
 
@@ -53,16 +53,16 @@ def study(
         raise SettingError("device", "ddp", "auto, cpu or cuda: a study is one process")
     validate_study(cfg, choices)
     name, results = str(choices[STUDY]), Path(cfg.results_dir).expanduser()
-    made: Study = build(cfg.study, "study")
+    definition: Study = build(cfg.study, "study")
     device: Device = build(cfg.device, "device")
     if cfg.threads < 1:
         raise SettingError("threads", cfg.threads, "a whole number of at least 1")
     folder = StudyFolder(results / f"{name}-{study_id(cfg, choices)}")
     if not cfg.overwrite and _is_finished(folder):
         return folder
-    points = made.points()  # may read data that is not there: before anything is written
+    points = definition.points()  # may read data that is not there: before anything is written
     with (
-        exclusively(results, study_id(cfg, choices), cfg, device) as (lease, waited),
+        run_lock(results, study_id(cfg, choices), cfg, device) as (lease, waited),
         StopSignals() as signals,
     ):
         if (waited or not cfg.overwrite) and _is_finished(folder):
@@ -70,15 +70,15 @@ def study(
         if cfg.overwrite:
             folder.clear()
         folder.open()
-        origin = _origin(name, made, device, overrides)
+        origin = _origin(name, definition, device, overrides)
         folder.write_config(OmegaConf.to_yaml(cfg, resolve=True))
         folder.write_provenance(origin)
         started = time.monotonic()
         with _threads(cfg.threads):
-            tables = _computed(name, made, points, device, folder, signals)
-        checks = list(made.checks(tables))
-        held(lease)
-        _write(folder, made, tables, draw(name, made.tables, tables), lease)
+            tables = _computed(name, definition, points, device, folder, signals)
+        checks = list(definition.checks(tables))
+        check_still_held(lease)
+        _write(folder, definition, tables, draw(name, definition.tables, tables), lease)
         folder.write_provenance({**origin, "seconds": round(time.monotonic() - started, 1)})
         folder.write_checks({"study": name, **asdict(check)} for check in checks)
     show(folder)
@@ -97,7 +97,7 @@ def _threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _origin(name: str, made: Study, device: Device, overrides: Sequence[str]) -> dict[str, Any]:
+def _origin(name: str, definition: Study, device: Device, overrides: Sequence[str]) -> dict[str, Any]:
     """What produces the study."""
     entry = next(entry for entry in entries("theory") if entry.name == name)
     return {
@@ -111,20 +111,25 @@ def _origin(name: str, made: Study, device: Device, overrides: Sequence[str]) ->
         "commit": provenance.git_state(),
         "libraries": provenance.libraries(),
         "machine": provenance.machine(),
-        "tables": {table: list(columns) for table, columns in made.tables.items()},
+        "tables": {table: list(columns) for table, columns in definition.tables.items()},
     }
 
 
 def _computed(
-    name: str, made: Study, points: Sequence[Point], device: Device, folder: StudyFolder, signals: StopSignals
+    name: str,
+    definition: Study,
+    points: Sequence[Point],
+    device: Device,
+    folder: StudyFolder,
+    signals: StopSignals,
 ) -> Tables:
     """The rows of all grid points; those computed before are read."""
-    tables: Tables = {table: [] for table in made.tables}
+    tables: Tables = {table: [] for table in definition.tables}
     with tqdm(points, desc=name, unit="point", disable=None, dynamic_ncols=True) as bar:
         for point in bar:
             bar.set_postfix_str(" ".join(f"{key}={value}" for key, value in point.items()))
             if folder.known(point) is None:
-                folder.keep(point, made.rows(point, device.torch_device))
+                folder.keep(point, definition.rows(point, device.torch_device))
             for table, rows in (folder.known(point) or {}).items():  # as they are after a resume, to the bit
                 tables[table] += rows
             if signals.pending:
@@ -134,17 +139,17 @@ def _computed(
 
 def _write(
     folder: StudyFolder,
-    made: Study,
+    definition: Study,
     tables: Tables,
     figures: Iterable[tuple[str, bytes]],
     lease: Lease | None,
 ) -> None:
     """Tables and figures."""
-    for table, columns in made.tables.items():
+    for table, columns in definition.tables.items():
         folder.write_table(table, columns, tables[table])
     (folder.path / "figures").mkdir(exist_ok=True)
     for file, content in figures:
-        held(lease)
+        check_still_held(lease)
         with atomic(folder.path / "figures" / file) as opened:
             opened.write(content)
 
@@ -170,4 +175,4 @@ def show(folder: StudyFolder) -> None:
 
 def as_typed(overrides: Sequence[str]) -> list[str]:
     """The overrides as they are written on the command line."""
-    return [word.replace(f"{STUDY}=", "study=") for word in overrides]
+    return [override.replace(f"{STUDY}=", "study=") for override in overrides]

@@ -9,9 +9,9 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from sparsebench.config.open import validate
-from sparsebench.distributed.ddp import shared
+from sparsebench.distributed.ddp import broadcast_from_main
 from sparsebench.errors import SettingError
-from sparsebench.pruning.learned import Tuned
+from sparsebench.pruning.learned import TunedSetting
 from sparsebench.runs.result import show
 from sparsebench.runs.run import complete
 
@@ -41,13 +41,12 @@ def tune(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str
         RunError: A run diverged.
     """
     validate(cfg, choices)
-    tuned: Tuned | None = getattr(get_class(str(cfg.prune._target_)), "tuned", None)
+    tuned: TunedSetting | None = getattr(get_class(str(cfg.prune._target_)), "tuned", None)
     if tuned is None:
         allowed = f"false with prune={choices['prune']}, which has the sparsity that it is asked for"
         raise SettingError("tune_to_target", "true", allowed)
-    words = [
-        word for word in overrides if word.lstrip("+").split("=")[0] not in ("tune_to_target", tuned.setting)
-    ]
+    searched = ("tune_to_target", tuned.setting)
+    others = [override for override in overrides if override.lstrip("+").split("=")[0] not in searched]
     dense, sparse = (tuned.densest, 0.0), (tuned.sparsest, 1.0)  # with their sparsities
     value = float(OmegaConf.select(cfg, tuned.setting))
     if not min(dense[0], sparse[0]) < value < max(dense[0], sparse[0]):
@@ -58,8 +57,8 @@ def tune(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str
         one = copy.deepcopy(cfg)
         one.tune_to_target = False
         OmegaConf.update(one, tuned.setting, value)
-        folder = complete(one, choices, [*words, f"{tuned.setting}={value}"])
-        row = shared(folder.summary) or {}
+        folder = complete(one, choices, [*others, f"{tuned.setting}={value}"])
+        row = broadcast_from_main(folder.summary) or {}
         sparsity = float(row["sparsity"])
         print(
             f"tune_to_target: try {number} of at most {TRIES}, {tuned.setting}={value}: sparsity {sparsity:.4f}"
@@ -69,8 +68,8 @@ def tune(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str
         if best[0] <= TOLERANCE:
             break
         dense, sparse = ((value, sparsity), sparse) if sparsity < cfg.sparsity else (dense, (value, sparsity))
-        share = (cfg.sparsity - dense[1]) / (sparse[1] - dense[1]) if number % 2 else 0.5
-        value = dense[0] + share * (sparse[0] - dense[0])
+        fraction = (cfg.sparsity - dense[1]) / (sparse[1] - dense[1]) if number % 2 else 0.5
+        value = dense[0] + fraction * (sparse[0] - dense[0])
     assert best is not None
     distance, value, path, row = best
     how = "within" if distance <= TOLERANCE else "not within"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from sparsebench.config.identity import config_hash
-from sparsebench.runs.build import Assembly, assemble
+from sparsebench.runs.build import RunComponents, build_run
 from sparsebench.runs.result import training_layers
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ class Estimate:
         same = config_hash(cfg, choices)
         if same not in self._lengths:
             kind = json.dumps([choices["dataset"], dict(cfg.dataset)], default=str, sort_keys=True)
-            made = assemble(cfg, self._datasets.get(kind))
-            self._datasets[kind] = made.dataset
-            self._lengths[same] = _length(cfg, made, self._speeds)
+            components = build_run(cfg, self._datasets.get(kind))
+            self._datasets[kind] = components.dataset
+            self._lengths[same] = _length(cfg, components, self._speeds)
         trainings, flops, seconds = self._lengths[same]
         self.runs += 1
         self.finished += finished
@@ -76,36 +76,39 @@ class Estimate:
 
 
 def _length(
-    cfg: DictConfig, made: Assembly, speeds: dict[str, tuple[float, float]]
+    cfg: DictConfig, components: RunComponents, speeds: dict[str, tuple[float, float]]
 ) -> tuple[int, float, float]:
     """(trainings, FLOPs, seconds) of one run."""
-    trainings, images = made.pruner.trainings, made.clock.total_steps * int(cfg.batch_size)
-    macs = sum(layer.macs for layer in training_layers(made.model, made.dataset, made.layers))
-    kind = f"{made.model.name} {made.dataset.input_shape} {macs} {cfg.precision} {cfg.channels_last} {cfg.device}"
+    trainings, images = components.pruner.trainings, components.clock.total_steps * int(cfg.batch_size)
+    macs = sum(
+        layer.macs for layer in training_layers(components.model, components.dataset, components.layers)
+    )
+    shape = components.dataset.input_shape
+    kind = f"{components.model.name} {shape} {macs} {cfg.precision} {cfg.channels_last} {cfg.device}"
     if kind not in speeds:
-        speeds[kind] = _measured(made, min(SAMPLES, int(cfg.batch_size)))
+        speeds[kind] = _measured(components, min(SAMPLES, int(cfg.batch_size)))
     training, evaluation = speeds[kind]
-    evaluations = made.clock.total_steps // made.eval_every
-    sizes = [len(made.dataset.val), len(made.dataset.test)]
+    evaluations = components.clock.total_steps // components.eval_every
+    sizes = [len(components.dataset.val), len(components.dataset.test)]
     evaluated = evaluations * sizes[0] + sizes[1]
     seconds = trainings * (images * training + evaluated * evaluation)
     return trainings, 6.0 * macs * images * trainings, seconds
 
 
-def _measured(made: Assembly, samples: int) -> tuple[float, float]:
+def _measured(components: RunComponents, samples: int) -> tuple[float, float]:
     """Seconds an image of a training step and of an evaluation: the fastest of three."""
-    inputs, targets = (part[:samples] for part in made.data.batch(0))
+    inputs, targets = (part[:samples] for part in components.data.batch(0))
     training, evaluation = [], []
     for _ in range(3):
         start = _now()
-        made.optimizer.zero_grad()
-        with made.device.autocast():
-            loss = torch.nn.functional.cross_entropy(made.model(inputs), targets)
+        components.optimizer.zero_grad()
+        with components.device.autocast():
+            loss = torch.nn.functional.cross_entropy(components.model(inputs), targets)
         loss.backward()
-        made.optimizer.step()
+        components.optimizer.step()
         between = _now()
-        with torch.no_grad(), made.device.autocast():
-            made.model(inputs)
+        with torch.no_grad(), components.device.autocast():
+            components.model(inputs)
         training.append((between - start) / len(targets))
         evaluation.append((_now() - between) / len(targets))
     return min(training), min(evaluation)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from sparsebench.config.compose import STUDY
 from sparsebench.config.identity import run_id, study_id
 from sparsebench.errors import RunError, SettingError
-from sparsebench.records.states import Results
+from sparsebench.records.states import ResultsFolder
 from sparsebench.training.signals import StopSignals
 
 POLL = 0.2
@@ -81,8 +81,8 @@ class CommandLauncher(Launcher):
         """Run all jobs; returns when all have ended, however they did."""
         self.folder.mkdir(parents=True, exist_ok=True)
         more = ["wait=false"] if self.command == "theory" else []  # of runs, the sweep says so itself
-        words = [[*self._searched(), *overrides, *more] for overrides in job_overrides]
-        self.run(words, initial_job_idx)
+        jobs = [[*self._config_dirs(), *overrides, *more] for overrides in job_overrides]
+        self.run(jobs, initial_job_idx)
         return [self._outcome(overrides) for overrides in job_overrides]
 
     def run(self, jobs: Sequence[Sequence[str]], first: int) -> None:
@@ -94,7 +94,7 @@ class CommandLauncher(Launcher):
         """
         raise TypeError(f"{type(self).__name__} does not say how jobs are started")
 
-    def _searched(self) -> list[str]:
+    def _config_dirs(self) -> list[str]:
         sources = self.config.hydra.runtime.config_sources
         return [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]
 
@@ -106,10 +106,10 @@ class CommandLauncher(Launcher):
             OmegaConf.set_struct(cfg, False)
             del cfg["hydra"]
             name = run_id(cfg, choices) if self.command == "train" else study_id(cfg, choices)
-            found = Results(Path(cfg.results_dir).expanduser()).state(name)
+            found = ResultsFolder(Path(cfg.results_dir).expanduser()).state(name)
             if found.state != "finished":
-                words = " ".join(overrides).replace(f"{STUDY}=", "study=")
-                raise RunError(f"{words}: {found.error or found.state}")
+                typed = " ".join(overrides).replace(f"{STUDY}=", "study=")
+                raise RunError(f"{typed}: {found.error or found.state}")
             return float(found.row["val_top1"]) if self.command == "train" else 0.0
 
         return Outcome(overrides=list(overrides), status=JobStatus.COMPLETED, look=look)
@@ -140,7 +140,7 @@ class LocalLauncher(CommandLauncher):
 
     def run(self, jobs: Sequence[Sequence[str]], first: int) -> None:
         """See :class:`CommandLauncher`."""
-        waiting = [(first + number, words) for number, words in enumerate(jobs)][::-1]
+        waiting = [(first + number, overrides) for number, overrides in enumerate(jobs)][::-1]
         working: dict[int, subprocess.Popen[bytes]] = {}  # by slot
         with StopSignals() as signals, tqdm(total=len(jobs), desc="runs", unit="run", disable=None) as bar:
             while (waiting and not signals.pending) or working:
@@ -161,11 +161,11 @@ class LocalLauncher(CommandLauncher):
             if signals.pending:
                 signals.act()
 
-    def _start(self, slot: int, number: int, words: Sequence[str]) -> subprocess.Popen[bytes]:
+    def _start(self, slot: int, number: int, overrides: Sequence[str]) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
-        command = [sys.executable, "-m", "sparsebench", self.command, *words]
+        command = [sys.executable, "-m", "sparsebench", self.command, *overrides]
         with open(self.folder / f"{number}.log", "ab") as log:
             # Of its own session: Ctrl-C comes to it once, from here.
             return subprocess.Popen(
@@ -238,12 +238,14 @@ class SlurmLauncher(CommandLauncher):
             )
             executor.update_parameters(**self.parameters)
             command = Job(self.subcommand(self.command))
-            ids = [job.job_id for job in executor.map_array(command, [list(words) for words in jobs])]
+            ids = [job.job_id for job in executor.map_array(command, [list(overrides) for overrides in jobs])]
         except (FailedJobError, RuntimeError, FileNotFoundError) as error:
-            said = " ".join(str(error).split())
-            raise SettingError("hydra/launcher", "slurm", f"a request that sbatch accepts: {said}") from error
-        for job, words in zip(ids, jobs, strict=True):
-            print(f"Slurm job {job}: {' '.join(words)}")
+            reason = " ".join(str(error).split())
+            raise SettingError(
+                "hydra/launcher", "slurm", f"a request that sbatch accepts: {reason}"
+            ) from error
+        for job, overrides in zip(ids, jobs, strict=True):
+            print(f"Slurm job {job}: {' '.join(overrides)}")
         print(f"logs: {folder}", flush=True)
         try:
             self._wait(ids)
@@ -277,19 +279,19 @@ class Job:
 
     main: Callable[[Sequence[str]], int]
 
-    def __call__(self, words: Sequence[str]) -> int:
-        """The exit status of ``sparsebench SUBCOMMAND WORDS``."""
+    def __call__(self, overrides: Sequence[str]) -> int:
+        """The exit status of ``sparsebench SUBCOMMAND OVERRIDES``."""
         try:
-            return self.main(words)
+            return self.main(overrides)
         except (SettingError, RunError) as error:
             print(f"sparsebench: error: {error}", file=sys.stderr)
             return 1
 
-    def checkpoint(self, words: Sequence[str]) -> Any:
+    def checkpoint(self, overrides: Sequence[str]) -> Any:
         """The same again: the run itself knows where it was."""
         from submitit.helpers import DelayedSubmission
 
-        return DelayedSubmission(self, words)
+        return DelayedSubmission(self, overrides)
 
 
 def queue(ids: Sequence[str]) -> Mapping[str, tuple[str, str]] | None:

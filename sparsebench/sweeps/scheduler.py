@@ -13,7 +13,7 @@ from typing import Any
 
 from sparsebench.errors import RunError
 from sparsebench.records.lease import FOLDER, Lease
-from sparsebench.records.states import SWEEP, Results, RunState, write_plan
+from sparsebench.records.states import SWEEP, ResultsFolder, RunState, write_plan
 
 DONE = ("finished", "diverged")
 """States that another try changes nothing of."""
@@ -23,7 +23,7 @@ POLL = 2.0
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedRun:
     """A run that a sweep wants.
 
     Args:
@@ -42,7 +42,7 @@ class Planned:
         return shlex.join(self.overrides)
 
 
-class Work:
+class Scheduler:
     """What a sweep has to do, judged by what is on disk: by this sweep, an equal one at the same time, or earlier.
 
     Args:
@@ -54,16 +54,16 @@ class Work:
     """
 
     def __init__(
-        self, runs: Sequence[Planned], folder: Path, retries: int, batch_size: int | None, overwrite: bool
+        self, runs: Sequence[PlannedRun], folder: Path, retries: int, batch_size: int | None, overwrite: bool
     ) -> None:
         self.runs, self.folder, self.retries = list(runs), folder, retries
         self.batch_size, self.overwrite = batch_size, overwrite
-        self._tries: Counter[Planned] = Counter()
-        self._launched: set[Planned] = set()
+        self._tries: Counter[PlannedRun] = Counter()
+        self._launched: set[PlannedRun] = set()
 
-    def states(self) -> dict[Planned, RunState]:
+    def states(self) -> dict[PlannedRun, RunState]:
         """What has become of each run by now."""
-        found = {results: Results(results) for results in {run.results for run in self.runs}}
+        found = {results: ResultsFolder(results) for results in {run.results for run in self.runs}}
         return {run: found[run.results].state(run.run_id, str(run)) for run in self.runs}
 
     def finish(self, launch: Callable[[Sequence[Sequence[str]], int], Any]) -> None:
@@ -93,7 +93,7 @@ class Work:
                 time.sleep(POLL)
         self._refuse_failures()
 
-    def _todo(self) -> tuple[list[Planned], int]:
+    def _todo(self) -> tuple[list[PlannedRun], int]:
         """(runs to launch now, number of runs that others hold)."""
         states, todo, held = self.states(), [], 0
         for run, found in states.items():
@@ -104,10 +104,10 @@ class Work:
                 todo.append(run)
         return todo, held
 
-    def _is_done(self, run: Planned, found: RunState) -> bool:
+    def _is_done(self, run: PlannedRun, found: RunState) -> bool:
         return found.state in DONE or (run.search and run in self._launched and found.state != "failed")
 
-    def _launch(self, todo: list[Planned], launch: Callable[[Sequence[Sequence[str]], int], Any]) -> None:
+    def _launch(self, todo: list[PlannedRun], launch: Callable[[Sequence[Sequence[str]], int], Any]) -> None:
         size = self.batch_size or len(todo)
         for start in range(0, len(todo), size):
             batch = todo[start : start + size]
@@ -133,6 +133,6 @@ class Work:
             raise RunError(f"{len(left)} of {len(states)} runs are not finished: {run}: {why}")
 
 
-def table(states: Iterable[tuple[Planned, RunState]]) -> str:
+def table(states: Iterable[tuple[PlannedRun, RunState]]) -> str:
     """A line a run: its state, and what makes it."""
     return "\n".join(f"{found.state:<11} {run}" for run, found in states)

@@ -16,14 +16,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
-from sparsebench.config.build import as_word
+from sparsebench.config.build import format_override
 from sparsebench.config.identity import run_id
 from sparsebench.config.open import validate
 from sparsebench.errors import SettingError
 from sparsebench.paths import groups
-from sparsebench.records.states import Results
+from sparsebench.records.states import ResultsFolder
 from sparsebench.sweeps.estimate import Estimate
-from sparsebench.sweeps.scheduler import DONE, Planned, Work, table
+from sparsebench.sweeps.scheduler import DONE, PlannedRun, Scheduler, table
 
 _PLAIN = re.compile(r"[A-Za-z_]\w*$|\d+(ep|it)$")
 
@@ -71,7 +71,7 @@ class GridSweeper(BasicSweeper):
             return super().split_arguments(overrides, max_batch_size)
         jobs: dict[tuple[str, ...], list[str]] = {}
         for grid in _restricted(self.grids, overrides):
-            own = self._parsed([_word(setting, values) for setting, values in grid.items()])
+            own = self._parsed([_grid_override(setting, values) for setting, values in grid.items()])
             for job in super().split_arguments([*own, *overrides], None)[0]:
                 jobs[tuple(sorted(job))] = job
         if not jobs:
@@ -88,9 +88,9 @@ class GridSweeper(BasicSweeper):
         assert self.config is not None and self.launcher is not None
         runs, costs = self._planned([*self._parse_config(), *arguments])
         folder = Path(str(self.config.hydra.sweep.dir))
-        work = Work(runs, folder, self.retries, self.max_batch_size, bool(self.config.overwrite))
+        scheduler = Scheduler(runs, folder, self.retries, self.max_batch_size, bool(self.config.overwrite))
         if self.dry_run:
-            print(table(work.states().items()))
+            print(table(scheduler.states().items()))
         if costs is not None:
             print(costs, flush=True)
         if self.dry_run:
@@ -98,48 +98,48 @@ class GridSweeper(BasicSweeper):
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
         try:
-            work.finish(self.launcher.launch)
+            scheduler.finish(self.launcher.launch)
         except Exception:
             self._compare()  # what the other runs gave; the failed one is the last word
             raise
         self._compare()
         return []
 
-    def _planned(self, words: Sequence[str]) -> tuple[list[Planned], Estimate | None]:
+    def _planned(self, overrides: Sequence[str]) -> tuple[list[PlannedRun], Estimate | None]:
         """The runs, equal ones once, and for an experiment or a dry run what is left of them costs."""
-        batches = self.split_arguments(self._parsed(words), None)
+        batches = self.split_arguments(self._parsed(overrides), None)
         costs = Estimate() if self.grids or self.dry_run else None
-        runs: dict[str, Planned] = {}
-        found: dict[Path, Results] = {}
+        runs: dict[str, PlannedRun] = {}
+        found: dict[Path, ResultsFolder] = {}
         jobs = [job for batch in batches for job in batch]
         for job in tqdm(jobs, desc="planning", unit="run", disable=None, leave=False):
-            cfg, choices = self._composed(job)
+            cfg, choices = self._compose(job)
             validate(cfg, choices)
             name, results = run_id(cfg, choices), Path(cfg.results_dir).expanduser()
             if name in runs:
                 continue
-            runs[name] = Planned(name, results, tuple(job), search=cfg.tune_to_target is True)
+            runs[name] = PlannedRun(name, results, tuple(job), search=cfg.tune_to_target is True)
             if costs is not None:
-                results_now = found.setdefault(results, Results(results))
+                results_now = found.setdefault(results, ResultsFolder(results))
                 costs.add(cfg, choices, results_now.state(name).state in DONE)
         return list(runs.values()), costs
 
-    def _parsed(self, words: Sequence[str]) -> list[Override]:
+    def _parsed(self, overrides: Sequence[str]) -> list[Override]:
         loader = self.hydra_context.config_loader if self.hydra_context else None
         parser = OverridesParser.create(config_loader=loader)
-        return list(parser.parse_overrides(list(words)))
+        return list(parser.parse_overrides(list(overrides)))
 
-    def _composed(self, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str | None]]:
+    def _compose(self, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str | None]]:
         """The config of a job and its choices. Jobs with the same choices are composed once: Hydra takes 0.1 s."""
         assert self.hydra_context is not None and self.config is not None
         known, values = set(groups()), []
         chosen: list[str] = []
-        for word, override in zip(overrides, self._parsed(overrides), strict=True):
+        for text, override in zip(overrides, self._parsed(overrides), strict=True):
             plain = override.type is OverrideType.CHANGE and override.package is None  # not +, ++ or ~
             if plain and "/" not in override.key_or_group and override.key_or_group not in known:
                 values.append(override)
             else:
-                chosen.append(word)
+                chosen.append(text)
         key = tuple(chosen)
         if key not in self._bases:
             self._bases[key] = self._loaded(chosen)
@@ -191,11 +191,11 @@ def _restricted(grids: Sequence[Mapping[str, Any]], overrides: Sequence[Override
     ]
 
 
-def _word(setting: str, values: Any) -> str:
+def _grid_override(setting: str, values: Any) -> str:
     """``setting=value,value`` as it is written on the command line, without quotes around names and times."""
 
     def text(value: Any) -> str:
-        return value if isinstance(value, str) and _PLAIN.match(value) else as_word("", value)[1:]
+        return value if isinstance(value, str) and _PLAIN.match(value) else format_override("", value)[1:]
 
     return f"{setting}={','.join(text(value) for value in (values if _many(values) else [values]))}"
 

@@ -66,9 +66,11 @@ def fit(values: np.ndarray, n: int, alpha: float, beta: float, cumulant: float =
     threshold = edge + variance * tracy_widom_quantile(1 - beta) * width
     shift = cumulant / variance * (1 + root) ** 2 / (root * n)
     bulk = values[values <= threshold + shift]
-    steps, share = np.arange(len(bulk) + 1) / max(len(bulk), 1), law.cdf(bulk)
+    steps, fraction = np.arange(len(bulk) + 1) / max(len(bulk), 1), law.cdf(bulk)
     distance = (
-        max(np.abs(share - steps[:-1]).max(), np.abs(steps[1:] - share).max()) if len(bulk) else math.nan
+        max(np.abs(fraction - steps[:-1]).max(), np.abs(steps[1:] - fraction).max())
+        if len(bulk)
+        else math.nan
     )
     above = int((values > threshold).sum())
     return Fit(variance, edge, shift, threshold, above, p - len(bulk), float(distance))

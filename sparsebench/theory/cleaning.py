@@ -39,11 +39,11 @@ def rows(own: Mapping[str, Any], point: Point, draws: Draws) -> Tables:
     """A row an estimator, and what the estimators make of the eigenvalues of the first draw."""
     count, samples, seeds, q = point["N"], point["T"], own["seeds"], point["N"] / point["T"]
     if point["prior"] == "atoms":
-        atoms, shares = np.array(own["atoms"], dtype=float).T
-        ends = np.rint(shares.cumsum() * count).astype(int)
+        atoms, fractions = np.array(own["atoms"], dtype=float).T
+        ends = np.rint(fractions.cumsum() * count).astype(int)
         found = np.repeat(atoms, np.diff(ends, prepend=0))
         variances = torch.as_tensor(found).to(draws.device).expand(seeds, count)
-        limits = shrinkage.limits_of_atoms(atoms, shares, q)
+        limits = shrinkage.limits_of_atoms(atoms, fractions, q)
     else:
         variances = _inverse_wishart(own["q_prior"], count, seeds, draws)
         limits = shrinkage.limits_of_inverse_wishart(own["q_prior"], q)

@@ -41,7 +41,7 @@ def limit(variances: Tensor, target: Tensor, noise: float, n: int) -> Limit:
     """The minimum-norm interpolator with more features than samples, ordinary least squares with fewer.
 
     Args:
-        variances: (p,) eigenvalues of the features' covariance.
+        variances: (p,) eigenvalues of the features' covariance; some may be 0 if more than ``n`` are not.
         target: (p,) the true coefficients in its eigenbasis.
         noise: Variance of what the features do not explain (y²).
         n: Samples; not ``p``.
@@ -56,12 +56,13 @@ def limit(variances: Tensor, target: Tensor, noise: float, n: int) -> Limit:
     shrinkage = xi * variances / (1 + xi * variances)
     bias = (variances * target**2 / (1 + xi * variances) ** 2).sum()
     risk = ((noise + bias) / (1 - (shrinkage**2).sum() / n)).item()
-    deviation = math.sqrt(risk / n) * shrinkage / variances.sqrt()
+    deviation = math.sqrt(risk / n) * xi * variances.sqrt() / (1 + xi * variances)
     return Limit(risk, xi, p / n * risk, shrinkage * target, deviation)
 
 
 def effective_xi(variances: np.ndarray, n: int) -> float:
-    """The root of ``sum_i xi v_i / (1 + xi v_i) = n``, with more variances than ``n``."""
+    """The root of ``sum_i xi v_i / (1 + xi v_i) = n``, with more variances above 0 than ``n``."""
+    variances = variances[variances > 0]
     p = len(variances)
     low, high = math.log(n / (p * variances.max())), math.log(n / ((p - n) * variances.min()))
 
@@ -95,11 +96,11 @@ def thresholded(
 
     top = math.log(((mean.abs() + 40 * spread) * weights).max().item())
     log_t = brentq(lambda t: (1 - removed(t)[2]).sum().item() - keep, top - 60, top, xtol=LOG_TOLERANCE)
-    low, high, share = removed(log_t)
+    low, high, fraction = removed(log_t)
     gap = target - mean
-    inside = gap**2 * share - 2 * gap * spread * (_density(low) - _density(high))
-    inside = inside + spread**2 * (share + low * _density(low) - high * _density(high))
-    return noise + (variances * (target**2 * share + gap**2 + spread**2 - inside)).sum().item()
+    inside = gap**2 * fraction - 2 * gap * spread * (_density(low) - _density(high))
+    inside = inside + spread**2 * (fraction + low * _density(low) - high * _density(high))
+    return noise + (variances * (target**2 * fraction + gap**2 + spread**2 - inside)).sum().item()
 
 
 def on_support(variances: Tensor, target: Tensor, found: Limit, noise: float, kept: Tensor) -> float:
@@ -112,9 +113,9 @@ def on_support(variances: Tensor, target: Tensor, found: Limit, noise: float, ke
         noise: Variance of what the features do not explain (y²).
         kept: (p,) True, or the probability with which a coordinate is kept.
     """
-    share = kept.to(variances.dtype)
+    fraction = kept.to(variances.dtype)
     error = (target - found.mean) ** 2 + found.deviation**2
-    return noise + (variances * (share * error + (1 - share) * target**2)).sum().item()
+    return noise + (variances * (fraction * error + (1 - fraction) * target**2)).sum().item()
 
 
 def retrained(covariance: Tensor, target: Tensor, noise: float, kept: Tensor, n: int) -> float:

@@ -135,9 +135,9 @@ class OverparamPrune(Study):
         own, p, keep = self.diag, point["p"], min(point["keep"], point["p"])
         strong = torch.arange(own["informative"] + own["weak"], device=draws.device) < own["informative"]
         variances = torch.where(strong, 25.0, 1.0).double()
-        shares = torch.where(strong, 0.8 / own["informative"], 0.2 / max(own["weak"], 1)).double()
-        unseen = own["noise"] + shares[p:].sum().item()
-        variances, target = variances[:p], (shares / variances).sqrt()[:p]
+        fractions = torch.where(strong, 0.8 / own["informative"], 0.2 / max(own["weak"], 1)).double()
+        unseen = own["noise"] + fractions[p:].sum().item()
+        variances, target = variances[:p], (fractions / variances).sqrt()[:p]
         features = draws.normal(self.seeds, own["n"], p) * variances.sqrt()
         targets = features @ target + math.sqrt(unseen) * draws.normal(self.seeds, own["n"])
         found = ls.estimate(features, targets)

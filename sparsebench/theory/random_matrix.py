@@ -143,7 +143,7 @@ class RandomMatrix(Study):
                 raise SettingError(f"{name}.priors", prior, one_of(cleaning.PRIORS, prior))
         require_list(f"{name}.q_prior", [own["q_prior"]], 0.01, 0.99)
         require_list(f"{name}.atoms", [variance for variance, _ in own["atoms"]], 1e-6)
-        if abs(sum(share for _, share in own["atoms"]) - 1) > 1e-9:
+        if abs(sum(fraction for _, fraction in own["atoms"]) - 1) > 1e-9:
             raise SettingError(
                 f"{name}.atoms", own["atoms"], "pairs of a variance and its share, shares of sum 1"
             )

@@ -99,8 +99,8 @@ class RandomNetworkPruning(Study):
             require(1, **{f"{where}.{key}": own[key] for key in ("inputs", "norms")})
             if own["norms"] > own["seeds"]:
                 raise SettingError(f"{where}.norms", own["norms"], f"at most the {own['seeds']} seeds")
-            share = "alpha" if part == "widths" else "rho"
-            require_list(f"{where}.{share}", own[share] or [0.5], 0.001, 0.999)
+            fraction = "alpha" if part == "widths" else "rho"
+            require_list(f"{where}.{fraction}", own[fraction] or [0.5], 0.001, 0.999)
         for part in ("networks", "convolution"):
             own = getattr(self, part)
             require_list(f"study.{part}.depth", own["depth"], 1)
@@ -136,17 +136,17 @@ class RandomNetworkPruning(Study):
         part = str(point["part"])
         own = {**getattr(self, part), **point}
         net, size = _architecture(own), math.prod(_architecture(own).shape)
-        shares = own["alpha"] if part == "widths" else own["rho"]
-        exact = [size**-share if part == "widths" else share for share in shares]
+        fractions = own["alpha"] if part == "widths" else own["rho"]
+        exact = [size**-fraction if part == "widths" else fraction for fraction in fractions]
         removed = [min(max(round(size * rho), 1), size - 1) for rho in exact]
         rows = []
-        for share, rho, measured in zip(
-            shares, exact, self._gaps(point, own, net, removed, device), strict=True
+        for fraction, rho, measured in zip(
+            fractions, exact, self._gaps(point, own, net, removed, device), strict=True
         ):
             eta = nets.lost_energy(net.dist, own["method"], rho)
             scale = (1 - eta) ** (own["depth"] / 2)  # layers rescaled are an output rescaled
             row = {
-                **own, "alpha": share, "rho": rho, "removed_per_row": rho * size / net.shape[0], "eta": eta,
+                **own, "alpha": fraction, "rho": rho, "removed_per_row": rho * size / net.shape[0], "eta": eta,
                 **(found := measured(scale)), **_predicted(found, eta, own["depth"], net.energy),
             }  # fmt: skip
             rows.append({column: row[column] for column in self.tables[_TABLES.get(part, part)]})

@@ -61,10 +61,10 @@ def energy(
 
 def _pull(cosines: Tensor, weights: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Of each direction with weighted units: the kernel's sum, that of the sines, and the angles' share."""
-    sines, share = (1 - cosines**2).sqrt() / (2 * math.pi), (math.pi - cosines.arccos()) / (2 * math.pi)
+    sines, fraction = (1 - cosines**2).sqrt() / (2 * math.pi), (math.pi - cosines.arccos()) / (2 * math.pi)
     weighted = sines @ weights[..., None]
-    total = weighted + (cosines * share) @ weights[..., None]
-    return total.squeeze(-1), (weighted.squeeze(-1), share)
+    total = weighted + (cosines * fraction) @ weights[..., None]
+    return total.squeeze(-1), (weighted.squeeze(-1), fraction)
 
 
 def row_moment(inputs: int) -> float:

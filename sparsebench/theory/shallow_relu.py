@@ -147,7 +147,8 @@ class ShallowRelu(Study):
         rows = []
         for i, values in enumerate(outputs):
             near_1, near_3 = (
-                regions.affine_pieces(places, values, share * np.abs(values).max()) for share in (0.01, 0.03)
+                regions.affine_pieces(places, values, fraction * np.abs(values).max())
+                for fraction in (0.01, 0.03)
             )
             rows.append({
                 "changes": changes, "width": widths[i // own["seeds"]], "seed": i % own["seeds"],
@@ -191,9 +192,9 @@ def _reduced(k: int) -> list[Row]:
 
 
 def _of_minima(rows: Sequence[Row]) -> Iterable[Check]:
-    shares: dict[int, list[bool]] = {}
+    fractions: dict[int, list[bool]] = {}
     for row in rows:
-        shares.setdefault(row["k"], []).append(row["spurious"])
+        fractions.setdefault(row["k"], []).append(row["spurious"])
         if row["spurious"]:
             case = f"k={row['k']} seed={row['seed']} blocks {row['blocks']}"
             sizes = [int(size) for size in row["blocks"].split()]
@@ -201,9 +202,9 @@ def _of_minima(rows: Sequence[Row]) -> Iterable[Check]:
             if len(sizes) == 2:
                 title = "loss of the reduced problem at a spurious minimum"
                 yield near(title, case, row["predicted_loss"], row["loss"], 1e-5)
-    order = sorted(shares)
+    order = sorted(fractions)
     for small, large in itertools.pairwise(order):
-        few, many = (sum(shares[k]) / len(shares[k]) for k in (small, large))
+        few, many = (sum(fractions[k]) / len(fractions[k]) for k in (small, large))
         yield below("share of spurious minima, against that of the next k", f"k={small}, {large}", many, few)
 
 

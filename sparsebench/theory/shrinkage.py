@@ -118,7 +118,7 @@ def linear_intensities(data: Tensor) -> dict[str, Tensor]:
         "lw_linear": [ledoit_wolf_shrinkage(rows, assume_centered=True) for rows in own],
         "oas": [oas(rows, assume_centered=True)[1] for rows in own],
     }
-    return {name: torch.as_tensor(np.array(shares)).to(data) for name, shares in found.items()}
+    return {name: torch.as_tensor(np.array(fractions)).to(data) for name, fractions in found.items()}
 
 
 def estimates(sample: Sample, n: int, intensities: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -133,7 +133,7 @@ def estimates(sample: Sample, n: int, intensities: Mapping[str, Tensor]) -> dict
     return {
         "sample": values,
         "clipped": clipped(values, p / n),
-        **{name: towards_mean(values, share) for name, share in intensities.items()},
+        **{name: towards_mean(values, fraction) for name, fraction in intensities.items()},
         "rie_raw": rotationally_invariant(values, p / n),
         "rie": corrected(values, p / n),
         "lw_nonlinear": nonlinear_ledoit_wolf(values, n),
@@ -161,10 +161,10 @@ class Limits:
     intensity: float
 
 
-def limits_of_atoms(variances: np.ndarray, shares: np.ndarray, q: float) -> Limits:
+def limits_of_atoms(variances: np.ndarray, fractions: np.ndarray, q: float) -> Limits:
     """For a true spectrum of atoms (atoms,) with their shares (atoms,), and ``q`` variables a sample."""
-    first, second = (shares * variances).sum(), (shares * variances**2).sum()
-    bulk = spectra.bulk(variances, shares, q)
+    first, second = (fractions * variances).sum(), (fractions * variances**2).sum()
+    bulk = spectra.bulk(variances, fractions, q)
     return _limits(q, first, second, float(second - (bulk.mass * bulk.shrunk**2).sum()))
 
 

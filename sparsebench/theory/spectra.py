@@ -59,11 +59,11 @@ class MarchenkoPastur:
         total = math.pi * self.q + np.sqrt(above * below) - (1 + self.q) * angle + (1 - self.q) * other
         return np.clip(total / (2 * math.pi * self.q), 0.0, 1.0)
 
-    def quantile(self, share: np.ndarray) -> np.ndarray:
+    def quantile(self, fraction: np.ndarray) -> np.ndarray:
         """Eigenvalues (variance) up to which there are the shares, each in [0, 1]."""
         unit = MarchenkoPastur(self.q)
         found = elementwise.find_root(
-            lambda x, wanted: unit.cdf(x) - wanted, unit.edges, args=(np.asarray(share),)
+            lambda x, wanted: unit.cdf(x) - wanted, unit.edges, args=(np.asarray(fraction),)
         )
         return np.asarray(self.variance * found.x)
 
@@ -88,9 +88,9 @@ def tracy_widom(s: float) -> float:
 
 
 @cache
-def tracy_widom_quantile(share: float) -> float:
+def tracy_widom_quantile(fraction: float) -> float:
     """The inverse of :func:`tracy_widom`, of a share in (0, 1)."""
-    return float(brentq(lambda s: tracy_widom(s) - share, *TW_RANGE, xtol=1e-12))
+    return float(brentq(lambda s: tracy_widom(s) - fraction, *TW_RANGE, xtol=1e-12))
 
 
 # ---------------------------------------------------------------------------------- the largest eigenvalue
@@ -157,41 +157,44 @@ def general(n: int, variances: np.ndarray) -> Largest:
         n: Samples, more than variables.
         variances: (p,) true eigenvalues.
     """
-    t, shares, q = variances, np.full(len(variances), 1 / len(variances)), len(variances) / n
-    w = _edge_place(t, shares, q, upper=True)
+    t, fractions, q = variances, np.full(len(variances), 1 / len(variances)), len(variances) / n
+    w = _edge_place(t, fractions, q, upper=True)
     cube = w**3 + q * np.mean((t * w / (w - t)) ** 3)
-    edge = _image(w, t, shares, q)
+    edge = _image(w, t, fractions, q)
     return _tracy_widom_law(edge, edge, float(cube) ** (1 / 3) / n ** (2 / 3), float(t.max()))
 
 
-def edges(variances: np.ndarray, shares: np.ndarray, q: float) -> tuple[float, float]:
+def edges(variances: np.ndarray, fractions: np.ndarray, q: float) -> tuple[float, float]:
     """Lower and upper edge of the limit of the sample eigenvalues (variance).
 
     Args:
         variances: (atoms,) true eigenvalues.
-        shares: (atoms,) of the variables; their sum is 1.
+        fractions: (atoms,) of the variables; their sum is 1.
         q: Variables over samples, below 1.
     """
-    places = (_edge_place(variances, shares, q, upper) for upper in (False, True))
-    low, high = (_image(w, variances, shares, q) for w in places)
+    places = (_edge_place(variances, fractions, q, upper) for upper in (False, True))
+    low, high = (_image(w, variances, fractions, q) for w in places)
     return low, high
 
 
 # With m the companion transform and w = -1/m, the sample eigenvalue is x = w + q mean(t + t²/(w - t)).
 
 
-def _image(w: float, t: np.ndarray, shares: np.ndarray, q: float) -> float:
-    return float(w + q * (shares * t * w / (w - t)).sum())
+def _image(w: float, t: np.ndarray, fractions: np.ndarray, q: float) -> float:
+    return float(w + q * (fractions * t * w / (w - t)).sum())
 
 
-def _edge_place(t: np.ndarray, shares: np.ndarray, q: float, upper: bool) -> float:
+def _edge_place(t: np.ndarray, fractions: np.ndarray, q: float, upper: bool) -> float:
     """The ``w`` outside of ``t`` at which ``dx/dw = 1 - q mean(t²/(w - t)²)`` vanishes."""
     i, sign = (int(t.argmax()), 1) if upper else (int(t.argmin()), -1)
 
     def slope(distance: float) -> float:
-        return float(1 - q * (shares * (t / (t[i] + sign * distance - t)) ** 2).sum())
+        return float(1 - q * (fractions * (t / (t[i] + sign * distance - t)) ** 2).sum())
 
-    low, high = t[i] * math.sqrt(q * shares[i]), t[i] * math.sqrt(q)  # as if all others were far, or here too
+    low, high = (
+        t[i] * math.sqrt(q * fractions[i]),
+        t[i] * math.sqrt(q),
+    )  # as if all others were far, or here too
     distance = brentq(slope, low * (1 - SLACK), high * (1 + SLACK), xtol=1e-15 * t[i], rtol=1e-14)
     return float(t[i] + sign * distance)
 
@@ -211,7 +214,7 @@ class Bulk:
     shrunk: np.ndarray
 
 
-def bulk(variances: np.ndarray, shares: np.ndarray, q: float, points: int = 4000) -> Bulk:
+def bulk(variances: np.ndarray, fractions: np.ndarray, q: float, points: int = 4000) -> Bulk:
     """The limit of the sample eigenvalues for a true spectrum of atoms, and their best shrinkage.
 
     On a curve ``w = a + ib`` of the upper half plane the sample eigenvalue is real; there ``b`` solves
@@ -219,12 +222,12 @@ def bulk(variances: np.ndarray, shares: np.ndarray, q: float, points: int = 4000
 
     Args:
         variances: (atoms,) true eigenvalues.
-        shares: (atoms,) of the variables; their sum is 1.
+        fractions: (atoms,) of the variables; their sum is 1.
         q: Variables over samples, below 1.
         points: Of the grid.
     """
-    t, squares = variances, q * shares * variances**2
-    low, high = (_edge_place(t, shares, q, upper) for upper in (False, True))
+    t, squares = variances, q * fractions * variances**2
+    low, high = (_edge_place(t, fractions, q, upper) for upper in (False, True))
     angles = (np.arange(points) + 0.5) * math.pi / points
     a = (low + high) / 2 - (high - low) / 2 * np.cos(angles)
     steps = (high - low) / 2 * np.sin(angles) * math.pi / points
@@ -238,7 +241,7 @@ def bulk(variances: np.ndarray, shares: np.ndarray, q: float, points: int = 4000
         excess, (np.full_like(a, 1e-300), np.full_like(a, squares.sum())), args=(a,)
     ).x
     w = a + 1j * np.sqrt(square)
-    x = (w + q * (shares * t * w[:, None] / (w[:, None] - t)).sum(-1)).real
+    x = (w + q * (fractions * t * w[:, None] / (w[:, None] - t)).sum(-1)).real
     slope = 1 - (squares / (w[:, None] - t) ** 2).sum(-1)  # dx/dw
     density = w.imag / np.abs(w) ** 2 / (math.pi * q)
     return Bulk(x, density * steps / (1 / slope).real, np.abs(w) ** 2 / x)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from scipy.linalg import helmert
 from torch import Tensor
 
 from sparsebench.errors import SettingError
@@ -147,10 +148,9 @@ class TwoLayerCompression(Study):
         own, units = self.rate, int(self.rate["units"])
         seeds, most = int(own["seeds"]), max(own["nodes"])
         nodes = draws.normal(seeds, most, d) / math.sqrt(d)
-        corners = torch.eye(units, dtype=torch.float64, device=draws.device) - 1 / units
-        basis = torch.linalg.svd(corners).Vh[: units - 1]
         simplex = torch.zeros(1, units, d, dtype=torch.float64, device=draws.device)
-        simplex[0, :, : units - 1] = corners @ basis.T
+        # A basis written down: one that a decomposition gives is another one with every library.
+        simplex[0, :, : units - 1] = torch.from_numpy(helmert(units).T)
         random = draws.normal(seeds, units, d)
         for name, students in (("simplex", simplex.expand(seeds, -1, -1)), ("random", random)):
             students = students / students.norm(dim=2, keepdim=True)

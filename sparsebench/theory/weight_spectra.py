@@ -25,7 +25,7 @@ def points(own: Mapping[str, Any]) -> Iterator[Point]:
     """Planted matrices of every size and sparsity of the noise; then the run, if there is one."""
     for outputs, inputs in own["sizes"]:
         yield from (
-            {"outputs": outputs, "inputs": inputs, "noise": share} for share in own["noise_sparsities"]
+            {"outputs": outputs, "inputs": inputs, "noise": fraction} for fraction in own["noise_sparsities"]
         )
     if own["run"] is not None:
         yield {"run": str(own["run"])}
@@ -50,10 +50,10 @@ def rows(own: Mapping[str, Any], point: Point, draws: Draws) -> Tables:
     kind = f"{100 * point['noise']:g}% sparse" if point["noise"] else "dense"
     layer = f"{kind} noise {outputs}x{inputs}"
     found = [analysed(matrix, own["alpha"], own["beta"]) for matrix in matrices]
-    told = {"source": PLANTED, "layer": layer, "noise": point["noise"], "true_variance": 1.0}
-    told["true_rank"] = sum(strength > 1 for strength in strengths)
+    base_row = {"source": PLANTED, "layer": layer, "noise": point["noise"], "true_variance": 1.0}
+    base_row["true_rank"] = sum(strength > 1 for strength in strengths)
     return {
-        "weights": [{**told, "seed": seed, **row} for seed, (row, _) in enumerate(found)],
+        "weights": [{**base_row, "seed": seed, **row} for seed, (row, _) in enumerate(found)],
         "spectrum": _spectrum(PLANTED, layer, found[0][1]),
     }
 
@@ -62,9 +62,15 @@ def _of_run(own: Mapping[str, Any], run: Path, device: torch.device) -> Tables:
     tensors, tables = load_file(run / MODEL), Tables(weights=[], spectrum=[])
     for layer in (row["layer"] for row in read_csv(run / LAYERS) if row["prunable"] == "True"):
         row, values = analysed(tensors[layer].to(device).double().flatten(1), own["alpha"], own["beta"])
-        told = {"source": run.name, "layer": layer, "noise": math.nan, "true_variance": math.nan, "seed": 0}
-        told["true_rank"] = math.nan
-        tables["weights"].append({**told, **row})
+        base_row = {
+            "source": run.name,
+            "layer": layer,
+            "noise": math.nan,
+            "true_variance": math.nan,
+            "seed": 0,
+        }
+        base_row["true_rank"] = math.nan
+        tables["weights"].append({**base_row, **row})
         tables["spectrum"] += _spectrum(run.name, layer, values)
     return tables
 
@@ -94,8 +100,17 @@ def planted(
     noise = draws.normal(seeds, outputs, inputs) * kept / math.sqrt(1 - sparsity)
     sizes = torch.tensor(list(strengths), dtype=noise.dtype, device=noise.device)
     singular = (sizes * math.sqrt(small / large) * large).sqrt()
-    left, right = (torch.linalg.qr(draws.normal(seeds, side, len(singular)))[0] for side in (outputs, inputs))
+    left, right = (_directions(draws.normal(seeds, side, len(singular))) for side in (outputs, inputs))
     return noise + (left * singular) @ right.mT
+
+
+def _directions(drawn: Tensor) -> Tensor:
+    """Orthonormal columns (seeds, side, number), uniform of columns of independent normal numbers.
+
+    A QR decomposition leaves their signs open; of a positive diagonal there is one alone.
+    """
+    basis, triangle = torch.linalg.qr(drawn)
+    return basis * triangle.diagonal(dim1=1, dim2=2).sign()[:, None]
 
 
 def analysed(weight: Tensor, alpha: float, beta: float) -> tuple[Row, Tensor]:

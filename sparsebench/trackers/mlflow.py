@@ -30,11 +30,11 @@ class MLflow(Tracker):
         """Open the run; after an interruption, the one that was left."""
         from mlflow import MlflowClient
 
-        place = run.folder.resolve().parent
+        results_dir = run.folder.resolve().parent
         self.step = 0
-        self.client = MlflowClient(self.uri or f"sqlite:///{place / 'mlflow.db'}")
+        self.client = MlflowClient(self.uri or f"sqlite:///{results_dir / 'mlflow.db'}")
         found = self.client.get_experiment_by_name(self.experiment)
-        artifacts = None if self.uri else (place / ".mlflow").as_uri()
+        artifacts = None if self.uri else (results_dir / ".mlflow").as_uri()
         experiment = (
             found.experiment_id if found else self.client.create_experiment(self.experiment, artifacts)
         )

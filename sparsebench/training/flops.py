@@ -180,13 +180,13 @@ class TrainingFLOPs:
         self.samples = self.dense_samples = self.dense_gradient_samples = 0
         self.reference: int | None = None  # samples of the dense training that ratios are to, if not as many
         self._pending, self._pending_sparse = 0, 0
-        self._look()
+        self._read_masks()
 
     def count(self, samples: int, dense_gradient: bool, dense_forward: bool = False) -> None:
         """Add a step over ``samples`` samples with the present masks."""
         if self.weights.version != self._version:
             self._flush()
-            self._look()
+            self._read_masks()
         self.samples += samples
         if dense_forward:
             self.dense_samples += samples
@@ -211,7 +211,7 @@ class TrainingFLOPs:
         dense = 3 * (self.reference or self.samples) * self.dense_macs or 1
         return 2 * macs, macs / dense, with_dense_gradient / dense
 
-    def go_on_from(self, state: dict[str, Any]) -> None:
+    def continue_from(self, state: dict[str, Any]) -> None:
         """Count on from an earlier training's :meth:`state_dict`; ratios are to one dense training like the first."""
         self.load_state_dict(state)
         self.reference = self.reference or self.samples
@@ -232,13 +232,13 @@ class TrainingFLOPs:
         self.samples, self.dense_samples = state["samples"], state["dense_samples"]
         self.dense_gradient_samples, self.reference = state["dense_gradient_samples"], state["reference"]
         self._pending = self._pending_sparse = 0
-        self._look()
+        self._read_masks()
 
-    def _look(self) -> None:
-        self._now, self._now_in_gradient = self.weights.nonzero(), self.weights.in_gradient()
+    def _read_masks(self) -> None:
+        self._kept_now, self._in_gradient_now = self.weights.nonzero(), self.weights.in_gradient()
         self._version = self.weights.version
 
     def _flush(self) -> None:
-        self.kept += self._now * self._pending
-        self.in_gradient += self._now_in_gradient * self._pending_sparse
+        self.kept += self._kept_now * self._pending
+        self.in_gradient += self._in_gradient_now * self._pending_sparse
         self._pending = self._pending_sparse = 0

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sparsebench.clock import as_time
+from sparsebench.clock import format_duration
 
 REFRESH = 1.0  # seconds between two looks at the loss
 
@@ -45,10 +45,10 @@ class Progress:
             total=total_steps, initial=done_steps, desc=label, unit="step", dynamic_ncols=True, mininterval=0.2,
             disable=not self.terminal,
         )  # fmt: skip
-        self.started = self._looked = time.monotonic()
+        self.started = self._last_refresh = time.monotonic()
         self._shown: dict[str, str] = {}
         self._loss: Tensor | None = None
-        self._copied: torch.cuda.Event | None = None
+        self._copy_done: torch.cuda.Event | None = None
 
     @property
     def rate(self) -> float:
@@ -63,16 +63,16 @@ class Progress:
             return
         self.bar.update()
         now = time.monotonic()
-        if now - self._looked < REFRESH:
+        if now - self._last_refresh < REFRESH:
             return
-        self._looked = now
-        if self._loss is not None and (self._copied is None or self._copied.query()):
+        self._last_refresh = now
+        if self._loss is not None and (self._copy_done is None or self._copy_done.query()):
             self._shown["loss"] = f"{float(self._loss):.3f}"
             self._loss = None
         if self._loss is None and loss.device.type == "cuda":
             self._loss = torch.empty((), pin_memory=True).copy_(loss.detach(), non_blocking=True)
-            self._copied = torch.cuda.Event()
-            self._copied.record()
+            self._copy_done = torch.cuda.Event()
+            self._copy_done.record()
         elif self._loss is None:
             self._loss = loss.detach().clone()
         if scheduled_sparsity is not None:
@@ -100,7 +100,7 @@ class Progress:
         """Show an evaluation, a row of metrics.csv."""
         self._last = row
         loss = "-" if row["train_loss"] is None else f"{row['train_loss']:.4f}"
-        eta = "-" if self.eta is None else as_time(self.eta)
+        eta = "-" if self.eta is None else format_duration(self.eta)
         line = (
             f"{self.label}  epoch {row['epoch']:g}/{self.epochs:g}  loss {loss}  "
             f"val_top1 {row['val_top1']:.2f} %  sparsity {row['sparsity']:.4f}  {self.rate:,.0f} images/s  "

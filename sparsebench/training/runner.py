@@ -120,18 +120,18 @@ class Runner:
     def run(self) -> History:
         """Train to the end, or until the loss is no longer a number; goes on from a checkpoint if there is one."""
         total = self.clock.total_steps
-        if (state := self.device.shared(self.checkpoint.load)) is not None:
+        if (state := self.device.broadcast_from_main(self.checkpoint.load)) is not None:
             self.load_state_dict(state)
         else:
             self.pruner.on_start(self._probe())
-            self.device.same_start(self.pruner, self.model, self.seed)
+            self.device.broadcast_initial_state(self.pruner, self.model, self.seed)
         self.progress = self.make_progress(total, self.step)
         if state is None and self.step > 0:  # what an earlier training left, right after pruning
             self.evaluate_and_record(time.monotonic())
         started = before = self._saved = time.monotonic()
         spent = self.history.seconds
         while self.step < total and not self.history.diverged:
-            inputs, targets = self.data.batch(self.step, self.device.rank, self.device.ranks)
+            inputs, targets = self.data.batch(self.step, self.device.rank, self.device.world_size)
             if self.mix is not None:
                 inputs, targets = self.mix(self.step, inputs, targets)
             self.train_step(inputs, targets, self.data.size(self.step))
@@ -166,14 +166,14 @@ class Runner:
         )
         self.flops.count(samples, dense_gradient, dense_forward)
         loss = torch.zeros((), device=inputs.device)
-        parts = self.device.split(inputs, targets, self.accumulate)
-        for number, (part, answer) in enumerate(parts, start=1):
-            with self.device.micro_batch(self.step, last=number == len(parts)):
+        micro_batches = self.device.split(inputs, targets, self.accumulate)
+        for number, (inputs, targets) in enumerate(micro_batches, start=1):
+            with self.device.micro_batch(self.step, last=number == len(micro_batches)):
                 with self.device.autocast():
-                    part_loss = self.criterion(self.parallel(part), answer) * (len(answer) / samples)
-                self.device.backward(part_loss)
-            if len(answer):  # the mean over none is not a number
-                loss += part_loss.detach()
+                    micro_loss = self.criterion(self.parallel(inputs), targets) * (len(targets) / samples)
+                self.device.backward(micro_loss)
+            if len(targets):  # the mean over no samples is NaN
+                loss += micro_loss.detach()
         loss = self.device.sum(loss)
         self.device.unscale(self.optimizer)
         # The dense weights come back here, before the optimiser's step: weight decay acts on them.
@@ -186,14 +186,14 @@ class Runner:
             self.average.update()
         self.images += samples
         self.train_loss.update(loss, samples)
-        self.progress.step(samples, loss, self.pruner.target(self.step))
+        self.progress.step(samples, loss, self.pruner.scheduled_sparsity(self.step))
 
     @torch.no_grad()
     def evaluate_and_record(self, since: float) -> None:
         """Evaluate the weights that the method would deploy; at the end, bake them in first."""
         weights, samples = self.pruner.weights, self.train_loss.samples
-        self.device.refuse_different(weights.fingerprint, "masks", self.step)
-        self.device.same_buffers(self.model)
+        self.device.check_equal_on_all_ranks(weights.fingerprint, "masks", self.step)
+        self.device.broadcast_buffers(self.model)
         train_loss = self.train_loss.read()
         rate = samples / max(time.monotonic() - since, 1e-9)
         pruning_error = float(weights.pruning_error())
@@ -210,31 +210,31 @@ class Runner:
         self.history.diverged = not (math.isfinite(train_loss) and math.isfinite(val.loss))
         row = {
             "step": self.step, "epoch": self.step / self.clock.steps_per_epoch,
-            "scheduled_sparsity": self.pruner.target(self.step - 1), "sparsity": zeros / weights.numel,
+            "scheduled_sparsity": self.pruner.scheduled_sparsity(self.step - 1), "sparsity": zeros / weights.numel,
             "train_loss": train_loss if samples else None,
             "val_loss": val.loss, "val_top1": val.top1, "val_top5": val.top5,
             "lr": self.optimizer.param_groups[0]["lr"], "mask_flips": flips, "pruning_error": pruning_error,
-            "explored": weights.explored(), "images_per_second": round(rate, 1),
+            "explored": weights.exploration_rate(), "images_per_second": round(rate, 1),
             "seconds": round(self.history.seconds, 3),
         }  # fmt: skip
         self.history.rows.append(row)
-        asked = self.pruner.zeros(self.clock.total_steps - 1)
-        reached = final if asked is None else zeros == asked
+        target_zeros = self.pruner.target_zeros(self.clock.total_steps - 1)
+        reached = final if target_zeros is None else zeros == target_zeros
         better = reached and not self.history.diverged and not val.top1 <= self.history.best_val_top1
         if final or better:
             self.history.test = self._evaluate("test")
         if better and self.history.test is not None:  # chosen on validation; the test set is only reported
             self.history.best_val_top1, self.history.test_top1_at_best_val = val.top1, self.history.test.top1
-        self.device.shared(lambda: self.record(self.history.rows))
+        self.device.broadcast_from_main(lambda: self.record(self.history.rows))
         self.progress.evaluated(row)
 
     def _save_or_stop(self) -> None:
         """Between two steps: save when it is time, or when a signal asks to stop, which is followed then."""
         long_ago = time.monotonic() - self._saved > self.save_seconds
-        stop, due = self.device.agreed((self.signals.pending, int(long_ago)), self.step)
+        stop, due = self.device.all_reduce_max((self.signals.pending, int(long_ago)), self.step)
         if stop or due or self.step % self.save_every == 0:
             state = self.state_dict()
-            self.device.shared(partial(self.checkpoint.save, state))
+            self.device.broadcast_from_main(partial(self.checkpoint.save, state))
             self._saved = time.monotonic()
         if stop:
             self.signals.act(stop)
@@ -245,8 +245,8 @@ class Runner:
         return {
             "step": self.step, "images": self.images, "model": self.model.state_dict(),
             "pruner": self.pruner.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "device": self.device.gathered(self.device.state_dict()), "flops": self.flops.state_dict(),
-            "data": self.device.gathered(self.data.state_dict()),
+            "device": self.device.all_gather(self.device.state_dict()), "flops": self.flops.state_dict(),
+            "data": self.device.all_gather(self.data.state_dict()),
             "train_loss": self.train_loss.state_dict(),
             "history": history, "last_masks": self._last_masks,
             **({"average": self.average.state_dict()} if self.average is not None else {}),
@@ -273,7 +273,7 @@ class Runner:
         try:
             with self.average.applied() if self.average is not None else nullcontext():
                 if self.average is not None:
-                    self.device.same_buffers(self.model)  # every rank has averaged its own
+                    self.device.broadcast_buffers(self.model)  # every rank has averaged its own
                 with self.pruner.evaluating(), self.device.autocast():
                     return evaluate(self.forward, self.evaluation(split), self.device.sum)
         finally:

@@ -42,19 +42,19 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.pending = 0
-        self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
+        self._previous_handlers: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
             for number in (getattr(signal, name) for name in STATUS):
                 if signal.getsignal(number) != signal.SIG_IGN:  # as of a job in a shell's background
-                    self._before[number] = signal.signal(number, self._note)
+                    self._previous_handlers[number] = signal.signal(number, self._on_signal)
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        self._before = {}
+        self._previous_handlers = {}
 
     def act(self, number: int | None = None) -> None:
         """Do what the signal asks for, now that everything is saved. Returns if its sender wanted nothing more.
@@ -66,13 +66,13 @@ class StopSignals:
             Interrupted: The run has to stop.
         """
         number, self.pending = number or self.pending, 0
-        handler = self._before.get(number)
+        handler = self._previous_handlers.get(number)
         if callable(handler) and handler is not signal.default_int_handler:
             handler(number, None)  # submitit's: it ends the process, or wants to go on
             return
         raise Interrupted(number)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.pending == number == signal.SIGINT:
             raise KeyboardInterrupt
         self.pending = number

@@ -19,9 +19,9 @@ TINY = ("model=mlp", "model.hidden=[20]", "device=cpu", "epochs=2", "prunable.la
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     results = tmp_path_factory.mktemp("made")
-    for words in (["prune=dense"], ["prune=dpf", "schedule.interval=4it"], ["prune=imp", "+prune.rounds=1"]):
-        words = [word.replace("+", "") for word in words]
-        assert main(["train", *TINY, *words, f"results_dir={results}"]) == 0
+    for argv in (["prune=dense"], ["prune=dpf", "schedule.interval=4it"], ["prune=imp", "+prune.rounds=1"]):
+        argv = [word.replace("+", "") for word in argv]
+        assert main(["train", *TINY, *argv, f"results_dir={results}"]) == 0
     return results
 
 
@@ -31,9 +31,9 @@ def results(made, tmp_path):
     return tmp_path / "runs"
 
 
-def audit(results, capsys, *words):
+def audit(results, capsys, *argv):
     capsys.readouterr()
-    status = main(["audit", str(results), "--format", "json", *words])
+    status = main(["audit", str(results), "--format", "json", *argv])
     captured = capsys.readouterr()
     found = [f for f in json.loads(captured.out) if f["kind"] == "claim"]
     return status, {f["column"]: (f["claimed"], f["found"]) for f in found}, captured.err
@@ -185,13 +185,13 @@ def test_data_that_are_not_there_are_a_finding(results, tmp_path, capsys, monkey
 
 
 @pytest.mark.parametrize(
-    ("words", "named"),
+    ("argv", "named"),
     [(["/nowhere"], "path=/nowhere"), (["."], "path=."), ([], "FOLDER"), (["x", "--tolerance", "-1"], "tolerance=-1"),
      (["x", "-o", "/nowhere/x"], "output=/nowhere/x"), (["x", "--format", "xml"], "--format")],
 )  # fmt: skip
-def test_bad_input_is_status_2(words, named, capsys, tmp_path, monkeypatch):
+def test_bad_input_is_status_2(argv, named, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["audit", *words]) == 2
+    assert main(["audit", *argv]) == 2
     assert named in capsys.readouterr().err.splitlines()[-1]
 
 

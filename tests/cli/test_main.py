@@ -15,9 +15,9 @@ from sparsebench.cli.subcommand import Section, subcommands
 from tests.support.configs import options
 
 
-def run(*words, **kwargs):
+def run(*argv, **kwargs):
     return subprocess.run(
-        [sys.executable, "-m", "sparsebench", *words],
+        [sys.executable, "-m", "sparsebench", *argv],
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
@@ -26,15 +26,15 @@ def run(*words, **kwargs):
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["--version"], ["_complete", "sparsebench train mod"], ["list"]]
+    "argv", [["--help"], ["--version"], ["_complete", "sparsebench train mod"], ["list"]]
 )
-def test_what_must_answer_at_once_imports_nothing_heavy(words):
+def test_what_must_answer_at_once_imports_nothing_heavy(argv):
     code = (
         "import sys; from sparsebench.cli import main; status = main(sys.argv[1:]); "
         "heavy = {'torch', 'pandas', 'hydra', 'omegaconf', 'numpy', 'matplotlib', 'tqdm'} & set(sys.modules); "
         "sys.exit(str(heavy) if heavy else status)"
     )
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout
 
@@ -100,13 +100,13 @@ def test_list_of_nothing_known_is_refused(capsys):
     assert "did you mean 'methods'?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["--help"], ["list"], ["list", "--help"]])
-def test_a_reader_that_goes_away_is_no_error_message(words):
+@pytest.mark.parametrize("argv", [["--help"], ["list"], ["list", "--help"]])
+def test_a_reader_that_goes_away_is_no_error_message(argv):
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
-        [sys.executable, "-m", "sparsebench", *words], stdout=writer, stderr=subprocess.PIPE, env=environment
+        [sys.executable, "-m", "sparsebench", *argv], stdout=writer, stderr=subprocess.PIPE, env=environment
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, b"")
@@ -250,8 +250,8 @@ def test_dense_is_one_run_whatever_the_sparsity(tmp_path, capsys):
 
 
 def test_a_sweep_runs_every_combination(tmp_path, capsys):
-    words = [w for w in TINY if w != "epochs=2"]
-    assert main(["sweep", *words, "epochs=1", "prune=dense,dpf", "seed=0,1", f"results_dir={tmp_path}"]) == 0
+    argv = [w for w in TINY if w != "epochs=2"]
+    assert main(["sweep", *argv, "epochs=1", "prune=dense,dpf", "seed=0,1", f"results_dir={tmp_path}"]) == 0
     assert len(list(tmp_path.glob("*/summary.csv"))) == 4
     assert main(["compare", str(tmp_path), "--format", "json"]) == 0
     rows = json.loads(capsys.readouterr().out.split("\n[", 1)[1].join(["[", ""]))

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from sparsebench.cli import main
 from sparsebench.files import read_csv, write_csv, write_json
 from sparsebench.records.lease import Lease
 from sparsebench.records.states import Results, states
+from tests.support.processes import PATIENCE, running, until
 
 TINY = ("model=mlp", "epochs=2", "device=cpu")
 
@@ -44,8 +44,8 @@ def unfinished(results: Path, number: int = 0) -> str:
     return folder.name.rpartition("-")[2]
 
 
-def said(capsys, *words: str) -> str:
-    assert main(list(words)) == 0
+def said(capsys, *argv: str) -> str:
+    assert main(list(argv)) == 0
     return capsys.readouterr().out
 
 
@@ -82,8 +82,8 @@ def test_a_failed_run_shows_its_error_until_it_is_begun_again(results, capsys):
     write_json(results / ".state" / f"{run_id}.failed", {"error": "out of\nmemory"})
     found = {run.run_id: run for run in states(results)}[run_id]
     assert (found.state, found.error) == ("failed", "out of\nmemory")
-    words = [*TINY, "prune=dpf", "seed=0", f"results_dir={results}"]
-    assert main(["train", *words]) == 0
+    argv = [*TINY, "prune=dpf", "seed=0", f"results_dir={results}"]
+    assert main(["train", *argv]) == 0
     assert {run.state for run in states(results)} == {"finished"}
 
 
@@ -104,18 +104,18 @@ def test_what_a_sweep_wants_is_planned_and_queued_while_it_lives(results, capsys
 
 
 def test_a_run_of_several_trainings_is_one(tmp_path, capsys):
-    words = ["prune=lottery", "prune.rounds=2", "sparsity=0.5", *TINY, f"results_dir={tmp_path}"]
-    assert main(["train", *words]) == 0
+    argv = ["prune=lottery", "prune.rounds=2", "sparsity=0.5", *TINY, f"results_dir={tmp_path}"]
+    assert main(["train", *argv]) == 0
     capsys.readouterr()
     (run,) = states(tmp_path)
     assert run.state == "finished" and "-training2-" in run.name
-    assert main(["train", *words]) == 0
+    assert main(["train", *argv]) == 0
     assert "training2" in capsys.readouterr().out
     (last,) = tmp_path.glob("*-training2-*")
     (last / "summary.csv").unlink()
     (run,) = states(tmp_path)
     assert run.state == "interrupted"
-    assert main(["sweep", *words, "--dry-run"]) == 0
+    assert main(["sweep", *argv, "--dry-run"]) == 0
     assert "1 runs, 0 of them finished" in capsys.readouterr().out
 
 
@@ -125,11 +125,10 @@ def test_status_of_a_folder_of_results_folders_has_them_all(results, made, tmp_p
 
 
 def test_watching_goes_on_until_ctrl_c(results):
-    command = [sys.executable, "-m", "sparsebench", "status", str(results), "--watch", "0.2"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with running("status", str(results), "--watch", "0.2") as process:
         lines = [process.stdout.readline() for _ in range(3)]
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=10) in (0, 130)
+        assert process.wait(timeout=PATIENCE) in (0, 130)
     assert lines[0] == lines[1] == lines[2] == "2 runs: 2 finished\n"
 
 
@@ -145,18 +144,17 @@ def test_the_log_of_a_run_is_found_by_folder_name_or_run_id(results, capsys):
 
 def test_a_log_is_followed(results):
     (folder, _) = sorted(results.glob("*-*"))
-    command = [sys.executable, "-m", "sparsebench", "logs", str(folder), "-n", "1", "-f"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with running("logs", str(folder), "-n", "1", "-f") as process:
         assert "finished" in process.stdout.readline()
         with open(folder / "log.txt", "a") as file:
             file.write("one more\n")
         assert process.stdout.readline() == "one more\n"
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=10) in (0, 130)
+        assert process.wait(timeout=PATIENCE) in (0, 130)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("argv", "said"),
     [
         (["status", "nowhere"], "path=nowhere: expected a folder of results"),
         (["status", ".", "--format", "xml"], "--format=xml: expected one of text, json"),
@@ -168,10 +166,10 @@ def test_a_log_is_followed(results):
         (["merge", "EMPTY", "-o", "x"], "a folder with finished runs in it"),
     ],
 )
-def test_bad_input_is_one_line(results, tmp_path, capsys, words, said):
+def test_bad_input_is_one_line(results, tmp_path, capsys, argv, said):
     (tmp_path / "empty").mkdir()
-    words = [{"RESULTS": str(results), "EMPTY": str(tmp_path / "empty")}.get(word, word) for word in words]
-    assert main(words) == 2
+    argv = [{"RESULTS": str(results), "EMPTY": str(tmp_path / "empty")}.get(word, word) for word in argv]
+    assert main(argv) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
 
@@ -182,15 +180,15 @@ def test_results_of_two_clusters_come_together(results, made, tmp_path, capsys):
     shutil.rmtree(sorted(other.glob("*-*"))[0])
     shutil.rmtree(sorted(results.glob("*-*"))[1])
     merged = tmp_path / "merged"
-    words = ["merge", str(results), str(other), "-o", str(merged)]
-    assert "2 runs would be copied" in said(capsys, *words, "--dry-run") and not merged.exists()
-    assert "2 runs copied, 0 were there with the same result, 0 differ" in said(capsys, *words)
+    argv = ["merge", str(results), str(other), "-o", str(merged)]
+    assert "2 runs would be copied" in said(capsys, *argv, "--dry-run") and not merged.exists()
+    assert "2 runs copied, 0 were there with the same result, 0 differ" in said(capsys, *argv)
     for folder in sorted(made.glob("*-*")):
         names = sorted(path.name for path in folder.iterdir())
         assert [(merged / folder.name / n).read_bytes() for n in names] == [
             (folder / n).read_bytes() for n in names
         ]
-    assert "0 runs copied, 2 were there with the same result" in said(capsys, *words)
+    assert "0 runs copied, 2 were there with the same result" in said(capsys, *argv)
     assert not list(merged.glob("**/*.tmp")) and {run.state for run in states(merged)} == {"finished"}
 
 
@@ -214,20 +212,20 @@ def test_a_run_that_is_being_made_is_not_merged_over(results, made, capsys):
         assert main(["merge", str(made), "-o", str(results)]) == 1
         assert "is being made by process" in capsys.readouterr().err
     assert main(["merge", str(made), "-o", str(results)]) == 0
-    assert Results(results).state(run_id).state == "finished"
+    assert ResultsFolder(results).state(run_id).state == "finished"
 
 
 @pytest.mark.slow
 @pytest.mark.nightly
 def test_two_equal_sweeps_at_once_share_the_work_and_do_no_run_twice(tmp_path):
-    words = ["prune=gmp", "seed=0,1,2", "model=resnet", "model.depth=8", "epochs=2", "device=cpu", "launcher=local",
+    argv = ["prune=gmp", "seed=0,1,2", "model=resnet", "model.depth=8", "epochs=2", "device=cpu", "launcher=local",
              "launcher.n_jobs=1", f"results_dir={tmp_path}"]  # fmt: skip
-    command = [sys.executable, "-m", "sparsebench", "sweep", *words]
+    command = [sys.executable, "-m", "sparsebench", "sweep", *argv]
     sweeps = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for _ in range(2)
     ]
-    outputs = [sweep.communicate(timeout=300)[0] for sweep in sweeps]
+    outputs = [sweep.communicate(timeout=PATIENCE)[0] for sweep in sweeps]
     assert [sweep.returncode for sweep in sweeps] == [0, 0], outputs
     folders = sorted(tmp_path.glob("*-*"))
     assert len(folders) == 3
@@ -250,14 +248,14 @@ def test_a_failed_run_stops_no_other_and_is_tried_again(tmp_path, monkeypatch, c
         "            tried.touch()\n            raise RuntimeError('a bad\\nday')\n"
     )
     monkeypatch.syspath_prepend(str(broken))
-    words = ["sweep", f"--config-dir={broken}", "prune=flaky,gmp", *TINY]
+    argv = ["sweep", f"--config-dir={broken}", "prune=flaky,gmp", *TINY]
 
-    assert main([*words, f"results_dir={tmp_path / 'retried'}"]) == 0
+    assert main([*argv, f"results_dir={tmp_path / 'retried'}"]) == 0
     assert {run.state for run in states(tmp_path / "retried")} == {"finished"}
     monkeypatch.setenv("ALWAYS", "1")
     capsys.readouterr()
     failed = tmp_path / "failed"
-    assert main([*words, f"results_dir={failed}", "retries=0"]) == 1
+    assert main([*argv, f"results_dir={failed}", "retries=0"]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert (
         "1 of 2 runs are not finished: --config-dir" in last
@@ -269,7 +267,7 @@ def test_a_failed_run_stops_no_other_and_is_tried_again(tmp_path, monkeypatch, c
     assert found["gmp"].state == "finished"
     assert "RuntimeError: a bad" in (found["flaky"].folder / "log.txt").read_text()
     monkeypatch.delenv("ALWAYS")
-    assert main([*words, f"results_dir={failed}"]) == 0
+    assert main([*argv, f"results_dir={failed}"]) == 0
 
 
 def test_gpus_are_given_in_turn_and_cores_are_shared(monkeypatch):
@@ -290,18 +288,15 @@ def test_gpus_are_given_in_turn_and_cores_are_shared(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.nightly
 def test_a_sweep_that_is_asked_to_stop_stops_its_runs_which_go_on_later(tmp_path):
-    words = ["prune=gmp", "seed=0,1", "model=resnet", "model.depth=8", "epochs=6", "device=cpu", "launcher=local",
+    argv = ["prune=gmp", "seed=0,1", "model=resnet", "model.depth=8", "epochs=6", "device=cpu", "launcher=local",
              "launcher.n_jobs=2", f"results_dir={tmp_path}"]  # fmt: skip
-    command = [sys.executable, "-m", "sparsebench", "sweep", *words]
-    sweep = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    deadline = time.monotonic() + 100
-    while not list(tmp_path.glob("*-*/metrics.csv")):
-        assert time.monotonic() < deadline and sweep.poll() is None
-        time.sleep(0.1)
-    sweep.send_signal(signal.SIGTERM)
-    output, _ = sweep.communicate(timeout=100)
-    assert sweep.returncode == 143, output
+    with running("sweep", *words) as sweep:
+        metrics = lambda: list(tmp_path.glob("*-*/metrics.csv"))  # noqa: E731
+        until(lambda: metrics() or sweep.poll() is not None, "an evaluation")
+        sweep.send_signal(signal.SIGTERM)
+        output, _ = sweep.communicate(timeout=PATIENCE)
+        assert sweep.returncode == 143, output
     assert "running" not in {run.state for run in states(tmp_path)}
     assert list(tmp_path.glob("*-*/checkpoint.pt"))
-    assert subprocess.run(command, capture_output=True, timeout=200).returncode == 0
+    assert main(["sweep", *words]) == 0
     assert {run.state for run in states(tmp_path)} == {"finished"}

@@ -9,7 +9,7 @@ import pytest
 
 from sparsebench.cli import main
 from sparsebench.compare.comparison import compare
-from sparsebench.compare.layout import for_people
+from sparsebench.compare.layout import format_for_display
 from sparsebench.compare.table import exact, render
 from sparsebench.errors import SettingError
 from sparsebench.files import read_csv
@@ -95,7 +95,7 @@ def test_csv_and_json_keep_every_digit(old, form, parse):
 
 
 def test_markdown_is_a_table_of_equal_width(old):
-    cells, _ = for_people(compare([("old", read(old))]), 2)
+    cells, _ = format_for_display(compare([("old", read(old))]), 2)
     lines = render(cells, "markdown").splitlines()
     assert len({len(line) for line in lines}) == 1 and len(lines) == 4
     assert lines[0].startswith("| dataset | model    | method |")
@@ -139,7 +139,7 @@ def test_a_small_difference_of_a_loss_is_shown_and_not_rounded_to_zero(tmp_path,
 
 
 def test_bars_in_a_label_do_not_break_a_markdown_table(old):
-    cells, _ = for_people(compare([("a", read(old)), ("b|c", read(old))]), 2)
+    cells, _ = format_for_display(compare([("a", read(old)), ("b|c", read(old))]), 2)
     lines = render(cells, "markdown").splitlines()
     assert "top1 (n) [b\\|c]" in lines[0] and len({len(line) for line in lines}) == 1
 
@@ -151,7 +151,7 @@ def test_output_goes_to_a_file(old, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "named", "hint"),
+    ("argv", "named", "hint"),
     [
         (["nowhere"], "path=nowhere", "a folder of runs"),
         (["OLD", "--metric", "top2"], "metric=top2", "did you mean 'top"),
@@ -162,11 +162,11 @@ def test_output_goes_to_a_file(old, tmp_path, capsys):
         (["OLD", "-o", "empty"], "output=empty", "a file"),
     ],
 )
-def test_bad_input_is_one_line(old, tmp_path, capsys, monkeypatch, words, named, hint):
+def test_bad_input_is_one_line(old, tmp_path, capsys, monkeypatch, argv, named, hint):
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
-    words = [{"OLD": str(old), "EMPTY": str(tmp_path / "empty")}.get(w, w) for w in words]
-    assert main(["compare", *words]) == 2
+    argv = [{"OLD": str(old), "EMPTY": str(tmp_path / "empty")}.get(w, w) for w in argv]
+    assert main(["compare", *argv]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith(f"sparsebench: error: {named}") and hint in line
 

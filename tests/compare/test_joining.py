@@ -95,8 +95,8 @@ def test_dense_runs_of_the_same_training_are_the_baseline(tmp_path):
 
 def test_the_named_command_makes_the_dense_run(tmp_path, capsys):
     results = str(tmp_path)
-    words = ["model=mlp", "epochs=1", "optimizer.lr=0.05", "schedule.interval=4it", f"results_dir={results}"]
-    assert main(["train", "prune=dpf", *words]) == 0
+    argv = ["model=mlp", "epochs=1", "optimizer.lr=0.05", "schedule.interval=4it", f"results_dir={results}"]
+    assert main(["train", "prune=dpf", *argv]) == 0
     capsys.readouterr()
     assert main(["compare", results]) == 0
     text = capsys.readouterr().out
@@ -117,8 +117,8 @@ def test_a_seed_without_its_dense_run_is_named(tmp_path):
 
 
 def test_pruning_settings_do_not_part_a_run_from_its_dense_one(tmp_path):
-    words = ("schedule.interval=8it", "prune.gradient=masked", "prunable.fc=false", "ramp_end=0.5")
-    rows = [told("dense", 0.0, 0, 93), told("dpf", 0.9, 0, 90, *words)]
+    argv = ("schedule.interval=8it", "prune.gradient=masked", "prunable.fc=false", "ramp_end=0.5")
+    rows = [told("dense", 0.0, 0, 93), told("dpf", 0.9, 0, 90, *argv)]
     frame = found(table(tmp_path, "t", rows)).frame.set_index("method")
     assert frame.loc["dpf", "difference_to_dense"] == -3.0
 
@@ -227,18 +227,18 @@ def test_a_cost_that_grew_fails_and_one_that_fell_does_not(tmp_path, capsys):
         str(table(tmp_path, name, [told("dpf", 0.9, 0, 90, test_loss=loss)]))
         for name, loss in (("low", 0.3), ("high", 0.5))
     ]
-    words = ["--metric", "test_loss", "--fail-below", "-0.1"]
-    assert main(["compare", *paths, *words]) == 1
+    argv = ["--metric", "test_loss", "--fail-below", "-0.1"]
+    assert main(["compare", *paths, *argv]) == 1
     assert "test_loss higher by more than allowed" in capsys.readouterr().err
-    assert main(["compare", *reversed(paths), *words]) == 0
+    assert main(["compare", *reversed(paths), *argv]) == 0
 
 
 def test_another_programs_table_is_read_under_our_names(tmp_path, capsys):
     ours = table(tmp_path, "ours.csv", [told("dpf", 0.9, s, 90 + s) for s in (0, 1)])
     theirs = tmp_path / "theirs.csv"
     theirs.write_text("algo,acc,trial,zeros\ndpf,91,0,0.9\ndpf,93,1,0.9\n")
-    words = ["--map", "algo=method,acc=top1", "--map", "trial=seed", "--map", "zeros=target_sparsity"]
-    assert main(["compare", str(ours), str(theirs), *words, "--format", "json"]) == 0
+    argv = ["--map", "algo=method,acc=top1", "--map", "trial=seed", "--map", "zeros=target_sparsity"]
+    assert main(["compare", str(ours), str(theirs), *argv, "--format", "json"]) == 0
     captured = capsys.readouterr()
     (one,) = json.loads(captured.out)
     assert (one["mean [theirs.csv]"], one["difference [theirs.csv]"], one["pairs [theirs.csv]"]) == (
@@ -254,14 +254,14 @@ def test_another_programs_seeds_may_be_texts_and_make_no_pairs(tmp_path, capsys)
     theirs = tmp_path / "theirs.csv"
     theirs.write_text("method,top1,seed,epochs\ndpf,91,first,ten\ndpf,93,second,ten\n")
     for paths in ([theirs], [ours, theirs], [theirs, ours]):
-        words = ["compare", *map(str, paths), "--map", "method=method", "--format", "json"]
-        assert main(words) == 0
+        argv = ["compare", *map(str, paths), "--map", "method=method", "--format", "json"]
+        assert main(argv) == 0
     (one,) = json.loads(capsys.readouterr().out.rpartition("\n[\n")[2].join(("[", "")))
     assert (one["difference [ours.csv]"], one["interval [ours.csv]"]) == (-1.5, "welch")
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("argv", "said"),
     [
         (["--map", "acc"], "map=acc=: expected THEIRS=OURS"),
         (["--map", "ac=top1"], "did you mean 'acc'"),
@@ -272,10 +272,10 @@ def test_another_programs_seeds_may_be_texts_and_make_no_pairs(tmp_path, capsys)
         (["--fail-on-missing"], "fail-on-missing: expected two tables"),
     ],
 )
-def test_bad_names_are_one_line(tmp_path, capsys, words, said):
+def test_bad_names_are_one_line(tmp_path, capsys, argv, said):
     theirs = tmp_path / "theirs.csv"
     theirs.write_text("algo,acc\ndpf,91\n")
-    assert main(["compare", str(theirs), *words]) == 2
+    assert main(["compare", str(theirs), *argv]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("sparsebench: error: ") and said in line
 

@@ -101,8 +101,8 @@ DENSE = {"method": "dense", "sparsity": "0", "top1": "93.00", "counted_layers": 
 DPF = {"method": "dpf", "sparsity": "0.9", "top1": "91.00"}
 
 
-def compared(capsys, *words):
-    assert main(["compare", *map(str, words), "--format", "csv"]) == 0
+def compared(capsys, *argv):
+    assert main(["compare", *map(str, argv), "--format", "csv"]) == 0
     captured = capsys.readouterr()
     return pd.read_csv(io.StringIO(captured.out)).set_index("method"), captured.err
 
@@ -127,17 +127,17 @@ def test_the_same_protocol_is_a_reproduction_with_gap_and_drops(tmp_path, capsys
         ({"counted_layers": "unknown"}, {}, "their counted layers unknown"),
         ({"counted_layers": "convolutions+classifier"}, {},
          "sparsity of convolutions, theirs of convolutions+classifier"),
-        ({}, {"words": ["prunable.first_conv=false", "prunable.last_fc=true"]},
+        ({}, {"argv": ["prunable.first_conv=false", "prunable.last_fc=true"]},
          "sparsity of convolutions-first+classifier, theirs of convolutions"),
         ({"model": "resnet20_b"}, {}, "model resnet20, theirs resnet20_b"),
-        ({}, {"words": ["dataset.train_samples=6000"]}, "ours with dataset.train_samples=6000"),
+        ({}, {"argv": ["dataset.train_samples=6000"]}, "ours with dataset.train_samples=6000"),
         ({"top1": "", "std": "", "std_kind": ""}, {}, "they have no number"),
         ({}, {"status": "diverged"}, "no run of ours counts"),
     ],
 )  # fmt: skip
 def test_another_protocol_is_no_reproduction(tmp_path, capsys, theirs, ours, said):
     some = paper(tmp_path, {**DPF, **theirs})
-    rows = [told("dpf", 0.9, 0, 90.0, *ours.pop("words", ()), **ours)]
+    rows = [told("dpf", 0.9, 0, 90.0, *ours.pop("argv", ()), **ours)]
     frame, _ = compared(capsys, some, table(tmp_path, "ours.csv", rows))
     assert frame.loc["dpf", "verdict"] == f"not a reproduction: {said}"
 
@@ -192,7 +192,7 @@ def test_our_measurements_are_references_too(capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("argv", "said"),
     [
         (["reference:rigle"], "reference=rigle: expected one of "),
         (["reference:rigle"], "(did you mean 'rigl'?)"),
@@ -203,9 +203,9 @@ def test_our_measurements_are_references_too(capsys):
         (["reference:dpf", "nowhere"], "path=nowhere"),
     ],
 )
-def test_bad_references_are_one_line(tmp_path, capsys, words, said):
+def test_bad_references_are_one_line(tmp_path, capsys, argv, said):
     ours = str(table(tmp_path, "ours.csv", [told("dpf", 0.9, 0, 90.0)]))
-    assert main(["compare", *(ours if word == "OURS" else word for word in words)]) == 2
+    assert main(["compare", *(ours if word == "OURS" else word for word in argv)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("sparsebench: error: ") and said in line
     assert set(references()) >= set(PAPERS)

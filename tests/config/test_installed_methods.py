@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sparsebench.files import read_csv
-from sparsebench.paths import config_dir, located
+from sparsebench.paths import config_dir, find_source
 from tests.support import ROOT
 
 PYPROJECT = """\
@@ -108,12 +108,12 @@ def site(tmp_path_factory):
 def sparsebench(site, tmp_path):
     """(words) -> the finished process of the command line, the package on its path; or of a program."""
 
-    def run(*words, program=None, path=site):
+    def run(*argv, program=None, path=site):
         environment = {
             **os.environ, "PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], str(path)]),
             "THEIR_MARK": str(tmp_path / "imported"),
         }  # fmt: skip
-        command = [sys.executable, *(["-c", program] if program else ["-m", "sparsebench", *words])]
+        command = [sys.executable, *(["-c", program] if program else ["-m", "sparsebench", *argv])]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done
@@ -238,10 +238,16 @@ def test_options_that_cannot_be_read_or_imported_spoil_no_list(sparsebench, site
 
 def test_packages_and_modules_are_located_without_importing_them():
     package = ROOT / "sparsebench"
-    assert located("sparsebench") == package and located("sparsebench.pruning") == package / "pruning"
-    assert located("sparsebench.errors") == package / "errors.py"
-    assert located("antigravity").name == "antigravity.py" and "antigravity" not in sys.modules
-    assert located("nosuch.thing") is located("sparsebench.nosuch") is located("") is located("..") is None
+    assert find_source("sparsebench") == package and find_source("sparsebench.pruning") == package / "pruning"
+    assert find_source("sparsebench.errors") == package / "errors.py"
+    assert find_source("antigravity").name == "antigravity.py" and "antigravity" not in sys.modules
+    assert (
+        find_source("nosuch.thing")
+        is find_source("sparsebench.nosuch")
+        is find_source("")
+        is find_source("..")
+        is None
+    )
 
 
 def test_another_hydra_application_does_not_search_these_configs():

@@ -9,8 +9,8 @@ from PIL import Image
 from torchvision import transforms
 
 from sparsebench.cli import main
-from sparsebench.data.decoding import TestView as CentreView
-from sparsebench.data.decoding import TrainView, decode, decode_with_pillow
+from sparsebench.data.decoding import EvalTransform as CentreView
+from sparsebench.data.decoding import TrainTransform, decode, decode_with_pillow
 from sparsebench.data.folder import ImageFolder
 from sparsebench.data.streaming import available_workers
 from sparsebench.data.tiny_imagenet import TinyImageNet
@@ -100,7 +100,9 @@ def test_large_batches_are_read_in_parts_by_several_workers(tree, monkeypatch):
 
 def test_every_image_once_an_epoch_and_a_new_view_each_time(tree):
     loader = imagenet(tree, flip=False).loader(8, seed=0)
-    epochs = [torch.cat([loader.places(step) for step in range(3 * e, 3 * e + 3)]) for e in range(2)]
+    epochs = [
+        torch.cat([loader.candidate_folders(step) for step in range(3 * e, 3 * e + 3)]) for e in range(2)
+    ]
     assert all(epoch.sort().values.tolist() == list(range(24)) for epoch in epochs)
     assert epochs[0].tolist() != epochs[1].tolist()
     fixed = imagenet(tree, train_samples=4)
@@ -124,7 +126,7 @@ def test_a_rank_reads_its_rows_only_and_all_ranks_together_the_batch(tree):
         )
     last = imagenet(tree).loader(9, seed=0).batch(2, 5, 6)  # too few images for six ranks
     assert last[0].shape == (0, 3, 24, 24) and len(last[1]) == 0
-    evaluated = [list(imagenet(tree).batches("test", 5, rank=rank, ranks=2)) for rank in range(2)]
+    evaluated = [list(imagenet(tree).batches("test", 5, rank=rank, world_size=2)) for rank in range(2)]
     order = [evaluated[0][0], evaluated[1][0], evaluated[0][1]]
     assert same(order, list(imagenet(tree).batches("test", 5)))
     assert available_workers(10**6) == 1 <= available_workers()
@@ -144,7 +146,7 @@ def test_reading_changes_no_global_generator(tree):
 def test_augmentations_are_functions_of_image_and_seed(tree, augment):
     dataset = imagenet(tree, augment=augment, erase=0.5)
     image = decode(dataset.train.source.read(0))
-    views = [dataset.train_view(image, seed) for seed in (3, 3, 4)]
+    views = [dataset.train_transform(image, seed) for seed in (3, 3, 4)]
     assert views[0].shape == (3, 24, 24) and views[0].dtype == torch.uint8
     assert torch.equal(views[0], views[1]) and not torch.equal(views[0], views[2])
 
@@ -152,7 +154,7 @@ def test_augmentations_are_functions_of_image_and_seed(tree, augment):
 def test_repeated_augmentation_shows_fewer_images_in_as_many_views(tree):
     loader = imagenet(tree, repeats=3).loader(6, seed=0)
     assert loader.steps_per_epoch == 4
-    seen = torch.cat([loader.places(step) for step in range(4)])
+    seen = torch.cat([loader.candidate_folders(step) for step in range(4)])
     assert seen.bincount().sort().values.tolist()[-8:] == [3] * 8 and len(seen) == 24
     inputs, targets = loader.batch(0)
     assert targets[0] == targets[1] == targets[2]
@@ -176,7 +178,7 @@ def test_evaluation_is_resized_and_cut_out_as_torchvision_does_with_pillow(tree)
 
 
 def test_crops_are_distributed_as_torchvisions(tree):
-    view = TrainView(24, 0.08, False, None, 9, 0.0, (0.5, 0.5, 0.5))
+    view = TrainTransform(24, 0.08, False, None, 9, 0.0, (0.5, 0.5, 0.5))
     image = torch.empty(3, 100, 150)
     torch.manual_seed(0)
     ours = torch.tensor([view._rectangle(100, 150) for _ in range(4000)], dtype=torch.float64)
@@ -237,7 +239,7 @@ def test_unreadable_images_are_one_colour_named_once_and_counted(tree, tmp_path,
     loader = dataset.loader(8, seed=0)
     for step in range(8):  # two epochs
         inputs, _ = loader.batch(step)
-        for row, place in enumerate(loader.places(step).tolist()):
+        for row, place in enumerate(loader.candidate_folders(step).tolist()):
             bad = "train/" + dataset.train.source.name(int(dataset.train.indices[place])) in names
             assert (inputs[row].abs().max() < 0.01) == bad  # the mean colour, to the nearest raw pixel
     list(dataset.batches("val", 8))
@@ -328,8 +330,8 @@ def test_any_folder_of_classes(tree, tmp_path):
     assert (both.name, both.note, len(both.test)) == ("flowers", "", 12)
     alone = folder(tree / "train")
     assert [len(s) for s in (alone.train, alone.val, alone.test)] == [19, 7, 6] and "a fifth" in alone.note
-    places = [set(s.indices.tolist()) for s in (alone.train, alone.val, alone.test)]
-    assert len(set.union(*places)) == 32
+    candidate_folders = [set(s.indices.tolist()) for s in (alone.train, alone.val, alone.test)]
+    assert len(set.union(*candidate_folders)) == 32
     for root, hint in ((tree / "nowhere", "an existing folder"), (tmp_path, "at least two folders")):
         with pytest.raises(SettingError, match=hint):
             folder(root)
@@ -383,9 +385,9 @@ WORDS = (
 
 
 def test_a_training_on_files_from_the_command_line_and_its_evaluations(tree, tmp_path, capsys):
-    words = [*WORDS, f"data_root={tree}", f"results_dir={tmp_path}", "prune=dpf", "sparsity=0.9", "workers=1"]
+    argv = [*WORDS, f"data_root={tree}", f"results_dir={tmp_path}", "prune=dpf", "sparsity=0.9", "workers=1"]
     evaluations = "evaluate=[calibration,per_class,bn_recalibration,prunability]"
-    assert main(["train", *words, evaluations, "evaluate.prunability.samples=8"]) == 0
+    assert main(["train", *argv, evaluations, "evaluate.prunability.samples=8"]) == 0
     assert main(["audit", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "results are of imagenet_subset" in out and "sparsity   0.9000" in out
@@ -408,10 +410,10 @@ def test_two_ranks_train_on_files_as_one_process_does_and_count_unreadable_image
         )
     ]
     jobs = [
-        [word for word in words if not word.startswith("model.") and word != "model=resnet"] for words in jobs
+        [word for word in argv if not word.startswith("model.") and word != "model=resnet"] for argv in jobs
     ]
     found = {}
-    for name, count, more in (("one", 1, ["device=cpu"]), ("two", 2, ["device=ddp", "device.timeout=2"])):
+    for name, count, more in (("one", 1, ["device=cpu"]), ("two", 2, ["device=ddp", "device.timeout=60"])):
         told = [[*words, *more, f"results_dir={tmp_path / name}"] for words in jobs]
         statuses = ranks.run(tmp_path / f"jobs-{name}", told, count)
         assert [status for status, *_ in statuses] == [[0, 0]] * count, statuses
@@ -429,7 +431,7 @@ def test_two_ranks_train_on_files_as_one_process_does_and_count_unreadable_image
 def test_kill_minus_9_inside_an_epoch_and_the_result_is_the_unbroken_one(tree, tmp_path):
     root = damaged(tree, tmp_path, f"val/{imagenet_tree.wnid(1)}/" + sorted(
         p.name for p in (tree / "val" / imagenet_tree.wnid(1)).iterdir())[0])  # fmt: skip
-    words = (
+    argv = (
         *WORDS,
         f"data_root={root}",
         "prune=dpf",
@@ -438,11 +440,11 @@ def test_kill_minus_9_inside_an_epoch_and_the_result_is_the_unbroken_one(tree, t
         "save_every=3it",
         "dataset.augment=rand",
     )
-    finish(tmp_path / "unbroken", *words, "workers=0")
+    finish(tmp_path / "unbroken", *argv, "workers=0")
     broken = tmp_path / "broken"
-    kill_when(broken, (*words, "workers=2"), lambda f: (f / "checkpoint.pt").exists(), delay=0.02)
-    kill_when(broken, (*words, "workers=1"), lambda f: (f / "checkpoint.previous.pt").exists(), delay=0.1)
-    finish(broken, *words, "workers=2")
+    kill_when(broken, (*argv, "workers=2"), lambda f: (f / "checkpoint.pt").exists(), delay=0.02)
+    kill_when(broken, (*argv, "workers=1"), lambda f: (f / "checkpoint.previous.pt").exists(), delay=0.1)
+    finish(broken, *argv, "workers=2")
     expected, found = result(tmp_path / "unbroken"), result(broken)
     assert found == expected and expected["summary"]["unreadable_images"] == "1"
 
@@ -459,22 +461,22 @@ def test_resnet_50_is_what_model_resnet_means_on_imagenet(hydra_config):
 
 
 def test_training_is_counted_at_its_size_and_inference_at_that_of_evaluation(tree, hydra_config):
-    from sparsebench.runs.build import assemble
+    from sparsebench.runs.build import build_run
     from sparsebench.runs.result import training_layers
 
-    words = (
+    argv = (
         "dataset=imagenet", "model=resnet", "model.depth=18", f"data_root={tree}", "dataset.val_fraction=0.25",
         "batch_size=4", "prune=dense", "dataset.test_resize=64", "dataset.test_size=64", "dataset.size=32",
     )  # fmt: skip
-    made = assemble(hydra_config(*words)[0])
+    made = build_run(hydra_config(*argv)[0])
     inference, training = (
         sum(layer.macs for layer in layers)
         for layers in (made.layers, training_layers(made.model, made.dataset, made.layers))
     )
     fc = 512 * 4
     assert (inference - fc) == 4 * (training - fc)
-    plain = [word for word in words if not word.startswith("model")]
-    vit = assemble(hydra_config(*plain, "model=torchvision", "model.name=vit_b_32")[0])
+    plain = [word for word in argv if not word.startswith("model")]
+    vit = build_run(hydra_config(*plain, "model=torchvision", "model.name=vit_b_32")[0])
     with pytest.raises(
         SettingError, match=r"^dataset.size=32: expected 64, the size of evaluation, for vit_b_32"
     ):

@@ -88,7 +88,7 @@ def test_a_packed_data_set_trains_and_is_another_run(root, tmp_path, hydra_confi
     assert inputs.shape == (6, 3, 24, 24) and targets.shape == (6,)
     again = pickle.loads(pickle.dumps(small.train.source))  # as workers that are not forked get it
     assert torch.equal(again.read(4), small.train.source.read(4))
-    plain, other = (hydra_config("dataset=imagenet", *words) for words in ((), (f"dataset.packed={SIDE}",)))
+    plain, other = (hydra_config("dataset=imagenet", *argv) for argv in ((), (f"dataset.packed={SIDE}",)))
     assert run_id(*plain) != run_id(*other)
     assert run_id(*plain) == run_id(*hydra_config("dataset=imagenet", "workers=7", "data_root=/elsewhere"))
 
@@ -156,13 +156,13 @@ def test_check_says_what_is_wrong_and_exits_with_1(root, tmp_path, capsys):
 
 def test_check_finds_a_changed_byte_in_a_shard(root, tmp_path, capsys):
     copy = shutil.copytree(root / f"packed-{SIDE}", tmp_path / f"packed-{SIDE}")
-    words = ["data", "check", "imagenet", f"data_root={tmp_path}", f"dataset.packed={SIDE}", "--no-decode"]
-    assert main(words) == 0
+    argv = ["data", "check", "imagenet", f"data_root={tmp_path}", f"dataset.packed={SIDE}", "--no-decode"]
+    assert main(argv) == 0
     shard = copy / "test-00000.tar"
     content = bytearray(shard.read_bytes())
     content[600] ^= 1
     shard.write_bytes(content)
-    assert main(words) == 1
+    assert main(argv) == 1
     assert "checksum: 1, the first test:test-00000.tar" in capsys.readouterr().out
 
 
@@ -175,8 +175,8 @@ def test_packing_twice_does_nothing(root, capsys):
 
 def test_a_folder_of_classes_is_packed_beside_them_and_settings_may_stand_anywhere(root, tmp_path, capsys):
     flowers = shutil.copytree(root / "train", tmp_path / "flowers")
-    words = ["imagefolder", f"data_root={flowers}", "--side", "32", "dataset.name=flowers"]
-    assert main(["data", "pack", *words]) == 0
+    argv = ["imagefolder", f"data_root={flowers}", "--side", "32", "dataset.name=flowers"]
+    assert main(["data", "pack", *argv]) == 0
     both = [
         ImageFolder(data_root=str(flowers), name="flowers", **{**SETTINGS, "packed": side})
         for side in (None, 32)
@@ -198,7 +198,7 @@ def test_what_is_kept_in_memory_is_checked_by_reading_it(capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "hint"),
+    ("argv", "hint"),
     [
         (["check", "imagenett"], "did you mean 'imagenet'"),
         (["check", "imagenet", "data_root=/nowhere"], "looked in /nowhere, "),
@@ -209,8 +209,8 @@ def test_what_is_kept_in_memory_is_checked_by_reading_it(capsys):
         (["check", "imagenet", "dataset.size=x"], "dataset.size=x: expected a whole number"),
     ],
 )
-def test_bad_words_end_in_one_line(words, hint, capsys):
-    assert main(["data", *words]) == 2
+def test_bad_words_end_in_one_line(argv, hint, capsys):
+    assert main(["data", *argv]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("sparsebench: error: ") and hint in line
 

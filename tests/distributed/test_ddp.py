@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import shutil
 import signal
-import time
 
 import pytest
 import torch
 
 from sparsebench.cli import main
 from sparsebench.config.build import build
-from sparsebench.config.open import composed
-from sparsebench.data.batching import share
+from sparsebench.config.open import compose_config
+from sparsebench.data.batching import rank_slice
 from sparsebench.data.loader import TrainLoader, batches
-from sparsebench.distributed.rank_env import Launch, first_host, launched, speaks
+from sparsebench.distributed.rank_env import RankInfo, first_host, rank_info_from_env, should_report_error
 from sparsebench.errors import RunError, SettingError
 from sparsebench.files import read_csv
 from sparsebench.records.schema import MEASURED_COLUMNS
-from sparsebench.runs.build import assemble
+from sparsebench.runs.build import build_run
 from sparsebench.training.checkpoint import Checkpoint
 from tests.support import ranks
 from tests.support.configs import options
+from tests.support.processes import PATIENCE, until
 from tests.support.ranks import DPF, MLP, NORM_TOLERANCE, RESNET, SHORT, TOLERANCE, runs, weights
 
 KINDS = ("dpf", "lottery", "rigl", "snip", "str")
@@ -31,7 +31,7 @@ METHODS = [n if n in KINDS else pytest.param(n, marks=pytest.mark.nightly) for n
 
 def short(method: str, network: tuple[str, ...] = MLP):
     """(config, choices) of a short run of a method: its default settings, as far as they fit into 18 steps."""
-    cfg, choices = composed(["device=ddp", *network, f"prune={method}"])
+    cfg, choices = compose_config(["device=ddp", *network, f"prune={method}"])
     if "interval" in cfg.schedule:
         cfg.schedule.interval = "4it"
     if cfg.prune.get("rounds", 1) is None:
@@ -40,7 +40,7 @@ def short(method: str, network: tuple[str, ...] = MLP):
         if name in cfg.prune:
             cfg.prune[name] = early
     try:
-        assemble(cfg)
+        build_run(cfg)
     except SettingError:  # a method for residual networks
         assert network is MLP
         joint = ("batch_size=31", "sync_bn=true")
@@ -60,7 +60,7 @@ SAME = {
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
     """A folder with the results of two ranks and of one process, for :data:`SAME`."""
-    jobs = {n: [composed(["device=ddp", *words]) for words in pair] for n, pair in SAME.items()}
+    jobs = {n: [compose_config(["device=ddp", *argv]) for argv in pair] for n, pair in SAME.items()}
     return both(tmp_path_factory.mktemp("same"), jobs)
 
 
@@ -128,12 +128,11 @@ def interrupted(results, how, timeout):
         ["-m", "sparsebench", "train", *CRASHED, f"device.timeout={timeout}", f"results_dir={results}"], 2
     )
     try:
-        deadline = time.monotonic() + 300
-        while not list(results.glob("*/checkpoint.previous.pt")):
-            assert time.monotonic() < deadline and first.poll() is None and second.poll() is None
-            time.sleep(0.005)
+        ended = lambda: {first.poll(), second.poll()} != {None}  # noqa: E731
+        until(lambda: ended() or list(results.glob("*/checkpoint.previous.pt")), "two checkpoints")
+        assert not ended()
         second.send_signal(how)
-        output, errors = first.communicate(timeout=120)
+        output, errors = first.communicate(timeout=PATIENCE)
         return first.returncode, output, errors
     finally:
         for process in processes:
@@ -152,7 +151,7 @@ def final(results):
 
 @pytest.mark.slow
 def test_a_killed_rank_ends_the_others_and_any_number_of_ranks_goes_on(tmp_path):
-    status, output, errors = interrupted(tmp_path / "two", signal.SIGKILL, timeout=5)
+    status, output, errors = interrupted(tmp_path / "two", signal.SIGKILL, timeout=60)
     (line,) = (line for line in errors.splitlines() if "epoch" not in line)
     assert status == 1 and "2 x cpu" in output
     assert line.startswith("sparsebench: error: rank 0 lost another rank at step ")
@@ -171,14 +170,14 @@ def test_a_killed_rank_ends_the_others_and_any_number_of_ranks_goes_on(tmp_path)
 @pytest.mark.slow
 @pytest.mark.nightly
 def test_a_rank_that_stands_still_is_given_up_after_the_timeout(tmp_path):
-    status, _, errors = interrupted(tmp_path, signal.SIGSTOP, timeout=0.5)
+    status, _, errors = interrupted(tmp_path, signal.SIGSTOP, timeout=5)
     assert status == 1 and "sparsebench: error: rank 0 lost another rank at step " in errors
     assert "Traceback" not in errors
 
 
 @pytest.mark.slow
 def test_a_signal_to_one_rank_saves_and_stops_all_at_the_same_step(tmp_path):
-    status, _, errors = interrupted(tmp_path, signal.SIGUSR1, timeout=5)
+    status, _, errors = interrupted(tmp_path, signal.SIGUSR1, timeout=60)
     said = [line for line in errors.splitlines() if "sparsebench: error:" in line]
     assert status == 75 and said == [
         "sparsebench: error: stopped by SIGUSR1; the same command goes on from there"
@@ -218,8 +217,8 @@ import torch
 from sparsebench.distributed.ddp import DDP
 from sparsebench.errors import RunError, SettingError, origin
 
-device = DDP("cpu", timeout=1.0)
-other = DDP("cpu", timeout=1.0)  # a process joins once
+device = DDP("cpu", timeout=60.0)
+other = DDP("cpu", timeout=60.0)  # a process joins once
 
 def ends(call):
     try:
@@ -232,30 +231,31 @@ def on(rank, error):
         raise error
     return device.rank
 
-assert device.shared(lambda: device.rank) == 0 and device.together(lambda: device.rank) == device.rank
-assert device.gathered(device.rank) == [0, 1] and device.in_turn(lambda: "data") == "data"
-assert ends(lambda: device.shared(lambda: on(0, OSError(28, "No space left", "x")))) == (
+assert device.broadcast_from_main(lambda: device.rank) == 0
+assert device.run_on_all_ranks(lambda: device.rank) == device.rank
+assert device.all_gather(device.rank) == [0, 1] and device.main_rank_first(lambda: "data") == "data"
+assert ends(lambda: device.broadcast_from_main(lambda: on(0, OSError(28, "No space left", "x")))) == (
     "OSError", 0, "[Errno 28] No space left: 'x'")
-assert ends(lambda: device.together(lambda: on(1, SettingError("data_root", "y", "a folder")))) == (
+assert ends(lambda: device.run_on_all_ranks(lambda: on(1, SettingError("data_root", "y", "a folder")))) == (
     "SettingError", 1, "data_root=y: expected a folder")
-assert ends(lambda: device.in_turn(lambda: on(1, KeyError("bug"))))[1] == 1
-device.refuse_different(lambda: "same", "masks", 3)
-assert ends(lambda: device.refuse_different(lambda: str(device.rank), "masks", 40)) == (
+assert ends(lambda: device.main_rank_first(lambda: on(1, KeyError("bug"))))[1] == 1
+device.check_equal_on_all_ranks(lambda: "same", "masks", 3)
+assert ends(lambda: device.check_equal_on_all_ranks(lambda: str(device.rank), "masks", 40)) == (
     "RunError", 0, "at step 40 the masks of rank 1 differ from those of rank 0")
-assert device.agreed((10 * device.rank, 0), 32) == [10, 0] and device.agreed((5, 1), 33) == [0, 0]
+assert device.all_reduce_max((10 * device.rank, 0), 32) == [10, 0] and device.all_reduce_max((5, 1), 33) == [0, 0]
 assert device.sum(torch.tensor([1.0, device.rank])).tolist() == [2.0, 1.0]
 
 def random(states, seed=5):
     device.resume(states, seed, 7)
-    return device.gathered(torch.rand(1).item())
+    return device.all_gather(torch.rand(1).item())
 
 model = torch.nn.Linear(3, 2)
 class Method:
     def state_dict(self): return {"rank": device.rank}
     def load_state_dict(self, state): assert state == {"rank": 0}
-device.same_start(Method(), model, 5)
-assert len(set(device.gathered(str(model.weight.tolist())))) == 1
-states = device.gathered(device.state_dict())
+device.broadcast_initial_state(Method(), model, 5)
+assert len(set(device.all_gather(str(model.weight.tolist())))) == 1
+states = device.all_gather(device.state_dict())
 one, two = random(states)
 assert one != two and random(states) == [one, two]  # their own again, to the bit
 assert random(states[:1])[0] == one and random(states[:1])[1] not in (one, two)  # two go on after one
@@ -266,7 +266,7 @@ print("agreed")
 @pytest.mark.slow
 def test_ranks_agree_on_values_errors_masks_and_random_numbers():
     ended = [
-        (*process.communicate(timeout=120), process.returncode)
+        (*process.communicate(timeout=PATIENCE), process.returncode)
         for process in ranks.start(["-c", AGREEING], 2)
     ]
     assert ended == [("agreed\n", "", 0)] * 2
@@ -274,17 +274,17 @@ def test_ranks_agree_on_values_errors_masks_and_random_numbers():
 
 @pytest.mark.parametrize(("count", "members"), [(7, 2), (5, 4), (2, 4), (1, 3), (128, 3), (64, 1)])
 def test_the_shares_of_a_batch_are_the_batch(count, members):
-    parts = [range(count)[share(count, rank, members)] for rank in range(members)]
+    parts = [range(count)[rank_slice(count, rank, members)] for rank in range(members)]
     assert [sample for part in parts for sample in part] == list(range(count))
     sizes = [len(part) for part in parts if len(part)]
     assert max(sizes) - min(sizes) <= 1 and (min(sizes) >= 2 or count == 1)  # batch norm cannot train on one
 
 
 def test_ranks_together_see_every_image_of_a_split_and_of_a_step_once():
-    data = build(composed([])[0].dataset, "dataset", device=torch.device("cpu"))
+    data = build(compose_config([])[0].dataset, "dataset", device=torch.device("cpu"))
     for members in (2, 3, 4):
         for split, whole in (("test", data.test), ("val", data.val)):
-            seen = [batches(data, split, 50, rank=rank, ranks=members) for rank in range(members)]
+            seen = [batches(data, split, 50, rank=rank, world_size=members) for rank in range(members)]
             images = torch.cat([inputs for part in seen for inputs, _ in part])
             expected = torch.cat([inputs for inputs, _ in batches(data, split, 50)])
             assert len(images) == len(whole) == len(expected)
@@ -304,12 +304,14 @@ TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "a
 
 
 def test_who_a_process_is_follows_from_torchrun_then_from_the_slurm_step():
-    assert launched({}) == Launch()
-    assert launched(TORCHRUN) == Launch(1, 2, 1, "torchrun", "a", 29500)
-    assert launched(STEP) == Launch(5, 8, 1, "slurm", "gpu07", 12000 + 64 * 123 + 2)
-    assert launched({**STEP, "SLURM_STEP_NUM_NODES": "1"}).address == "127.0.0.1"
-    assert launched({**STEP, "MASTER_ADDR": "b", "MASTER_PORT": "9"}) == Launch(5, 8, 1, "slurm", "b", 9)
-    assert launched({**STEP, **TORCHRUN}).by == "torchrun"  # torchrun as a Slurm task
+    assert rank_info_from_env({}) == RankInfo()
+    assert rank_info_from_env(TORCHRUN) == RankInfo(1, 2, 1, "torchrun", "a", 29500)
+    assert rank_info_from_env(STEP) == RankInfo(5, 8, 1, "slurm", "gpu07", 12000 + 64 * 123 + 2)
+    assert rank_info_from_env({**STEP, "SLURM_STEP_NUM_NODES": "1"}).address == "127.0.0.1"
+    assert rank_info_from_env({**STEP, "MASTER_ADDR": "b", "MASTER_PORT": "9"}) == RankInfo(
+        5, 8, 1, "slurm", "b", 9
+    )
+    assert rank_info_from_env({**STEP, **TORCHRUN}).launcher == "torchrun"  # torchrun as a Slurm task
     assert first_host("r[1-2]n[5,7],x[3-4]") == "r1n5" and first_host("node9") == "node9"
 
 
@@ -324,25 +326,25 @@ def test_who_a_process_is_follows_from_torchrun_then_from_the_slurm_step():
 )
 def test_a_launch_that_cannot_work_is_refused(environment, message):
     with pytest.raises(SettingError) as refused:
-        launched(environment)
+        rank_info_from_env(environment)
     assert str(refused.value).startswith(message)
 
 
 def test_an_error_is_printed_where_it_arose_and_a_common_one_by_the_first_rank(monkeypatch):
     passed = RunError("lost")
     passed.rank = 1
-    assert speaks(["device=ddp"], RunError("alone"))
+    assert should_report_error(["device=ddp"], RunError("alone"))
     for name, value in STEP.items():
         monkeypatch.setenv(name, value)
-    assert speaks(["seed=5"], RunError("a run of this task alone"))
-    assert not speaks(["device=ddp"], RunError("common"))
+    assert should_report_error(["seed=5"], RunError("a run of this task alone"))
+    assert not should_report_error(["device=ddp"], RunError("common"))
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
-    assert speaks([], passed) and not speaks([], RunError("common"))
+    assert should_report_error([], passed) and not should_report_error([], RunError("common"))
 
 
 def test_ddp_alone_is_a_plain_device(tmp_path):
-    words = (*MLP, *DPF)
+    argv = (*MLP, *DPF)
     for device in ("cpu", "ddp"):
-        assert main(["train", *words, f"device={device}", f"results_dir={tmp_path / device}"]) == 0
+        assert main(["train", *argv, f"device={device}", f"results_dir={tmp_path / device}"]) == 0
     assert final(tmp_path / "cpu") == final(tmp_path / "ddp")

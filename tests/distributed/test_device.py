@@ -39,7 +39,7 @@ def test_a_seed_determines_every_generator():
 )
 def test_precision_is_that_of_the_forward_and_weights_stay_float32(precision, dtype):
     device = Device("cpu", precision=precision)
-    layer = device.place(nn.Linear(4, 2))
+    layer = device.to_device(nn.Linear(4, 2))
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
     before = layer.weight.detach().clone()
     with device.autocast():

@@ -16,7 +16,7 @@ from sparsebench.cli import main
 from sparsebench.evaluation.calibration import Calibration
 from sparsebench.evaluation.corrupt import CORRUPTIONS, corrupted, gaussian_blur, pixelate
 from sparsebench.evaluation.prunability import smallest
-from sparsebench.evaluation.subject import predicted
+from sparsebench.evaluation.subject import predicted_classes
 from sparsebench.files import read_csv
 
 TINY = ("model=mlp", "model.hidden=[20]", "device=cpu", "epochs=2")
@@ -46,7 +46,7 @@ def test_a_bin_is_closed_on_its_right():
 
 def test_predictions_take_the_first_of_equal_logits_and_none_where_one_is_not_a_number():
     rows = torch.tensor([[1.0, 3.0, 3.0], [math.nan, 9.0, 0.0], [0.0, 0.0, 0.0]])
-    assert predicted(rows).tolist() == [1, -1, 0]
+    assert predicted_classes(rows).tolist() == [1, -1, 0]
 
 
 def test_prunability_needs_every_larger_fraction_to_hold():
@@ -117,8 +117,8 @@ def test_blur_is_scipys(images):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     results = tmp_path_factory.mktemp("made")
-    words = [*TINY, "schedule.interval=4it", ALL, "evaluate.corruptions.samples=50", f"results_dir={results}"]
-    assert main(["sweep", *words, "prune=dense,dpf"]) == 0
+    argv = [*TINY, "schedule.interval=4it", ALL, "evaluate.corruptions.samples=50", f"results_dir={results}"]
+    assert main(["sweep", *argv, "prune=dense,dpf"]) == 0
     return results
 
 
@@ -193,20 +193,20 @@ def test_finished_runs_are_evaluated_the_same_afterwards(made, tmp_path, capsys)
 def test_without_the_dense_run_one_line_names_the_command_that_makes_it(tmp_path, capsys):
     import shlex
 
-    words = [*TINY, "prune=rigl", "optimizer.lr=0.05", "evaluate=exemplars", f"results_dir={tmp_path}/runs"]
-    assert main(["train", *words]) == 2
+    argv = [*TINY, "prune=rigl", "optimizer.lr=0.05", "evaluate=exemplars", f"results_dir={tmp_path}/runs"]
+    assert main(["train", *argv]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("sparsebench: error: evaluate.exemplars: expected the dense run ")
     assert not (tmp_path / "runs").exists()
     command = shlex.split(line.split("make it with sparsebench ")[1])
     assert main([*command, "device=cpu"]) == 0
-    assert main(["train", *words]) == 0
+    assert main(["train", *argv]) == 0
     assert float(read_csv(only(tmp_path / "runs", "rigl") / "summary.csv")[0]["disagreement"]) > 0
 
 
 def test_recalibration_undoes_stale_statistics(tmp_path):
-    words = ["model=resnet", "model.depth=8", "model.width=4", "epochs=3", "device=cpu", "prune=dense"]
-    assert main(["train", *words, f"results_dir={tmp_path}"]) == 0
+    argv = ["model=resnet", "model.depth=8", "model.width=4", "epochs=3", "device=cpu", "prune=dense"]
+    assert main(["train", *argv, f"results_dir={tmp_path}"]) == 0
     from safetensors.torch import load_file, save_file
 
     path = only(tmp_path, "dense")
@@ -224,7 +224,7 @@ def test_recalibration_undoes_stale_statistics(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "named"),
+    ("argv", "named"),
     [
         (["evaluate=nosuch"], "evaluate=nosuch: expected one of bn_recalibration"),
         (["evaluate=calibration", "evaluate.calibration.bins=0"], "evaluate.calibration.bins=0"),
@@ -235,18 +235,18 @@ def test_recalibration_undoes_stale_statistics(tmp_path):
         (["evaluate=bn_recalibration", "evaluate.bn_recalibration.batches=0"], "evaluate.bn_recalibration.batches=0"),
     ],
 )  # fmt: skip
-def test_wrong_settings_are_one_line_before_anything_is_written(words, named, tmp_path, capsys):
-    assert main(["train", *TINY, *words, f"results_dir={tmp_path}/runs"]) == 2
+def test_wrong_settings_are_one_line_before_anything_is_written(argv, named, tmp_path, capsys):
+    assert main(["train", *TINY, *argv, f"results_dir={tmp_path}/runs"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"sparsebench: error: {named}")
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
-    ("words", "named"),
+    ("argv", "named"),
     [([], "FOLDER"), (["evaluate=calibration"], "path: "), (["/nowhere", "evaluate=calibration"], "path=/nowhere"),
      (["/nowhere"], "evaluate: "), (["seed=1", "evaluate=calibration"], "seed=1")],
 )  # fmt: skip
-def test_the_command_refuses_words_that_name_nothing(words, named, capsys):
-    assert main(["evaluate", *words]) == 2
+def test_the_command_refuses_words_that_name_nothing(argv, named, capsys):
+    assert main(["evaluate", *argv]) == 2
     assert named in capsys.readouterr().err.splitlines()[-1]

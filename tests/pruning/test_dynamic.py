@@ -9,7 +9,7 @@ from torch import nn
 from sparsebench.clock import Clock
 from sparsebench.errors import SettingError
 from sparsebench.pruning.allocation import Uniform
-from sparsebench.pruning.dynamic import cosine, drop, gradient_sizes, grow, shared_out
+from sparsebench.pruning.dynamic import cosine, distribute, drop, gradient_magnitudes, grow
 from sparsebench.pruning.methods.set import SET
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.schedules import Cubic
@@ -47,14 +47,14 @@ def test_the_cosine_ends_at_the_least_share():
     ],
 )
 def test_what_is_beyond_a_cap_is_spread_evenly_by_hand(total, shares, caps, counts):
-    assert shared_out(total, shares, caps) == counts
+    assert distribute(total, shares, caps) == counts
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 50)), min_size=1, max_size=6), st.integers(0, 200))
 def test_what_is_shared_out_adds_up_and_fits(layers, total):
     weight = sum(share for share, _ in layers) or 1
     caps = [cap for _, cap in layers]
-    counts = shared_out(total, [share / weight for share, _ in layers], caps)
+    counts = distribute(total, [share / weight for share, _ in layers], caps)
     assert sum(counts) == min(total, sum(caps))
     assert all(0 <= count <= cap for count, cap in zip(counts, caps, strict=True))
 
@@ -62,7 +62,7 @@ def test_what_is_shared_out_adds_up_and_fits(layers, total):
 def test_sizes_of_gradients_are_numbers_that_can_be_ranked():
     a, b = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))
     a.grad = torch.tensor([-2.0, float("nan"), float("-inf")])
-    sizes = gradient_sizes(MaskedParameters({"a": a, "b": b}))
+    sizes = gradient_magnitudes(MaskedParameters({"a": a, "b": b}))
     assert sizes["a"].tolist() == [2, 0, torch.finfo(torch.float32).max] and sizes["b"].tolist() == [0, 0]
 
 

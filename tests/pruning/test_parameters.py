@@ -214,12 +214,12 @@ def test_a_method_that_takes_the_decay_over_decides_alone_what_decays():
     prunable, other = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
     optimizer = torch.optim.SGD([prunable, other], lr=0.5, momentum=0.9, weight_decay=0.1)
     weights = MaskedParameters({"w": prunable}, optimizer)
-    assert weights.take_decay_() == 0.1
+    assert weights.disable_weight_decay_() == 0.1
     (0 * prunable.sum() + 0 * other.sum()).backward()
     optimizer.step()
     assert prunable.tolist() == [1, 1] and other.tolist() == pytest.approx([0.95, 0.95])
     assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5]
-    assert MaskedParameters({"w": prunable}).take_decay_() == 0  # there is no optimiser
+    assert MaskedParameters({"w": prunable}).disable_weight_decay_() == 0  # there is no optimiser
 
 
 def test_where_no_gradient_reaches_momentum_comes_to_rest():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sparsebench.clock import Clock
 from sparsebench.errors import SettingError
-from sparsebench.pruning.schedules import Constant, Cubic, Linear, OneShot
+from sparsebench.pruning.schedules import Constant, Cubic, Linear, OneShotSchedule
 
 RAMPS = [Cubic, Linear]
 
@@ -66,13 +66,13 @@ def test_constant_and_one_shot_by_hand():
     constant = Constant(Clock(10), sparsity=0.5, start="2it", interval="4it")
     assert [constant.sparsity(t) for t in range(10)] == [0, 0] + [0.5] * 8
     assert [t for t in range(10) if constant.due(t)] == [2, 6]
-    one_shot = OneShot(Clock(10), sparsity=0.5, at="0.6")
+    one_shot = OneShotSchedule(Clock(10), sparsity=0.5, at="0.6")
     assert [one_shot.sparsity(t) for t in range(10)] == [0] * 6 + [0.5] * 4
     assert [t for t in range(10) if one_shot.due(t)] == [6]
 
 
 @pytest.mark.parametrize("sparsity", [-0.1, 1.0, 1.2, "0.9", True, None])
-@pytest.mark.parametrize("schedule", [Cubic, Linear, Constant, OneShot])
+@pytest.mark.parametrize("schedule", [Cubic, Linear, Constant, OneShotSchedule])
 def test_a_sparsity_outside_0_to_1_is_refused(schedule, sparsity):
     with pytest.raises(SettingError, match=r"^sparsity.* in \[0, 1\)"):
         schedule(Clock(1000), sparsity=sparsity)
@@ -87,7 +87,7 @@ def test_a_sparsity_outside_0_to_1_is_refused(schedule, sparsity):
         (lambda: Cubic(Clock(100), 0.9, end="0.75", stop="0.5"), "end"),
         (lambda: Cubic(Clock(100), 0.9, start="100it"), "start"),
         (lambda: Constant(Clock(100), 0.9, start="1.0"), "start"),
-        (lambda: OneShot(Clock(100), 0.9, at="1.0"), "at"),
+        (lambda: OneShotSchedule(Clock(100), 0.9, at="1.0"), "at"),
     ],
 )
 def test_a_schedule_that_cannot_reach_its_target_is_refused_by_name(make, setting):
@@ -97,10 +97,10 @@ def test_a_schedule_that_cannot_reach_its_target_is_refused_by_name(make, settin
 
 
 def test_an_extended_training_moves_every_time_and_keeps_the_interval(hydra_config):
-    from sparsebench.runs.build import assemble
+    from sparsebench.runs.build import build_run
 
     small = ("device=cpu", "model.depth=8", "epochs=10", "lr_schedule.milestones=[5ep,0.8]", "ramp_end=6ep")
-    one, five = (assemble(hydra_config(*small, f"extend={factor}")[0]) for factor in (1, 5))
+    one, five = (build_run(hydra_config(*small, f"extend={factor}")[0]) for factor in (1, 5))
     assert five.clock.total_steps == 5 * one.clock.total_steps
     assert five.lr_schedule.milestones == [5 * step for step in one.lr_schedule.milestones]
     assert five.pruner.schedule.interval == one.pruner.schedule.interval == 16

@@ -19,7 +19,7 @@ def oldest():
     """The public way to declare a step, here from schemas before the first; taken back at the end."""
 
     @migration(SCHEMA - 2)
-    def per_cent(frame):
+    def percent(frame):
         return frame.assign(top1=100 * frame["accuracy"]).drop(columns="accuracy")
 
     @migration(SCHEMA - 1)

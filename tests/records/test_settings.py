@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sparsebench.records.settings import dense_command, settings, words
+from sparsebench.records.settings import dense_command, overrides, settings
 
 
 def test_settings_leave_out_what_columns_tell_and_where_it_ran():
@@ -21,7 +21,7 @@ def test_settings_leave_out_what_columns_tell_and_where_it_ran():
 
 @pytest.mark.parametrize("text", ["", "python train.py", "sparsebench train 'x=", "lr=1"])
 def test_what_is_no_command_has_no_settings(text):
-    assert words(text) == []
+    assert overrides(text) == []
 
 
 def test_the_dense_command_keeps_the_training_and_drops_the_pruning():

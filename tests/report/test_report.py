@@ -83,8 +83,8 @@ def test_a_mean_difference_needs_the_dense_run_of_every_seed(tmp_path):
 
 
 def test_the_command_of_a_missing_dense_run_keeps_the_budget_and_drops_the_method(tmp_path):
-    words = "optimizer.lr=0.2 schedule.interval=1it prune.rounds=2 model.depth=56"
-    frame = load(put(tmp_path, [reported("imp", 0.9, 3, 90.0, words)])).frame
+    argv = "optimizer.lr=0.2 schedule.interval=1it prune.rounds=2 model.depth=56"
+    frame = load(put(tmp_path, [reported("imp", 0.9, 3, 90.0, argv)])).frame
     assert frame["dense_command"].tolist() == [
         "sparsebench train prune=dense seed=3 optimizer.lr=0.2 model.depth=56"
     ]
@@ -239,8 +239,8 @@ class Page(HTMLParser):
         self.data += data if self._inside else ""
 
 
-def report(results, *words):
-    assert main(["report", str(results), *words]) == 0
+def report(results, *argv):
+    assert main(["report", str(results), *argv]) == 0
     return results / "report"
 
 
@@ -326,8 +326,8 @@ def test_a_csv_makes_a_report_without_figures_of_single_runs(results, tmp_path, 
 
 @pytest.mark.slow
 def test_real_runs_have_every_figure(tmp_path):
-    for words in (["prune=dense"], ["prune=dpf"]):
-        assert main(["train", "model=mlp", "epochs=2", *words, f"results_dir={tmp_path}"]) == 0
+    for argv in (["prune=dense"], ["prune=dpf"]):
+        assert main(["train", "model=mlp", "epochs=2", *argv, f"results_dir={tmp_path}"]) == 0
     folder = report(tmp_path)
     names = {path.stem for path in (folder / "figures").glob("*.png")}
     kinds = ("accuracy", "training_flops", "inference_macs", "layers", "training-1")
@@ -337,7 +337,7 @@ def test_real_runs_have_every_figure(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "named"),
+    ("argv", "named"),
     [
         (["nowhere"], "path=nowhere: expected a run folder"),
         (["EMPTY"], "finished runs"),
@@ -350,7 +350,7 @@ def test_real_runs_have_every_figure(tmp_path):
         (["BROKEN"], "layers.csv: expected a CSV of layers"),
     ],
 )
-def test_bad_input_is_one_line_and_writes_nothing(results, tmp_path, monkeypatch, capsys, words, named):
+def test_bad_input_is_one_line_and_writes_nothing(results, tmp_path, monkeypatch, capsys, argv, named):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
@@ -361,7 +361,7 @@ def test_bad_input_is_one_line_and_writes_nothing(results, tmp_path, monkeypatch
     (broken / "run-dpf0.90" / "layers.csv").write_text("layer,sparsity\nx,y\n")
     before = sorted(tmp_path.rglob("*"))
     names = {"RUNS": results, "EMPTY": "empty", "TEXT": "text", "BROKEN": "broken"}
-    assert main(["report", *(str(names.get(word, word)) for word in words)]) == 2
+    assert main(["report", *(str(names.get(word, word)) for word in argv)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("sparsebench: error: ") and named in line
     assert sorted(tmp_path.rglob("*")) == before

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.processes import DIGITS, finish, kill_when, result, start
+from tests.support.processes import DIGITS, PATIENCE, finish, kill_when, result, start
 
 CIFAR = ("dataset=cifar10", "model=resnet", "model.depth=8", "model.width=4", "epochs=4", "dataset.train_samples=640",
          "schedule.interval=2it", "save_every=3it", "batch_size=64")  # fmt: skip
@@ -23,16 +23,16 @@ CIFAR = ("dataset=cifar10", "model=resnet", "model.depth=8", "model.width=4", "e
     ],
 )
 def test_kill_minus_9_twice_and_the_result_is_the_unbroken_one(tmp_path, method, data, cifar10_root):
-    words = (*data, f"prune={method}", "sparsity=0.9")
+    argv = (*data, f"prune={method}", "sparsity=0.9")
     if data is CIFAR:
         if cifar10_root is None:
             pytest.skip("the real CIFAR-10 is not on this machine (SPARSEBENCH_DATA)")
-        words = (*words, f"data_root={cifar10_root}")
-    finish(tmp_path / "unbroken", *words)
+        argv = (*argv, f"data_root={cifar10_root}")
+    finish(tmp_path / "unbroken", *argv)
     broken = tmp_path / "broken"
-    kill_when(broken, words, lambda folder: (folder / "checkpoint.pt").exists(), delay=0.02)
-    kill_when(broken, words, lambda folder: (folder / "checkpoint.previous.pt").exists(), delay=0.11)
-    finish(broken, *words)
+    kill_when(broken, argv, lambda folder: (folder / "checkpoint.pt").exists(), delay=0.02)
+    kill_when(broken, argv, lambda folder: (folder / "checkpoint.previous.pt").exists(), delay=0.11)
+    finish(broken, *argv)
     expected, found = result(tmp_path / "unbroken"), result(broken)
     assert found == expected
     assert "checkpoint.pt" not in expected["files"]
@@ -41,19 +41,19 @@ def test_kill_minus_9_twice_and_the_result_is_the_unbroken_one(tmp_path, method,
 @pytest.mark.slow
 @pytest.mark.nightly
 def test_kill_minus_9_within_and_between_rounds(tmp_path):
-    words = (*DIGITS, "prune=lottery", "sparsity=0.5", "prune.rounds=2", "epochs=6")
-    words = tuple(word for word in words if not word.startswith("schedule.") and word != "epochs=8")
-    finish(tmp_path / "unbroken", *words)
+    argv = (*DIGITS, "prune=lottery", "sparsity=0.5", "prune.rounds=2", "epochs=6")
+    argv = tuple(word for word in argv if not word.startswith("schedule.") and word != "epochs=8")
+    finish(tmp_path / "unbroken", *argv)
     broken = tmp_path / "broken"
-    kill_when(broken, words, lambda folder: (folder / "checkpoint.pt").exists(), delay=0.05)
-    kill_when(broken, words, lambda folder: (folder / "summary.csv").exists(), delay=0.0)
+    kill_when(broken, argv, lambda folder: (folder / "checkpoint.pt").exists(), delay=0.05)
+    kill_when(broken, argv, lambda folder: (folder / "summary.csv").exists(), delay=0.0)
     kill_when(
         broken,
-        words,
+        argv,
         lambda folder: "training1" in folder.name and (folder / "checkpoint.pt").exists(),
         delay=0.1,
     )
-    finish(broken, *words)
+    finish(broken, *argv)
     for number in range(3):
         expected, found = (
             result(folder, f"*training{number}-*") for folder in (tmp_path / "unbroken", broken)
@@ -65,10 +65,10 @@ def test_kill_minus_9_within_and_between_rounds(tmp_path):
 @pytest.mark.slow
 @pytest.mark.nightly
 def test_a_corrupt_checkpoint_is_reported_and_the_run_still_ends_the_same(tmp_path):
-    words = (*DIGITS, "prune=dpf")
-    finish(tmp_path / "unbroken", *words)
+    argv = (*DIGITS, "prune=dpf")
+    finish(tmp_path / "unbroken", *argv)
     broken = tmp_path / "broken"
-    kill_when(broken, words, lambda folder: (folder / "checkpoint.previous.pt").exists(), delay=0.05)
+    kill_when(broken, argv, lambda folder: (folder / "checkpoint.previous.pt").exists(), delay=0.05)
     (folder,) = broken.glob("*-*")
     newest = folder / "checkpoint.pt"
     if (
@@ -76,7 +76,7 @@ def test_a_corrupt_checkpoint_is_reported_and_the_run_still_ends_the_same(tmp_pa
     ):  # killed between two renames it is not there, and the one before is used without a word
         newest.write_bytes(newest.read_bytes()[:-100])
     process = start(broken, *words)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     assert "not a whole checkpoint; set aside as checkpoint.corrupt.pt" in output
     (folder / "checkpoint.corrupt.pt").unlink()

@@ -15,8 +15,8 @@ TINY = ("dataset=digits", "dataset.train_samples=200", "model=resnet", "model.de
 def search(tmp_path, capsys):
     """(words) -> (status, what was printed, rows of all runs by their folder)."""
 
-    def do(*words):
-        status = main(["train", *TINY, f"results_dir={tmp_path}", *words])
+    def do(*argv):
+        status = main(["train", *TINY, f"results_dir={tmp_path}", *argv])
         summaries = sorted(tmp_path.glob("*/summary.csv"))
         return status, capsys.readouterr(), {path.parent: next(iter(read_csv(path))) for path in summaries}
 
@@ -45,11 +45,11 @@ def test_every_try_is_the_run_that_its_command_makes(search, monkeypatch, capsys
     _, _, rows = search("prune=str", "sparsity=0.8", "seed=3")
     assert len(rows) == 2
     for path, row in rows.items():
-        words = row["command"].removeprefix("sparsebench train ").split()
-        assert not any(word.startswith("tune_to_target") for word in words)
+        argv = row["command"].removeprefix("sparsebench train ").split()
+        assert not any(word.startswith("tune_to_target") for word in argv)
         value = yaml.safe_load((path / "config.yaml").read_text())["prune"]["s_init"]
-        assert f"prune.s_init={value}" in words
-        assert main(["train", *words]) == 0
+        assert f"prune.s_init={value}" in argv
+        assert main(["train", *argv]) == 0
         assert "already finished" in capsys.readouterr().out
 
 

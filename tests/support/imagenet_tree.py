@@ -89,7 +89,7 @@ def devkit(root: Path, order: np.ndarray, classes: int, archive: bool) -> None:
     data = root / "ILSVRC2012_devkit_t12" / "data"
     data.mkdir(parents=True)
     own = {number: classes - number for number in range(classes)}  # 1-based, the other way round
-    fields = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("gloss", "O"), ("num_children", "O")]
+    fields = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("argv", "O"), ("gloss", "O"), ("num_children", "O")]
     synsets = [(own[n], wnid(n), f"class {n}", "", 0) for n in range(classes)]
     synsets.append((classes + 1, "n00001740", "entity", "", 2))  # inner nodes come after the leaves
     savemat(data / "meta.mat", {"synsets": np.array(synsets, dtype=fields).reshape(-1, 1)})

@@ -25,10 +25,10 @@ def put(folder, rows):
     return folder
 
 
-def told(method, sparsity, seed, top1, *words, **more):
+def told(method, sparsity, seed, top1, *argv, **more):
     """A row with the command that made it, and a hash of all it was told but the seed."""
     pruning = () if method == "dense" else (f"sparsity={sparsity}",)
-    settings = [f"prune={method}", *pruning, *words]
+    settings = [f"prune={method}", *pruning, *argv]
     return row(
         method, sparsity, seed, top1, run_id=" ".join([*settings, str(seed)]), config_hash=" ".join(settings),
         command=" ".join(["sparsebench train", *settings, f"seed={seed}"]), train_flops=1e9, prunable=1000,
@@ -41,13 +41,13 @@ def table(tmp_path, name, rows):
     return path
 
 
-def reported(method, sparsity, seed, top1, words="", **more):
+def reported(method, sparsity, seed, top1, argv="", **more):
     """A summary row with everything that a report uses."""
     command = (
-        f"sparsebench train prune={method} sparsity={sparsity} seed={seed} results_dir=/a {words}".strip()
+        f"sparsebench train prune={method} sparsity={sparsity} seed={seed} results_dir=/a {argv}".strip()
     )
     values = {
-        "run_id": f"{method}{sparsity}{seed}{words}", "sparsity": sparsity, "config_hash": f"{method}{sparsity}{words}",
+        "run_id": f"{method}{sparsity}{seed}{argv}", "sparsity": sparsity, "config_hash": f"{method}{sparsity}{argv}",
         "macs_sparse": int(1000 * (1 - sparsity)), "train_flops": 3e12 * (1 - sparsity / 2), "val_top1": top1,
         "command": command, "version": "0.1.0", "git_commit": "0123456789abcdef", "git_dirty": False,
     }  # fmt: skip

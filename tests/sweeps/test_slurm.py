@@ -10,14 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sparsebench.records.states import states
 from tests.support import ROOT
-from tests.support.processes import result
+from tests.support.processes import PATIENCE, result, until
 
 pytestmark = [
     pytest.mark.slurm,
@@ -38,22 +37,15 @@ SLURM = (
 )
 
 
-def sweep(results: Path, *words: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "sparsebench", "sweep", *RUNS, *words, f"results_dir={results}"]
+def sweep(results: Path, *argv: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "sparsebench", "sweep", *RUNS, *argv, f"results_dir={results}"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def finished(process: subprocess.Popen, status: int = 0) -> str:
-    output, _ = process.communicate(timeout=600)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == status, output
     return output
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline, f"waited two minutes for {what}"
-        time.sleep(0.1)
 
 
 def begun(results: Path, epoch: int = 2) -> dict[str, dict]:
@@ -71,8 +63,8 @@ def job_of(lease: dict) -> str:
     return lease["slurm_job"].rpartition("@")[2]
 
 
-def scontrol(*words: str) -> None:
-    subprocess.run(["scontrol", *words], check=True, capture_output=True, timeout=30)
+def scontrol(*argv: str) -> None:
+    subprocess.run(["scontrol", *argv], check=True, capture_output=True, timeout=30)
 
 
 def kill_two(results: Path) -> None:
@@ -191,12 +183,12 @@ def test_cancelled_and_swept_again(tmp_path, undisturbed):
 
 @pytest.mark.nightly
 def test_a_job_that_reaches_its_time_limit_again_and_again_goes_on_until_it_is_done(tmp_path):
-    words = ("epochs=60", "prune=dpf", "seed=0", "launcher.timeout_min=1", "launcher.signal_delay_s=30")
+    argv = ("epochs=60", "prune=dpf", "seed=0", "launcher.timeout_min=1", "launcher.signal_delay_s=30")
     results = tmp_path / "limited"
-    finished(sweep(results, *SLURM, *words))
+    finished(sweep(results, *SLURM, *argv))
     (folder,) = results.glob("*-*")
     assert (folder / "log.txt").read_text().count(": from step ") >= 2
-    finished(sweep(tmp_path / "undisturbed", *words[:3]))
+    finished(sweep(tmp_path / "undisturbed", *argv[:3]))
     assert result(results, folder.name) == result(tmp_path / "undisturbed", folder.name)
 
 
@@ -209,12 +201,12 @@ def test_the_batch_script_puts_its_job_back_into_the_queue_but_not_when_it_is_ca
     command = tmp_path / "sparsebench"
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m sparsebench "$@"\n')
     command.chmod(0o755)
-    words = [word.replace("dpf,gmp", "dpf").replace("0,1", "0") for word in RUNS]
+    argv = [word.replace("dpf,gmp", "dpf").replace("0,1", "0") for word in RUNS]
     batch = ["sbatch", "--parsable", "--time=5", "--mem=1000", f"--output={tmp_path}/out", str(script)]
     environment = {**os.environ, "SPARSEBENCH": str(command)}
     results = tmp_path / "results"
     done = subprocess.run(
-        [*batch, *words, f"results_dir={results}"], env=environment, capture_output=True, text=True
+        [*batch, *argv, f"results_dir={results}"], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     until(lambda: begun(results), "the run")
@@ -247,9 +239,9 @@ def test_a_sweep_of_a_theory_study_ends_on_slurm_as_it_does_here(tmp_path):
         "study.features=[8,60]",
     )
     command = [sys.executable, "-m", "sparsebench", "sweep", *study, "study.seeds=3", "study.seed=0,1"]
-    for name, words in (("here", ()), ("slurm", SLURM)):
+    for name, argv in (("here", ()), ("slurm", SLURM)):
         done = subprocess.run(
-            [*command, f"results_dir={tmp_path / name}", *words],
+            [*command, f"results_dir={tmp_path / name}", *argv],
             capture_output=True,
             text=True,
         )

@@ -6,11 +6,11 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from sparsebench.cli import main
-from sparsebench.config.open import composed
+from sparsebench.config.open import compose_config
 from sparsebench.errors import SettingError
 from sparsebench.files import read_csv
 from sparsebench.paths import options
-from sparsebench.runs.build import assemble
+from sparsebench.runs.build import build_run
 from sparsebench.sweeps.sweeper import GridSweeper
 
 TINY = ["model.depth=8", "model.width=4", "scale=smoke", "device=cpu"]
@@ -21,8 +21,8 @@ GRIDS = [
 ]
 
 
-def jobs(*words, grids=GRIDS, **settings):
-    overrides = OverridesParser.create().parse_overrides(list(words))
+def jobs(*argv, grids=GRIDS, **settings):
+    overrides = OverridesParser.create().parse_overrides(list(argv))
     return GridSweeper(grids=grids, **settings).split_arguments(overrides, None)[0]
 
 
@@ -44,10 +44,10 @@ def test_the_command_line_takes_the_place_of_lists_and_leaves_out_grids_that_fix
 
 
 def test_parameters_of_the_sweeper_hold_for_all_grids(tmp_path, capsys):
-    words = ["experiment=sanity_checks", "scale=smoke", f"results_dir={tmp_path}", "--dry-run"]
-    assert main(["sweep", *words, "prune=dense", "sparsity=0.9"]) == 0
+    argv = ["experiment=sanity_checks", "scale=smoke", f"results_dir={tmp_path}", "--dry-run"]
+    assert main(["sweep", *argv, "prune=dense", "sparsity=0.9"]) == 0
     assert "1 runs" in capsys.readouterr().out  # one seed; the switches are not of dense training
-    assert main(["sweep", *words, "prune=dense", "sparsity=0.9", "seed=3,4"]) == 0
+    assert main(["sweep", *argv, "prune=dense", "sparsity=0.9", "seed=3,4"]) == 0
     assert "2 runs" in capsys.readouterr().out
 
 
@@ -73,9 +73,9 @@ def test_every_experiment_assembles_at_the_ends_of_its_grids(experiment):
     sweeper = composed_sweeper(experiment)
     for grid in sweeper.grids:
         for job in {tuple(found[end]) for found in [jobs(grids=[grid])] for end in (0, -1)}:
-            made, chosen = composed([*job, f"experiment={experiment}", "scale=smoke"])
+            made, chosen = compose_config([*job, f"experiment={experiment}", "scale=smoke"])
             assert chosen["dataset"] == "digits"
-            assert assemble(made).clock.total_steps == 24 * made.extend
+            assert build_run(made).clock.total_steps == 24 * made.extend
     assert sweeper.grids or sweeper.params
 
 
@@ -92,35 +92,35 @@ def test_a_width_experiment_keeps_the_number_of_non_zero_weights():
         for job in jobs("seed=0", grids=composed_sweeper(experiment).grids):
             if "prune=dense" in job:
                 continue
-            made = assemble(composed([*job, f"experiment={experiment}", "scale=smoke"])[0])
+            made = build_run(compose_config([*job, f"experiment={experiment}", "scale=smoke"])[0])
             zeros = made.pruner.zeros(made.clock.total_steps - 1)
             found.add(made.pruner.weights.numel - zeros)
         assert found == counts
 
 
 def test_an_experiment_says_what_it_costs_runs_and_compares(tmp_path, capsys):
-    words = ["experiment=dpf_cifar10", *TINY, "model=resnet", "prune=dense,dpf", "sparsity=0.9"]
-    assert main(["sweep", *words, f"results_dir={tmp_path}", "--dry-run"]) == 0
+    argv = ["experiment=dpf_cifar10", *TINY, "model=resnet", "prune=dense,dpf", "sparsity=0.9"]
+    assert main(["sweep", *argv, f"results_dir={tmp_path}", "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "2 runs, 0 of them finished" in said
     assert not list(tmp_path.iterdir())
 
-    assert main(["sweep", *words, f"results_dir={tmp_path}"]) == 0
+    assert main(["sweep", *argv, f"results_dir={tmp_path}"]) == 0
     said = capsys.readouterr().out
     assert f"sparsebench compare reference:dpf {tmp_path}" in said
     rows = [row for path in tmp_path.glob("*/summary.csv") for row in read_csv(path)]
     assert sorted(row["method"] for row in rows) == ["dense", "dpf"]
     assert all(row["sparsity_ok"] == "True" for row in rows)
 
-    assert main(["sweep", *words, f"results_dir={tmp_path}", "--dry-run"]) == 0
+    assert main(["sweep", *argv, f"results_dir={tmp_path}", "--dry-run"]) == 0
     assert "2 runs, 2 of them finished; to do: 0" in capsys.readouterr().out
 
 
 def test_the_flops_of_an_estimate_are_those_that_a_dense_run_reports(tmp_path, capsys):
-    words = ["prune=dense", *TINY, f"results_dir={tmp_path}"]
-    assert main(["sweep", *words, "--dry-run"]) == 0
+    argv = ["prune=dense", *TINY, f"results_dir={tmp_path}"]
+    assert main(["sweep", *argv, "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert main(["train", *words]) == 0
+    assert main(["train", *argv]) == 0
     (row,) = [row for path in tmp_path.glob("*/summary.csv") for row in read_csv(path)]
     assert f"(as if dense): {float(row['train_flops']):.3g}\n" in said
 
@@ -153,14 +153,14 @@ def test_tuning_takes_the_validation_accuracy_as_its_objective(tmp_path, launche
     pytest.importorskip("optuna")
     import yaml
 
-    words = [
+    argv = [
         "hydra/sweeper=tune",
         "hydra.sweeper.n_trials=2",
         f"launcher={launcher}",
         "optimizer.lr=choice(0.001,0.1)",
     ]
     more = ["hydra.sweeper.n_jobs=2"] if launcher == "local" else []
-    assert main(["sweep", *words, *more, "prune=dpf", *TINY, f"results_dir={tmp_path}"]) == 0
+    assert main(["sweep", *argv, *more, "prune=dpf", *TINY, f"results_dir={tmp_path}"]) == 0
     (best,) = tmp_path.glob(".sweeps/*/optimization_results.yaml")
     rows = [row for path in tmp_path.glob("*/summary.csv") for row in read_csv(path)]
     assert yaml.safe_load(best.read_text())["best_value"] == max(float(row["val_top1"]) for row in rows)
@@ -170,13 +170,13 @@ def test_tuning_takes_the_validation_accuracy_as_its_objective(tmp_path, launche
 @pytest.mark.nightly
 def test_hydras_own_launchers_work_too(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    words = ["prune=dense,dpf", *TINY, "launcher=joblib", "launcher.n_jobs=2", f"results_dir={tmp_path}"]
-    assert main(["sweep", *words]) == 0
+    argv = ["prune=dense,dpf", *TINY, "launcher=joblib", "launcher.n_jobs=2", f"results_dir={tmp_path}"]
+    assert main(["sweep", *argv]) == 0
     assert len(list(tmp_path.glob("*/summary.csv"))) == 2
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("argv", "said"),
     [
         (["launcher=nowhere"], "hydra/launcher=nowhere: expected one of"),
         (["retries=-1"], "retries=-1: expected a whole number, 0 or more"),
@@ -188,9 +188,9 @@ def test_hydras_own_launchers_work_too(tmp_path):
         (["prune=dense,dpf", "sparsity=0.5,1.5"], "sparsity=1.5: expected a fraction of zeros in [0, 1)"),
     ],
 )
-def test_bad_input_of_a_sweep_is_one_line_and_nothing_is_written(tmp_path, capsys, words, said):
+def test_bad_input_of_a_sweep_is_one_line_and_nothing_is_written(tmp_path, capsys, argv, said):
     results = tmp_path / "results"
-    assert main(["sweep", "prune=dpf", *TINY, *words, f"results_dir={results}"]) == 2
+    assert main(["sweep", "prune=dpf", *TINY, *argv, f"results_dir={results}"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line and not results.exists()
 
@@ -199,7 +199,7 @@ def test_a_job_planned_from_its_neighbours_config_is_the_one_that_hydra_composes
     """Jobs of equal choices are composed once: their names have to be those of the runs."""
     from sparsebench.records.states import states
 
-    words = ["prune=dense,dpf", "seed=0,1", "optimizer.lr=0.1,0.05", *TINY]
-    assert main(["sweep", *words, f"results_dir={tmp_path}"]) == 0
+    argv = ["prune=dense,dpf", "seed=0,1", "optimizer.lr=0.1,0.05", *TINY]
+    assert main(["sweep", *argv, f"results_dir={tmp_path}"]) == 0
     found = states(tmp_path)
     assert len(found) == 8 and {run.state for run in found} == {"finished"}

@@ -64,15 +64,15 @@ def test_measured_risks_are_near_those_of_gaussian_features():
 @pytest.fixture
 def runs(tmp_path):
     """Dense networks of two widths, and the larger one with as many weights as the smaller."""
-    words = [
+    argv = [
         "model=mlp",
         "prunable.last_fc=true",
         "epochs=4",
         "dataset.train_samples=100",
         f"results_dir={tmp_path}/runs",
     ]
-    assert main(["sweep", "model.hidden=[4],[8]", "prune=dense", "seed=0,1", *words]) == 0
-    assert main(["sweep", "model.hidden=[8]", "prune=one_shot", "sparsity=0.5", "seed=0,1", *words]) == 0
+    assert main(["sweep", "model.hidden=[4],[8]", "prune=dense", "seed=0,1", *argv]) == 0
+    assert main(["sweep", "model.hidden=[8]", "prune=one_shot", "sparsity=0.5", "seed=0,1", *argv]) == 0
     return tmp_path / "runs"
 
 

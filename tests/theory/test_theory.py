@@ -89,8 +89,8 @@ def read(path):
         return list(csv.DictReader(file))
 
 
-def run(*words):
-    return main(["theory", *SMALL, *words])
+def run(*argv):
+    return main(["theory", *SMALL, *argv])
 
 
 def test_a_study_writes_tables_checks_figures_and_where_they_come_from(tmp_path, monkeypatch, capsys):
@@ -128,8 +128,8 @@ def test_a_study_writes_tables_checks_figures_and_where_they_come_from(tmp_path,
 @pytest.mark.nightly
 def test_a_report_has_runs_and_studies_together(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = ["model=mlp", "prune=dense", "epochs=1", "dataset.train_samples=100", "results_dir=results/runs"]
-    assert main(["train", *words]) == 0
+    argv = ["model=mlp", "prune=dense", "epochs=1", "dataset.train_samples=100", "results_dir=results/runs"]
+    assert main(["train", *argv]) == 0
     assert run() == 0
     assert main(["report", "results"]) == 0
     assert "1 theory study, 1 of 1 runs count" in capsys.readouterr().err
@@ -191,15 +191,15 @@ def test_a_killed_study_goes_on_to_the_same_bytes(tmp_path):
 @pytest.mark.parametrize("launcher", ["basic", "local"])
 def test_a_sweep_runs_a_study_for_every_combination(tmp_path, monkeypatch, launcher):
     monkeypatch.chdir(tmp_path)
-    words = ["sweep", *SMALL, "study.seed=0,1", "results_dir=swept", f"launcher={launcher}"]
-    assert main(words) == 0
+    argv = ["sweep", *SMALL, "study.seed=0,1", "results_dir=swept", f"launcher={launcher}"]
+    assert main(argv) == 0
     folders = sorted(tmp_path.glob("swept/overparam_prune_network-*"))
     assert {yaml.safe_load((f / "config.yaml").read_text())["study"]["seed"] for f in folders} == {0, 1}
     assert all((folder / "summary.csv").is_file() for folder in folders)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("argv", "said"),
     [
         ([], "study: expected one of "),
         (["study=overparam_prun"], "did you mean 'overparam_prune'?"),
@@ -212,9 +212,9 @@ def test_a_sweep_runs_a_study_for_every_combination(tmp_path, monkeypatch, launc
         (["study=overparam_prune", "epochs=3"], "epochs=3: expected an existing setting"),
     ],
 )
-def test_bad_settings_are_one_line_and_write_nothing(tmp_path, monkeypatch, capsys, words, said):
+def test_bad_settings_are_one_line_and_write_nothing(tmp_path, monkeypatch, capsys, argv, said):
     monkeypatch.chdir(tmp_path)
-    assert main(["theory", *words]) == 2
+    assert main(["theory", *argv]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
     assert not list(tmp_path.iterdir())

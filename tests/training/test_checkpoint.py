@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sparsebench.files import atomic, remove_leftovers, write_csv
+from sparsebench.files import atomic, remove_temporary_files, write_csv
 from sparsebench.training.checkpoint import Checkpoint
 
 
@@ -80,5 +80,5 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 def test_what_killed_processes_left_half_written_is_removed(tmp_path):
     for name in (".a.csv.999999999.tmp", ".a.csv.other-host.1.tmp", "a.csv"):
         (tmp_path / name).touch()
-    remove_leftovers(tmp_path)
+    remove_temporary_files(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["a.csv"]

@@ -77,8 +77,8 @@ def test_the_averaged_network_has_exactly_the_zeros_of_the_method(tmp_path, meth
         if method in ("dense", "acdc", "str")
         else WORDS
     )
-    words = [*short, f"prune={method}", "ema=0.9", f"results_dir={tmp_path}"]
-    assert main([*words, "dataset.train_samples=320", "batch_size=16"]) == 0
+    argv = [*short, f"prune={method}", "ema=0.9", f"results_dir={tmp_path}"]
+    assert main([*argv, "dataset.train_samples=320", "batch_size=16"]) == 0
     row = result(tmp_path)["summary"]
     assert row["sparsity_ok"] == "True"
     if method not in ("dense", "str"):
@@ -103,8 +103,8 @@ def test_averaging_changes_what_is_kept_and_not_the_training(tmp_path):
 def test_kill_minus_9_with_an_average_and_mixed_batches(tmp_path):
     from tests.support.processes import DIGITS, finish, kill_when
 
-    words = (*DIGITS, "prune=dpf", "ema=0.95", "mixup=0.2", "cutmix=1.0", "dataset.channels=3")
-    finish(tmp_path / "unbroken", *words)
-    kill_when(tmp_path / "broken", words, lambda f: (f / "checkpoint.previous.pt").exists(), delay=0.05)
-    finish(tmp_path / "broken", *words)
+    argv = (*DIGITS, "prune=dpf", "ema=0.95", "mixup=0.2", "cutmix=1.0", "dataset.channels=3")
+    finish(tmp_path / "unbroken", *argv)
+    kill_when(tmp_path / "broken", argv, lambda f: (f / "checkpoint.previous.pt").exists(), delay=0.05)
+    finish(tmp_path / "broken", *argv)
     assert result(tmp_path / "broken") == result(tmp_path / "unbroken")

@@ -18,7 +18,7 @@ class ACDC(Pruner):
 
     def before_forward(self, step: int) -> None:
         """Where a phase starts: prune, or free everything."""
-        if not self.schedule.due(step) or self.schedule.target == 0:
+        if not self.schedule.due(step) or self.schedule.target_sparsity == 0:
             return
         self.update_masks(step)  # in a decompressed phase, of sparsity 0: all ones
         if self.schedule.sparsity(step) > 0:

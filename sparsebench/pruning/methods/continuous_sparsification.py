@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sparsebench.clock import Clock
 from sparsebench.errors import SettingError
-from sparsebench.pruning.learned import Tuned
+from sparsebench.pruning.learned import TunedSetting
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.tickets import LearnedTicket
 
@@ -41,7 +41,7 @@ class ContinuousSparsification(LearnedTicket):
         arXiv 1912.04427, Algorithm 2.
     """
 
-    tuned = Tuned("prune.s_init", densest=0.3, sparsest=-0.3)
+    tuned = TunedSetting("prune.s_init", densest=0.3, sparsest=-0.3)
 
     def __init__(
         self, model: nn.Module, weights: MaskedParameters, optimizer: torch.optim.Optimizer, clock: Clock,

@@ -19,10 +19,10 @@ class Dense(Pruner):
     def __init__(self, weights: MaskedParameters) -> None:
         self.weights = weights
 
-    def target(self, step: int) -> float:
+    def scheduled_sparsity(self, step: int) -> float:
         """Always 0."""
         return 0.0
 
-    def zeros(self, step: int) -> int:
+    def target_zeros(self, step: int) -> int:
         """Always 0."""
         return 0

@@ -8,7 +8,7 @@ from typing import Any
 
 from sparsebench.errors import SettingError
 from sparsebench.pruning.allocation import Allocation, exact_counts
-from sparsebench.pruning.dynamic import Dynamic, drop, grow, shared_out
+from sparsebench.pruning.dynamic import Dynamic, distribute, drop, grow
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.schedules import Schedule
 from sparsebench.pruning.scores import Score
@@ -65,9 +65,9 @@ class DSR(Dynamic):
         total = min(sum(small), sum(room))
         if not 0.9 * wanted <= sum(small) <= 1.1 * wanted:
             self.threshold *= 0.5 if sum(small) > wanted else 2.0
-        pruned = exact_counts(lambda share: [share * below for below in small], small, total)
+        pruned = exact_counts(lambda fraction: [fraction * below for below in small], small, total)
         left = [nnz - count for nnz, count in zip(kept, pruned, strict=True)]
-        grown = shared_out(total, [rest / sum(left) for rest in left], room)
+        grown = distribute(total, [rest / sum(left) for rest in left], room)
         random, new = self.score(self.weights.weights(), self.generator), {}
         for (name, mask), fewer, more in zip(masks.items(), pruned, grown, strict=True):
             stays = drop(mask, fewer, sizes[name])

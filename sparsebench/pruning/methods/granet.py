@@ -54,12 +54,12 @@ class GraNet(Dynamic):
         super().__init__(weights, schedule, allocation, score, drop_fraction, final_drop_fraction)
         if not 0 < initial_density <= 1:
             raise SettingError("initial_density", initial_density, "a share of the weights in (0, 1]")
-        self.initial_sparsity = min(1 - initial_density, schedule.target)
+        self.initial_sparsity = min(1 - initial_density, schedule.target_sparsity)
         self.pruning = Global(allocation.allow_layer_collapse)
 
-    def target(self, step: int) -> float:
+    def scheduled_sparsity(self, step: int) -> float:
         """s_t."""
-        final = self.schedule.target
+        final = self.schedule.target_sparsity
         left = 1 - self.schedule.sparsity(step) / final if final else 0.0
         return final - (final - self.initial_sparsity) * left
 
@@ -71,9 +71,9 @@ class GraNet(Dynamic):
         """Prune all layers together, then drop and grow in each of them."""
         if not self.updates(step):
             return
-        if self.target(step) > self.target(step - 1):
+        if self.scheduled_sparsity(step) > self.scheduled_sparsity(step - 1):
             scores = Magnitude()(self.weights.weights())
             for name, mask in self.weights.masks.items():
                 scores[name].masked_fill_(~mask, -math.inf)
-            self.weights.set_masks(self.pruning(scores, self.target(step)))
+            self.weights.set_masks(self.pruning(scores, self.scheduled_sparsity(step)))
         self.swap_within_layers(step, self.gradients)

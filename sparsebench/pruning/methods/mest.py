@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from sparsebench.clock import Clock
 from sparsebench.errors import SettingError
 from sparsebench.pruning.allocation import Allocation
-from sparsebench.pruning.dynamic import Dynamic, gradient_sizes
+from sparsebench.pruning.dynamic import Dynamic, gradient_magnitudes
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.schedules import Schedule, Stages
 from sparsebench.pruning.scores import Score
@@ -59,23 +59,27 @@ class MEST(Dynamic):
             raise SettingError(
                 "margins", margins, "shares in [0, 1), or from 0 up to a last of 0 with a soft bound"
             )
-        self.margin = Stages(clock, [p * (1 - schedule.target) for p in margins], stages)
+        self.margin = Stages(clock, [p * (1 - schedule.target_sparsity) for p in margins], stages)
         shapes = {name: tuple(p.shape) for name, p in weights.parameters.items()}
-        allocation.check(shapes, schedule.target + (0 if soft_bound else max(self.margin.values)))
+        allocation.check(shapes, schedule.target_sparsity + (0 if soft_bound else max(self.margin.values)))
 
-    def target(self, step: int) -> float:
+    def scheduled_sparsity(self, step: int) -> float:
         """The s of the masks: s - p with a soft bound."""
-        return max(self.schedule.target - (self.margin.at(step) if self.soft_bound else 0), 0.0)
+        return max(self.schedule.target_sparsity - (self.margin.at(step) if self.soft_bound else 0), 0.0)
 
     def updates(self, step: int) -> bool:
         """Whether masks change at ``step``."""
-        return super().updates(step) or (step in self.margin.starts and self.schedule.target > 0)
+        return super().updates(step) or (step in self.margin.starts and self.schedule.target_sparsity > 0)
 
     def after_step(self, step: int) -> None:
         """Prune the least important; grow at random."""
         if not self.updates(step):
             return
-        weights, gradients, final = self.weights.weights(), gradient_sizes(self.weights), self.schedule.target
+        weights, gradients, final = (
+            self.weights.weights(),
+            gradient_magnitudes(self.weights),
+            self.schedule.target_sparsity,
+        )
         scores = {name: w.abs() + self.gradient_weight * gradients[name] for name, w in weights.items()}
         for name, mask in self.weights.masks.items():
             scores[name].masked_fill_(~mask, -math.inf)
@@ -86,4 +90,4 @@ class MEST(Dynamic):
         random = self.score(weights, self.generator)
         for name, mask in self.weights.masks.items():
             random[name].masked_fill_(mask, math.inf)
-        self.weights.set_masks(self.allocation(random, self.target(step)))
+        self.weights.set_masks(self.allocation(random, self.scheduled_sparsity(step)))

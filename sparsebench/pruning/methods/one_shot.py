@@ -62,12 +62,12 @@ class OneShot(GMP):
     def after_step(self, step: int) -> None:
         """Prune, and for the variants start anew with zero momentum."""
         super().after_step(step)
-        if step + 1 == self.cut and self.fine_tune != "continue" and self.schedule.target > 0:
+        if step + 1 == self.cut and self.fine_tune != "continue" and self.schedule.target_sparsity > 0:
             self.weights.reset_optimizer_()
 
     def lr_factor(self, step: int, lr_schedule: LRSchedule) -> float:
         """η(t T / c) before the cut, and the variant's after it."""
-        if self.fine_tune == "continue" or self.schedule.target == 0:
+        if self.fine_tune == "continue" or self.schedule.target_sparsity == 0:
             return lr_schedule.factor(step)
         if step >= self.cut and self.fine_tune == "linear":
             return (self.total - step) / (self.total - self.cut)

@@ -52,7 +52,7 @@ class Powerprop(GMP):
         if not alpha >= 1:
             raise SettingError("alpha", alpha, "a power of at least 1")
         self.alpha = alpha
-        self.decay = weights.take_decay_()
+        self.decay = weights.disable_weight_decay_()
 
     @torch.no_grad()
     def on_start(self, probe: Probe) -> None:

@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 
 from sparsebench.pruning.allocation import Allocation
-from sparsebench.pruning.dynamic import Dynamic, drop_and_grow, gradient_sizes
+from sparsebench.pruning.dynamic import Dynamic, drop_and_grow, gradient_magnitudes
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.schedules import Schedule
 from sparsebench.pruning.scores import Score
@@ -48,7 +48,7 @@ class RigL(Dynamic):
 
     def updates(self, step: int) -> bool:
         """Whether masks change at ``step``: at the first one too, and never where nothing is pruned."""
-        return self.schedule.due(step) and self.schedule.target > 0
+        return self.schedule.due(step) and self.schedule.target_sparsity > 0
 
     def dense_gradient(self, step: int) -> bool:
         """Growing looks at the gradient of every weight."""
@@ -64,7 +64,7 @@ class RigL(Dynamic):
     def after_step(self, step: int) -> None:
         """Drop and grow. What is pruned has value and momentum zero, so what grows starts at zero."""
         if self.updates(step):
-            gradients, fraction, masks = gradient_sizes(self.weights), self.fraction(step), {}
+            gradients, fraction, masks = gradient_magnitudes(self.weights), self.fraction(step), {}
             for name, weight in self.weights.weights().items():
                 masks[name] = self.swap(name, weight.abs(), gradients[name], fraction)
             self.weights.set_masks(masks)

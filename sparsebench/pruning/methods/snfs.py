@@ -8,7 +8,7 @@ import torch
 
 from sparsebench.errors import SettingError
 from sparsebench.pruning.allocation import Allocation
-from sparsebench.pruning.dynamic import Dynamic, drop, grow, momentum_sizes, shared_out
+from sparsebench.pruning.dynamic import Dynamic, distribute, drop, grow, momentum_magnitudes
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.schedules import Schedule
 from sparsebench.pruning.scores import Score
@@ -58,19 +58,21 @@ class SNFS(Dynamic):
         """Drop the smallest; share out and grow by momentum."""
         if not self.updates(step):
             return
-        masks, sizes, kept = {}, momentum_sizes(self.weights), self.weights.nonzero().tolist()
+        masks, sizes, kept = {}, momentum_magnitudes(self.weights), self.weights.nonzero().tolist()
         sums = [float((m * self.weights.masks[n]).sum(dtype=torch.float64)) for n, m in sizes.items()]
         means = [sum_ / max(nnz, 1) for sum_, nnz in zip(sums, kept, strict=True)]
-        shares = [mean / (math.fsum(means) or 1) for mean in means]
-        for (name, weight), nnz, share in zip(self.weights.weights().items(), kept, shares, strict=True):
+        fractions = [mean / (math.fsum(means) or 1) for mean in means]
+        for (name, weight), nnz, fraction in zip(
+            self.weights.weights().items(), kept, fractions, strict=True
+        ):
             sparsity, rate = 1 - nnz / weight.numel(), self.fraction(step)
-            if sparsity < 0.2 and share > 1 / len(shares):
+            if sparsity < 0.2 and fraction > 1 / len(fractions):
                 rate = min(rate, sparsity)
             masks[name] = drop(self.weights.masks[name], min(math.ceil(rate * nnz), nnz - 1), weight.abs())
         room = [int((~mask).sum()) for mask in masks.values()]
         total = sum(kept) - sum(int(mask.sum()) for mask in masks.values())
         caps = [math.floor(0.99 * zeros) for zeros in room]
-        counts = shared_out(total, shares, caps if sum(caps) >= total else room)
+        counts = distribute(total, fractions, caps if sum(caps) >= total else room)
         grown = zip(masks.items(), counts, strict=True)
         self.weights.set_masks({name: grow(mask, count, sizes[name]) for (name, mask), count in grown})
         self.weights.project_(optimizer_state=False)

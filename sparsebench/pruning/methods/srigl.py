@@ -55,10 +55,10 @@ class SRigL(RigL):
         if not 0 <= min_salient <= 1:
             raise SettingError("min_salient", min_salient, "a share of a neuron's inputs in [0, 1]")
         self.min_salient = min_salient
-        drawn = allocation(score(weights.weights(), torch.Generator()), schedule.target)
+        drawn = allocation(score(weights.weights(), torch.Generator()), schedule.target_sparsity)
         self.budgets = {name: int(mask.sum()) for name, mask in drawn.items()}  # n_l
 
-    def zeros(self, step: int) -> None:
+    def target_zeros(self, step: int) -> None:
         """Equal fan-ins rarely add up to the target."""
 
     @torch.no_grad()

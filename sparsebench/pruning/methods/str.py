@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparsebench.pruning.learned import Learned, Tuned
+from sparsebench.pruning.learned import Learned, TunedSetting
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.pruner import Probe
 
@@ -31,7 +31,7 @@ class STR(Learned):
         Learnable Sparsity", ICML 2020, arXiv 2002.03231, section 3.
     """
 
-    tuned = Tuned("prune.s_init", densest=-20.0, sparsest=0.0)
+    tuned = TunedSetting("prune.s_init", densest=-20.0, sparsest=0.0)
 
     def __init__(
         self, weights: MaskedParameters, optimizer: torch.optim.Optimizer, s_init: float = -2.3

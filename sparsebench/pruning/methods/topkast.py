@@ -53,7 +53,7 @@ class TopKAST(Pruner):
         if not 0 <= extra_density <= 1:
             raise SettingError("extra_density", extra_density, "a share of the weights in [0, 1]")
         self.extra_density = extra_density
-        self.decay = weights.take_decay_()
+        self.decay = weights.disable_weight_decay_()
 
     def before_forward(self, step: int) -> None:
         """A and B if due; then the model sees 1_A ⊙ θ."""

@@ -304,13 +304,15 @@ def _ranks(name: str, source: str, rows: pd.DataFrame) -> Drawing:
     left, right = figure.subplots(1, 2, sharey=True)
     places = np.arange(len(own))[::-1]
     ranks = {"uncorrected_rank": "rank, kurtosis ignored", "true_rank": "rank planted", "rank": "rank"}
-    shares = {
+    fractions = {
         "rank_sparsity": "saved by the rank",
         "noise_sparsity": "within the noise",
         "sparsity": "sparsity it has",
     }
     looks = zip(COLORS, "s|oDvP", (40, 90, 9, 22, 22, 22), strict=True)
-    for (column, label), (color, marker, size) in zip([*ranks.items(), *shares.items()], looks, strict=True):
+    for (column, label), (color, marker, size) in zip(
+        [*ranks.items(), *fractions.items()], looks, strict=True
+    ):
         if own[column].notna().any():
             axes = left if column in ranks else right
             axes.scatter(own[column], places, marker=marker, color=color, s=size, label=label)

@@ -167,7 +167,7 @@ def test_rounds_cost_as_much_as_dense_training_and_the_ticket_its_share():
             state = counter.state_dict()
             weights.set_masks({"weight": torch.arange(1000).view(10, 100) < 100})
             counter = TrainingFLOPs(count_layers(model, (100,)), weights)
-            counter.go_on_from(state)
+            counter.continue_from(state)
         for step in range(10):
             counter.count(4, pruner.dense_gradient(step), pruner.dense_forward(step))
     assert counter.totals()[1] == pytest.approx(1 + 0.1)

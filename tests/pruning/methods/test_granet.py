@@ -46,7 +46,7 @@ def test_one_update_by_hand():
     b = nn.Parameter(torch.tensor([0.6, -0.1, 0.0, 0.0]))
     weights = MaskedParameters({"a": a, "b": b})
     pruner = GraNet(weights, Cubic(Clock(9), 0.6, end="4it", interval="4it"), Uniform(), Random(), 0.6)
-    assert [pruner.target(t) for t in (0, 3, 4, 8)] == pytest.approx([0.4, 0.4, 0.6, 0.6])
+    assert [pruner.scheduled_sparsity(t) for t in (0, 3, 4, 8)] == pytest.approx([0.4, 0.4, 0.6, 0.6])
     weights.set_masks(
         {
             "a": torch.tensor([True, True, True, True, False, False]),
@@ -90,22 +90,26 @@ def test_sparsity_rises_from_the_initial_to_the_target_and_regrowing_keeps_every
 
 def test_dense_to_sparse_starts_with_everything():
     *_, pruner = make(initial_density=1.0)
-    assert pruner.target(0) == 0 and bool(pruner.weights.packed().all()) and pruner.target(20) == 0.9
+    assert (
+        pruner.scheduled_sparsity(0) == 0
+        and bool(pruner.weights.packed().all())
+        and pruner.scheduled_sparsity(20) == 0.9
+    )
 
 
 def test_a_target_below_the_initial_sparsity_starts_at_the_target():
     *_, pruner = make(sparsity=0.3)
-    assert {pruner.target(t) for t in range(STEPS)} == {0.3}
+    assert {pruner.scheduled_sparsity(t) for t in range(STEPS)} == {0.3}
 
 
 def test_training_flops_by_hand():
     model, optimizer, pruner = make()
     flops, samples = TrainingFLOPs(count_layers(model, (20,)), pruner.weights), []
-    zeros = [pruner.zeros(0)]
+    zeros = [pruner.target_zeros(0)]
 
     def look(step):
         samples.append((zeros[-1], pruner.dense_gradient(step)))
-        zeros.append(pruner.zeros(step))
+        zeros.append(pruner.target_zeros(step))
 
     backward = pruner.after_backward
     pruner.after_backward = lambda step: (flops.count(1, pruner.dense_gradient(step)), backward(step))[1]

@@ -84,10 +84,10 @@ def test_masks_change_every_interval_up_to_the_end_by_a_falling_share_that_is_ex
 @pytest.mark.parametrize("growth", ["gradient", "random"])
 def test_the_explored_share_starts_at_the_density_and_only_rises(growth):
     model, optimizer, pruner = make(growth=growth)
-    explored = [pruner.weights.explored()]
-    assert explored == [0.25]
-    train(model, optimizer, pruner, lambda *_: explored.append(pruner.weights.explored()))
-    assert explored == sorted(explored) and 0.25 < explored[-1] <= 1
+    exploration_rate = [pruner.weights.exploration_rate()]
+    assert exploration_rate == [0.25]
+    train(model, optimizer, pruner, lambda *_: exploration_rate.append(pruner.weights.exploration_rate()))
+    assert exploration_rate == sorted(exploration_rate) and 0.25 < exploration_rate[-1] <= 1
 
 
 def test_training_flops_by_hand():

@@ -76,7 +76,7 @@ def test_elastic_mutation_by_hand():
 
 def test_the_soft_bound_by_hand():
     pruner, weight = by_hand(soft_bound=True)
-    assert [pruner.zeros(t) for t in (0, 9, 10, 19)] == [4, 4, 6, 6]
+    assert [pruner.target_zeros(t) for t in (0, 9, 10, 19)] == [4, 4, 6, 6]
     pruner.weights.set_masks({"w": torch.arange(10) < 6})  # two of the six have just been grown
     pruner.after_step(3)  # to sparsity .6: those two go; to .4: two come
     mask = pruner.weights.masks["w"]
@@ -110,7 +110,7 @@ def test_updates_stages_and_sparsities(soft_bound, margins, sparsities):
         stage = 0 if step < 8 else 1 if step < 16 else 2
         zeros = int((~weights.packed()).sum())
         kept.append(250 - zeros)
-        assert zeros == pruner.zeros(step) == zeros_for(sparsities[stage], 250)
+        assert zeros == pruner.target_zeros(step) == zeros_for(sparsities[stage], 250)
         for name, mask in weights.masks.items():
             new, gone = mask & ~masks[name], masks[name] & ~mask
             grown[step] = grown.get(step, 0) + int(new.sum())
@@ -128,12 +128,12 @@ def test_updates_stages_and_sparsities(soft_bound, margins, sparsities):
 
 def test_the_paper_s_sparsities_are_those_of_the_default():
     *_, pruner = make(sparsity=0.9, soft_bound=True)
-    assert [pruner.target(t) for t in (0, 8, 16)] == pytest.approx([0.88, 0.89, 0.9])
+    assert [pruner.scheduled_sparsity(t) for t in (0, 8, 16)] == pytest.approx([0.88, 0.89, 0.9])
 
 
 def test_a_target_below_the_margin_is_dense_at_first():
     *_, pruner = make(sparsity=0.01, soft_bound=True)
-    assert pruner.target(0) == 0 and pruner.target(19) == 0.01
+    assert pruner.scheduled_sparsity(0) == 0 and pruner.scheduled_sparsity(19) == 0.01
 
 
 @pytest.mark.parametrize(

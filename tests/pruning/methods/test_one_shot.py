@@ -19,7 +19,7 @@ def make(fine_tune="continue", total=20, at="15it", momentum=0.0):
     weight = nn.Parameter(torch.tensor([1.0, -4.0, 2.0, 3.0]))
     optimizer = torch.optim.SGD([weight], lr=1.0, momentum=momentum)
     weights = MaskedParameters({"w": weight}, optimizer)
-    schedule = schedules.OneShot(Clock(total), 0.5, at=at)
+    schedule = schedules.OneShotSchedule(Clock(total), 0.5, at=at)
     return weight, optimizer, OneShot(weights, schedule, Global(), Magnitude(), Clock(total), fine_tune)
 
 
@@ -62,9 +62,9 @@ def test_learning_rates_after_the_cut():
 def test_the_accuracy_right_after_the_cut_is_a_row_of_its_own(tmp_path, capsys):
     from sparsebench.cli import main
 
-    words = ["train", "prune=one_shot", "sparsity=0.9", "dataset.train_samples=300", "model.depth=8", "model.width=4",
+    argv = ["train", "prune=one_shot", "sparsity=0.9", "dataset.train_samples=300", "model.depth=8", "model.width=4",
              "epochs=4", "device=cpu", "eval_every=1ep", "schedule.at=7it", f"results_dir={tmp_path}"]  # fmt: skip
-    assert main(words) == 0
+    assert main(argv) == 0
     (folder,) = tmp_path.glob("*-*")
     rows = read_csv(folder / "metrics.csv")
     (cut,) = [row for row in rows if row["step"] == "8"]

@@ -129,7 +129,7 @@ def test_densities_fall_by_the_same_factor(method, sparsity, rounds, expected):
     targets = []
     for number in range(pruner.trainings):
         pruner.training = number
-        targets.append(pruner.target(0))
+        targets.append(pruner.scheduled_sparsity(0))
     assert targets[-1] == sparsity
     assert targets == pytest.approx(
         [1 - (1 - sparsity) ** (r / max(expected, 1)) for r in range(expected + 1)]
@@ -155,8 +155,8 @@ WORDS = ["dataset=digits", "dataset.train_samples=300", "model.depth=8", "model.
 def test_every_round_is_a_row_and_its_mask_lies_in_the_one_before(method, tmp_path, capsys):
     from safetensors.torch import load_file
 
-    words = ["train", f"prune={method}", *WORDS, f"results_dir={tmp_path}"]
-    assert main(words) == 0
+    argv = ["train", f"prune={method}", *WORDS, f"results_dir={tmp_path}"]
+    assert main(argv) == 0
     capsys.readouterr()
     folders = sorted(tmp_path.glob("*-*"))
     assert all(f"-{method}-s0.75-seed0-training{n}-" in folder.name for n, folder in enumerate(folders))
@@ -176,7 +176,7 @@ def test_every_round_is_a_row_and_its_mask_lies_in_the_one_before(method, tmp_pa
     assert not list(tmp_path.glob("*/handover*.pt"))
     metrics = read_csv(folders[1] / "metrics.csv")
     assert metrics[0]["train_loss"] == "" and float(metrics[0]["sparsity"]) == pytest.approx(0.5, abs=1e-3)
-    assert main(words) == 0
+    assert main(argv) == 0
     assert "already finished" in capsys.readouterr().out
 
 
@@ -197,12 +197,12 @@ def test_a_method_of_several_trainings_goes_on_after_the_last_finished_one(tmp_p
         return done
 
     for folder, breaks in (("unbroken", [9]), ("broken", [1, 1, 9])):
-        words = ["train", "prune=lottery", *WORDS, f"results_dir={tmp_path / folder}"]
+        argv = ["train", "prune=lottery", *WORDS, f"results_dir={tmp_path / folder}"]
         seen = []
         for trainings in breaks:
             with monkeypatch.context():
                 seen.append(break_after(trainings))
-                assert main(words) == (0 if trainings == 9 else 130)
+                assert main(argv) == (0 if trainings == 9 else 130)
             monkeypatch.undo()
         assert seen == ([[0, 1, 2]] if folder == "unbroken" else [[0], [1], [2]])
     names = sorted(

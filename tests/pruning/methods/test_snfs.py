@@ -7,7 +7,7 @@ from torch import nn
 from sparsebench.clock import Clock
 from sparsebench.errors import SettingError
 from sparsebench.pruning.allocation import Uniform
-from sparsebench.pruning.dynamic import momentum_sizes
+from sparsebench.pruning.dynamic import momentum_magnitudes
 from sparsebench.pruning.methods.snfs import SNFS
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.schedules import Constant
@@ -67,9 +67,9 @@ def test_momentum_of_adam_is_relative_by_hand():
     weight = nn.Parameter(torch.zeros(2))
     optimizer = torch.optim.AdamW([weight])
     weights = MaskedParameters({"w": weight}, optimizer)
-    assert momentum_sizes(weights)["w"].tolist() == [0, 0]
+    assert momentum_magnitudes(weights)["w"].tolist() == [0, 0]
     optimizer.state[weight] = {"exp_avg": torch.tensor([-3.0, 1]), "exp_avg_sq": torch.tensor([4.0, 0])}
-    assert momentum_sizes(weights)["w"].tolist() == pytest.approx([1.5, 1e8])
+    assert momentum_magnitudes(weights)["w"].tolist() == pytest.approx([1.5, 1e8])
 
 
 def run(optimizer_of, steps=20):
@@ -86,7 +86,7 @@ def run(optimizer_of, steps=20):
         before, masks, sizes = (
             weights.version,
             {n: m.clone() for n, m in weights.masks.items()},
-            momentum_sizes(weights),
+            momentum_magnitudes(weights),
         )
         pruner.before_forward(step)
         if weights.version > before:
@@ -118,7 +118,7 @@ def test_the_total_is_constant_and_what_grows_has_the_largest_momentum(optimizer
     weights, changed, _ = run(optimizer_of)
     assert changed == [5, 10, 15]  # between epochs of five steps
     assert weights.nonzero().tolist() != [38, 13]  # layers have exchanged weights
-    assert any((momentum_sizes(weights)[n][~m] != 0).any() for n, m in weights.masks.items())
+    assert any((momentum_magnitudes(weights)[n][~m] != 0).any() for n, m in weights.masks.items())
 
 
 def test_training_flops_are_those_of_a_dense_weight_gradient():

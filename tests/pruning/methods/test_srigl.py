@@ -118,7 +118,7 @@ def test_every_neuron_has_the_same_fan_in_or_none_and_layers_stay_just_below_the
     assert min(active[::2]) < 16  # some neuron was ablated
     by_hand = sum(2 * n + (400 if dense else n) for n, dense in kept)
     assert flops.totals()[1] == pytest.approx(by_hand / (3 * 400 * STEPS))
-    assert pruner.zeros(0) is None and pruner.target(0) == 0.8
+    assert pruner.target_zeros(0) is None and pruner.scheduled_sparsity(0) == 0.8
 
 
 def test_weights_are_scaled_to_the_deviation_of_their_fan_in():

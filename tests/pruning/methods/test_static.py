@@ -252,8 +252,8 @@ def test_the_mask_of_another_run_is_trained_again_from_the_same_or_from_other_we
         == 0
     )
     (first,) = (tmp_path / "first").glob("*-*")
-    words = ["prune=magnitude_init", "score=trained", f"score.path={first}", f"sanity.reinit={reinit}"]
-    assert main(["train", *words, *small, f"results_dir={tmp_path / 'again'}"]) == 0
+    argv = ["prune=magnitude_init", "score=trained", f"score.path={first}", f"sanity.reinit={reinit}"]
+    assert main(["train", *argv, *small, f"results_dir={tmp_path / 'again'}"]) == 0
     (again,) = (tmp_path / "again").glob("*-*")
     before, after = load_file(first / "model.safetensors"), load_file(again / "model.safetensors")
     for name in before:
@@ -261,12 +261,12 @@ def test_the_mask_of_another_run_is_trained_again_from_the_same_or_from_other_we
             assert torch.equal(before[name] == 0, after[name] == 0)
             assert not torch.equal(before[name], after[name])
     capsys.readouterr()
-    words = ["prune=magnitude_init", "score=trained", f"score.path={tmp_path}"]
-    assert main(["train", *words, *small, f"results_dir={tmp_path / 'none'}"]) == 2
+    argv = ["prune=magnitude_init", "score=trained", f"score.path={tmp_path}"]
+    assert main(["train", *argv, *small, f"results_dir={tmp_path / 'none'}"]) == 2
     assert f"score.path={tmp_path}: expected a run folder" in capsys.readouterr().err
     assert (
         main(
-            ["train", *words[:2], f"score.path={first}", *small, "model.width=8", f"results_dir={tmp_path}/n"]
+            ["train", *argv[:2], f"score.path={first}", *small, "model.width=8", f"results_dir={tmp_path}/n"]
         )
         == 2
     )
