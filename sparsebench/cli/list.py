@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 LABELS = {"prune": "methods", "evaluate": "evaluations", "theory": "theory"}
 """Config group -> what its options are called, where that is not the plural of its name."""
 
-COMMANDS = "commands"
-"""What the subcommands are called in the list; they are no config group."""
+OTHERS = ("commands", "figures")
+"""What is found by scanning packages, and is no config group."""
 
 
 def labels() -> dict[str, str]:
@@ -34,8 +34,8 @@ def run(args: Namespace) -> int:
         SettingError: There is no such group.
     """
     found = labels()
-    if args.group is not None and args.group not in {*found, *found.values(), COMMANDS}:
-        raise SettingError("group", args.group, one_of([*found, COMMANDS], args.group))
+    if args.group is not None and args.group not in {*found, *found.values(), *OTHERS}:
+        raise SettingError("group", args.group, one_of([*found, *OTHERS], args.group))
     listed = dict(_listed(args.group))
     if args.format == "json":
         import json
@@ -45,14 +45,7 @@ def run(args: Namespace) -> int:
         return 0
     for number, (label, made) in enumerate(listed.items()):
         if len(listed) > 1:
-            usage = (
-                "study=..."
-                if label == "theory"
-                else f"{found[label]}=..."
-                if label in found
-                else "sparsebench ..."
-            )
-            print(f"{chr(10) if number else ''}{label} ({usage})")
+            print(f"{chr(10) if number else ''}{label}{_usage(label)}")
         width = max((len(entry.name) for entry in made), default=0)
         for entry in made:
             paper = f"  [{entry.reference}]" if entry.reference else ""
@@ -60,24 +53,33 @@ def run(args: Namespace) -> int:
     return 0
 
 
+def _usage(label: str) -> str:
+    """How one is chosen."""
+    if label == "theory":
+        return " (study=...)"
+    return f" ({labels()[label]}=...)" if label in labels() else ""
+
+
 def _listed(chosen: str | None) -> Iterator[tuple[str, list[Entry]]]:
-    from sparsebench.config.catalog import Entry, entries
+    from sparsebench.config.catalog import Entry, entries, modules
 
     for label, group in labels().items():
         if chosen in (None, label, group):
             yield label, entries(group)
-    if chosen in (None, COMMANDS):
-        yield COMMANDS, [Entry(command.name, command.help, "") for command in subcommands().values()]
+    if chosen in (None, "commands"):
+        yield "commands", [Entry(command.name, command.help, "") for command in subcommands().values()]
+    if chosen in (None, "figures"):
+        yield "figures", modules("sparsebench.report.figures")
 
 
 def candidates(before: Sequence[str], last: str) -> list[str]:
     """What can be listed."""
-    return [*labels(), COMMANDS]
+    return [*labels(), *OTHERS]
 
 
 def arguments(parser: ArgumentParser) -> None:
     """What to list, and how."""
-    parser.add_argument("group", nargs="?", help=", ".join([*labels(), COMMANDS]))
+    parser.add_argument("group", nargs="?", help=", ".join([*labels(), *OTHERS]))
     parser.add_argument("--format", choices=("table", "json"), default="table")
 
 

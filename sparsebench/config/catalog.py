@@ -28,6 +28,16 @@ def entries(group: str) -> list[Entry]:
     return [_entry(path) for path in options(group).values()]
 
 
+def modules(package: str) -> list[Entry]:
+    """The modules of a package that are found by scanning it, with their docstrings' first lines."""
+    folder = find_source(package)
+    assert folder is not None
+    documented = {
+        path.stem: ast.get_docstring(ast.parse(path.read_text("utf-8"))) for path in folder.glob("[!_]*.py")
+    }
+    return [Entry(name, (text or "").partition("\n")[0], "") for name, text in sorted(documented.items())]
+
+
 def _entry(path: Path) -> Entry:
     text = path.read_text(encoding="utf-8")
     try:

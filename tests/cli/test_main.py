@@ -10,8 +10,9 @@ import sys
 import pytest
 
 from sparsebench.cli import main
-from sparsebench.cli.list import COMMANDS, labels
+from sparsebench.cli.list import labels
 from sparsebench.cli.subcommand import Section, subcommands
+from tests.support import ROOT
 from tests.support.configs import options
 
 
@@ -73,7 +74,9 @@ def test_a_mistyped_command_gets_a_suggestion(capsys):
 def test_list_prints_every_option_with_a_description_and_methods_with_their_paper(capsys):
     assert main(["list", "--format", "json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    found = {label: options(group) for label, group in labels().items()} | {COMMANDS: [*subcommands()]}
+    found = {label: options(group) for label, group in labels().items()}
+    found |= {"commands": [*subcommands()]}
+    found["figures"] = sorted(path.stem for path in (ROOT / "sparsebench/report/figures").glob("[!_]*.py"))
     assert {label: [entry["name"] for entry in listed[label]] for label in listed} == found
     assert {"methods", "models", "datasets", "evaluations", "scales", "theory"} <= found.keys()
     assert all(entry["description"] for found in listed.values() for entry in found)
