@@ -9,7 +9,7 @@ import pytest
 import yaml
 from hydra.utils import get_class
 
-from sparsebench.location import options
+from sparsebench.paths import options
 from tests.support import ROOT
 
 MODULES = sorted(

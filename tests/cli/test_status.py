@@ -15,7 +15,7 @@ import pytest
 from sparsebench.cli import main
 from sparsebench.files import read_csv, write_csv, write_json
 from sparsebench.records.lease import Lease
-from sparsebench.records.states import Results, states
+from sparsebench.records.states import ResultsFolder, states
 from tests.support.processes import PATIENCE, running, until
 
 TINY = ("model=mlp", "epochs=2", "device=cpu")
@@ -290,7 +290,7 @@ def test_gpus_are_given_in_turn_and_cores_are_shared(monkeypatch):
 def test_a_sweep_that_is_asked_to_stop_stops_its_runs_which_go_on_later(tmp_path):
     argv = ["prune=gmp", "seed=0,1", "model=resnet", "model.depth=8", "epochs=6", "device=cpu", "launcher=local",
              "launcher.n_jobs=2", f"results_dir={tmp_path}"]  # fmt: skip
-    with running("sweep", *words) as sweep:
+    with running("sweep", *argv) as sweep:
         metrics = lambda: list(tmp_path.glob("*-*/metrics.csv"))  # noqa: E731
         until(lambda: metrics() or sweep.poll() is not None, "an evaluation")
         sweep.send_signal(signal.SIGTERM)
@@ -298,5 +298,5 @@ def test_a_sweep_that_is_asked_to_stop_stops_its_runs_which_go_on_later(tmp_path
         assert sweep.returncode == 143, output
     assert "running" not in {run.state for run in states(tmp_path)}
     assert list(tmp_path.glob("*-*/checkpoint.pt"))
-    assert main(["sweep", *words]) == 0
+    assert main(["sweep", *argv]) == 0
     assert {run.state for run in states(tmp_path)} == {"finished"}

@@ -14,7 +14,11 @@ from sparsebench.config.build import accepted_arguments, build
 from sparsebench.data.loader import batches
 from sparsebench.pruning.allocation import zeros_for
 from sparsebench.pruning.pruner import Pruner
-from sparsebench.runner import Runner
+from sparsebench.runs.build import build_run
+from sparsebench.training.checkpoint import Checkpoint
+from sparsebench.training.flops import TrainingFLOPs
+from sparsebench.training.metrics import evaluate
+from sparsebench.training.runner import Runner
 from tests.support.configs import options, train_config
 from tests.support.training import SMALL, Quiet
 
@@ -40,7 +44,7 @@ def make(tmp_path_factory):
         if "retrain" in default.prune:
             small.append("prune.retrain=0.75")
         cfg, _ = train_config(*small)
-        training, before, made = 0, {}, assemble(cfg)
+        training, before, made = 0, {}, build_run(cfg)
         while True:
             first_step = made.pruner.begin(training, before)
             last = training == made.pruner.trainings - 1
@@ -48,7 +52,7 @@ def make(tmp_path_factory):
             if last:
                 return made, runner
             runner.run()
-            training, before, made = training + 1, made.pruner.handover(), assemble(cfg)
+            training, before, made = training + 1, made.pruner.handover(), build_run(cfg)
 
     def loop(made, folder, first_step):
         (place / folder).mkdir(exist_ok=True)
@@ -59,7 +63,7 @@ def make(tmp_path_factory):
             record=lambda rows: None, flops=TrainingFLOPs(
                 made.layers, made.pruner.weights
             ),
-            progress=lambda total, done: Quiet(), eval_every=5, save_every=5, first_step=first_step,
+            progress=lambda total, done: Quiet(), eval_every=5, save_every=3, first_step=first_step,
         )  # fmt: skip
 
     return build
@@ -72,7 +76,7 @@ class Watched:
         self.made, self.runner, self.first_step = made, runner, runner.step
         self.grown = Grown(made.pruner.weights)
         self.pruned_seen, self.hidden = [], []  # by the forward; at the optimiser's step
-        self.pruned, self.asked, self.zeros, self.clean = [], [], [], []  # after each step
+        self.pruned, self.target_zeros, self.zeros, self.clean = [], [], [], []  # after each step
         self.in_weights, self.in_momentum, self.gathers, self.hides = [], [], [], []
         made.model.register_forward_pre_hook(lambda *_: self.forward() if made.model.training else None)
         made.optimizer.register_step_pre_hook(lambda *_: self.hidden.append(made.pruner.weights.hidden))
@@ -98,7 +102,7 @@ class Watched:
         weights = pruner.weights
         self.grown.look()
         self.pruned.append(int((~weights.packed()).sum()))
-        self.asked.append(pruner.zeros(step))
+        self.target_zeros.append(pruner.target_zeros(step))
         with weights.applied():  # what has just been grown is zero too
             self.zeros.append(zeros(self.made))
             self.clean.append(self.zero_where_pruned())
@@ -148,8 +152,8 @@ def test_every_number_of_zeros_on_the_way_is_exactly_the_scheduled_one(watched, 
     made, weights = watched.made, watched.made.pruner.weights
     steps = made.clock.total_steps - watched.first_step
     assert len(watched.pruned) == len(watched.zeros) == steps > 0
-    for pruned, asked, found in zip(watched.pruned, watched.asked, watched.zeros, strict=True):
-        assert asked in (pruned, None)
+    for pruned, target_zeros, found in zip(watched.pruned, watched.target_zeros, watched.zeros, strict=True):
+        assert target_zeros in (pruned, None)
         assert found >= pruned
     assert all(watched.clean)
     assert made.target in (0.0 if method == "dense" else 0.9, None)
@@ -218,11 +222,23 @@ def test_equal_weights_get_equal_masks_and_watching_changes_nothing(make, method
         assert torch.equal(value, again.model.state_dict()[key]), key
 
 
-def test_stop_and_resume_equals_an_unbroken_run_to_the_bit(make, method, watched):
-    unbroken, expected = watched.made, watched.history
-    expected_flops = watched.runner.flops.totals()
-    for stop in (7, 10):  # between two checkpoints, and after going on at one
-        _, runner = make(method, folder="broken")
+@pytest.mark.parametrize("method", METHODS)
+def test_stop_and_resume_equals_an_unbroken_run_to_the_bit(make, method):
+    stop_and_resume(make, method)
+
+
+def test_what_a_model_draws_in_training_goes_on_after_a_stop_as_in_an_unbroken_run(make):
+    stop_and_resume(
+        make, "dense", "model=wide_resnet", "model.depth=10", "model.width=1", "model.dropout=0.3", "epochs=3"
+    )
+
+
+def stop_and_resume(make, method, *words):
+    unbroken, runner = make(method, *words, folder="unbroken")
+    expected = runner.run()
+    expected_flops = runner.flops.totals()
+    for stop in (7, 9):  # between two checkpoints, and after going on at one; both between two evaluations
+        _, runner = make(method, *words, folder="broken")
         watching = runner.train_step
 
         def stop_there(*batch, runner=runner, watching=watching, stop=stop):
@@ -233,7 +249,7 @@ def test_stop_and_resume_equals_an_unbroken_run_to_the_bit(make, method, watched
         runner.train_step = stop_there
         with pytest.raises(KeyboardInterrupt):
             runner.run()
-    resumed, runner = make(method, folder="broken")
+    resumed, runner = make(method, *words, folder="broken")
     torch.manual_seed(123)  # the generator comes from the checkpoint
     history = runner.run()
     assert runner.step == unbroken.clock.total_steps
@@ -264,8 +280,31 @@ def test_evaluation_changes_nothing(make, method):
     assert runner._evaluate("val") == first
 
 
-def test_a_row_of_several_trainings_says_which_it_is(watched):
-    made = watched.made
+def test_evaluations_on_the_way_are_of_the_pruned_weights_and_the_best_is_the_best_at_the_target(make):
+    made, runner = make("dpf", "sparsity=0.98")
+    weights, seen, flips, masks = made.pruner.weights, [], [], [made.pruner.weights.packed()]
+
+    def look(moment, step):
+        if moment == "after" and step % 5 == 4:  # evaluated next
+            pruned = copy.deepcopy(made.model).eval()
+            for name, mask in weights.masks.items():
+                pruned.get_parameter(name).data *= mask
+            seen.append([evaluate(pruned, batches(made.dataset, split, 100)) for split in ("val", "test")])
+            flips.append(float((weights.packed() != masks[-1]).double().mean()))
+            masks.append(weights.packed())
+
+    history = watch(made, runner, look)
+    assert [row["val_loss"] for row in history.rows] == [val.loss for val, _ in seen]
+    assert [row["mask_flips"] for row in history.rows] == flips
+    target = [n for n, row in enumerate(history.rows) if row["sparsity"] == history.rows[-1]["sparsity"]]
+    best = max(target, key=lambda n: seen[n][0].top1)
+    assert history.best_val_top1 == seen[best][0].top1 < max(val.top1 for val, _ in seen)  # less sparse
+    assert history.test_top1_at_best_val == seen[best][1].top1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_row_of_several_trainings_says_which_it_is(make, method):
+    made, _ = make(method)
     last = made.pruner.trainings - 1
     summary = made.pruner.summary()
     assert (summary.get("round"), summary.get("rounds")) == ((last, last) if last else (None, None))

@@ -75,7 +75,7 @@ def test_a_corrupt_checkpoint_is_reported_and_the_run_still_ends_the_same(tmp_pa
         newest.exists()
     ):  # killed between two renames it is not there, and the one before is used without a word
         newest.write_bytes(newest.read_bytes()[:-100])
-    process = start(broken, *words)
+    process = start(broken, *argv)
     output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     assert "not a whole checkpoint; set aside as checkpoint.corrupt.pt" in output

@@ -8,8 +8,8 @@ from functools import cache
 from hydra import compose
 from omegaconf import DictConfig
 
-from sparsebench.composition import own_hydra
-from sparsebench.location import config_dir
+from sparsebench.config.compose import own_hydra
+from sparsebench.paths import config_dir
 
 
 def options(group: str) -> list[str]:

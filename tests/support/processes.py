@@ -28,9 +28,9 @@ PATIENCE = 600
 
 
 @contextmanager
-def running(*words: str) -> Iterator[subprocess.Popen]:
+def running(*argv: str) -> Iterator[subprocess.Popen]:
     """The process of ``sparsebench WORDS``, which does not outlive the block, whatever fails in it."""
-    command = [sys.executable, "-m", "sparsebench", *words]
+    command = [sys.executable, "-m", "sparsebench", *argv]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         yield process
@@ -47,13 +47,13 @@ def until(what, reason: str) -> None:
         time.sleep(0.01)
 
 
-def start(results: Path, *words: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "sparsebench", "train", "device=cpu", *words, f"results_dir={results}"]
+def start(results: Path, *argv: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "sparsebench", "train", "device=cpu", *argv, f"results_dir={results}"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def finish(results: Path, *words: str) -> None:
-    process = start(results, *words)
+def finish(results: Path, *argv: str) -> None:
+    process = start(results, *argv)
     output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, output
 

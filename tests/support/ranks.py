@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sparsebench.cli import main
-from sparsebench.commands.run import complete
-from sparsebench.location import config_dir
+from sparsebench.paths import config_dir
+from sparsebench.runs.run import complete
 from tests.support.processes import PATIENCE
 
 TOLERANCE, NORM_TOLERANCE = 2e-6, 3e-4

@@ -23,7 +23,7 @@ def installed(package):
 
 def train(results, *argv):
     """In a process of its own: these packages warn, start threads and change global state."""
-    command = [sys.executable, "-m", "sparsebench", "train", *TINY, *words, f"results_dir={results}"]
+    command = [sys.executable, "-m", "sparsebench", "train", *TINY, *argv, f"results_dir={results}"]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     (folder,) = results.glob("digits-*")

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from sparsebench.signals import Interrupted, StopSignals
+from sparsebench.training.signals import Interrupted, StopSignals
 from tests.support.processes import DIGITS, PATIENCE, finish, result, running, start, until
 
 
@@ -66,7 +66,7 @@ def test_a_run_that_is_asked_to_stop_is_saved_at_that_step_and_goes_on_to_the_bi
         (signal.SIGUSR1, 75, "stopped by SIGUSR1; the same command goes on from there"),
         (signal.SIGINT, 130, "stopped by SIGINT"),
     ):
-        with running("train", "device=cpu", *words, f"results_dir={broken}") as process:
+        with running("train", "device=cpu", *argv, f"results_dir={broken}") as process:
             epochs = 0
             for line in process.stdout:
                 epochs += "  epoch " in line
@@ -93,12 +93,12 @@ def test_a_run_that_is_asked_to_stop_is_saved_at_that_step_and_goes_on_to_the_bi
 @pytest.mark.slow
 @pytest.mark.nightly
 def test_a_second_process_waits_for_the_first_or_leaves_the_run_to_it(tmp_path):
-    words = (*DIGITS, "prune=dpf", "epochs=10")
-    first = start(tmp_path, *words)
+    argv = (*DIGITS, "prune=dpf", "epochs=10")
+    first = start(tmp_path, *argv)
     until(lambda: list(tmp_path.glob(".state/*.lease.1")) or first.poll() is not None, "a claim")
     first.send_signal(signal.SIGSTOP)  # so that it is still there when the others come
     try:
-        third, said = start(tmp_path, *words, "wait=false"), f"is held by process {first.pid} on "
+        third, said = start(tmp_path, *argv, "wait=false"), f"is held by process {first.pid} on "
         output, _ = third.communicate(timeout=PATIENCE)
         assert third.returncode == 1 and said in output and len(output.splitlines()) == 1
         second = start(tmp_path, *argv)
