@@ -89,9 +89,9 @@ def copied(root: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def pytest(root: Path, words: Sequence[str], limit: float | None) -> tuple[int | None, str]:
+def pytest(root: Path, argv: Sequence[str], limit: float | None) -> tuple[int | None, str]:
     """(status, output) of pytest in ``root``; the status is ``None`` if it took longer than ``limit`` seconds."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *words]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *argv]
     environment = {
         **os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1",
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # no test needs one; finding them takes longer than most tests
@@ -117,8 +117,8 @@ def attempt(mutation: Mutation, root: Path, near: bool, limit: float) -> Outcome
 
     with copied(root) as folder:
         (folder / mutation.file).write_text(mutation.broken(root), encoding="utf-8")
-        for words in [mutation.tests] if near else [mutation.tests, ()]:
-            status, output = pytest(folder, ["-x", *words], limit)
+        for argv in [mutation.tests] if near else [mutation.tests, ()]:
+            status, output = pytest(folder, ["-x", *argv], limit)
             if status is None:
                 return outcome("timed out", output=output)
             if status == 1 and (failed := FAILED.search(output)):

@@ -47,8 +47,8 @@ def small(tmp_path):
     return tmp_path
 
 
-def run(small, *words):
-    return mutate.main(["--root", str(small), "--table", str(small / "table.yaml"), *words])
+def run(small, *argv):
+    return mutate.main(["--root", str(small), "--table", str(small / "table.yaml"), *argv])
 
 
 def test_what_a_test_notices_is_killed_and_the_rest_is_listed(small, capsys):

@@ -222,23 +222,29 @@ def test_equal_weights_get_equal_masks_and_watching_changes_nothing(make, method
         assert torch.equal(value, again.model.state_dict()[key]), key
 
 
-@pytest.mark.parametrize("method", METHODS)
 def test_stop_and_resume_equals_an_unbroken_run_to_the_bit(make, method):
-    stop_and_resume(make, method)
+    stop_and_resume(make, method, "whole")
 
 
 def test_what_a_model_draws_in_training_goes_on_after_a_stop_as_in_an_unbroken_run(make):
     stop_and_resume(
-        make, "dense", "model=wide_resnet", "model.depth=10", "model.width=1", "model.dropout=0.3", "epochs=3"
+        make,
+        "dense",
+        "drawing",
+        "model=wide_resnet",
+        "model.depth=10",
+        "model.width=1",
+        "model.dropout=0.3",
+        "epochs=3",
     )
 
 
-def stop_and_resume(make, method, *words):
-    unbroken, runner = make(method, *words, folder="unbroken")
+def stop_and_resume(make, method, name, *argv):
+    unbroken, runner = make(method, *argv, folder=f"{name}-unbroken")
     expected = runner.run()
     expected_flops = runner.flops.totals()
     for stop in (7, 9):  # between two checkpoints, and after going on at one; both between two evaluations
-        _, runner = make(method, *words, folder="broken")
+        _, runner = make(method, *argv, folder=f"{name}-broken")
         watching = runner.train_step
 
         def stop_there(*batch, runner=runner, watching=watching, stop=stop):
@@ -249,7 +255,7 @@ def stop_and_resume(make, method, *words):
         runner.train_step = stop_there
         with pytest.raises(KeyboardInterrupt):
             runner.run()
-    resumed, runner = make(method, *words, folder="broken")
+    resumed, runner = make(method, *argv, folder=f"{name}-broken")
     torch.manual_seed(123)  # the generator comes from the checkpoint
     history = runner.run()
     assert runner.step == unbroken.clock.total_steps
@@ -281,11 +287,13 @@ def test_evaluation_changes_nothing(make, method):
 
 
 def test_evaluations_on_the_way_are_of_the_pruned_weights_and_the_best_is_the_best_at_the_target(make):
-    made, runner = make("dpf", "sparsity=0.98")
+    made, runner = make("dpf", "sparsity=0.98", folder="looked-at")
     weights, seen, flips, masks = made.pruner.weights, [], [], [made.pruner.weights.packed()]
+    after_step = made.pruner.after_step
 
-    def look(moment, step):
-        if moment == "after" and step % 5 == 4:  # evaluated next
+    def look(step):
+        after_step(step)
+        if step % 5 == 4:  # evaluated next
             pruned = copy.deepcopy(made.model).eval()
             for name, mask in weights.masks.items():
                 pruned.get_parameter(name).data *= mask
@@ -293,7 +301,8 @@ def test_evaluations_on_the_way_are_of_the_pruned_weights_and_the_best_is_the_be
             flips.append(float((weights.packed() != masks[-1]).double().mean()))
             masks.append(weights.packed())
 
-    history = watch(made, runner, look)
+    made.pruner.after_step = look
+    history = runner.run()
     assert [row["val_loss"] for row in history.rows] == [val.loss for val, _ in seen]
     assert [row["mask_flips"] for row in history.rows] == flips
     target = [n for n, row in enumerate(history.rows) if row["sparsity"] == history.rows[-1]["sparsity"]]
@@ -302,7 +311,6 @@ def test_evaluations_on_the_way_are_of_the_pruned_weights_and_the_best_is_the_be
     assert history.test_top1_at_best_val == seen[best][1].top1
 
 
-@pytest.mark.parametrize("method", METHODS)
 def test_a_row_of_several_trainings_says_which_it_is(make, method):
     made, _ = make(method)
     last = made.pruner.trainings - 1

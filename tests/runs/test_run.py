@@ -15,7 +15,7 @@ from sparsebench.data.digits import Digits
 from sparsebench.data.mixing import Mix
 from sparsebench.files import read_csv
 from sparsebench.models.resnet import ResNet
-from sparsebench.runs.build import assemble
+from sparsebench.runs.build import build_run
 
 SETTINGS = ("model=resnet", "model.depth=8", "model.width=4", "prune=magnitude_init", "sparsity=0.5", "epochs=4",
             "batch_size=50", "dataset.train_samples=80", "dataset.split_seed=7", "label_smoothing=0.1",
@@ -63,8 +63,8 @@ def by_hand(seed, mixup, ema):
 
 @pytest.mark.parametrize(("seed", "mixup", "ema"), [(0, 0.0, None), (1, 0.4, 0.75)])
 def test_a_training_ends_in_the_weights_of_a_loop_written_by_hand(tmp_path, seed, mixup, ema):
-    words = [f"seed={seed}", f"mixup={mixup}", f"ema={ema or 'null'}", f"results_dir={tmp_path}"]
-    assert main(["train", *SETTINGS, *words]) == 0
+    argv = [f"seed={seed}", f"mixup={mixup}", f"ema={ema or 'null'}", f"results_dir={tmp_path}"]
+    assert main(["train", *SETTINGS, *argv]) == 0
     (folder,) = tmp_path.glob("digits-*")
     found, (expected, losses) = load_file(folder / "model.safetensors"), by_hand(seed, mixup, ema)
     assert found.keys() == expected.keys()
@@ -79,7 +79,7 @@ def test_a_training_ends_in_the_weights_of_a_loop_written_by_hand(tmp_path, seed
 
 
 def test_the_seed_is_of_the_weights_and_of_the_order_of_the_data_and_not_of_the_splits(hydra_config):
-    first, second = (assemble(hydra_config(*SETTINGS, f"seed={seed}")[0]) for seed in (0, 1))
+    first, second = (build_run(hydra_config(*SETTINGS, f"seed={seed}")[0]) for seed in (0, 1))
     for split in ("train", "val", "test"):
         a, b = (getattr(made.dataset, split) for made in (first, second))
         assert torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels), split
