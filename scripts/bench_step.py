@@ -29,7 +29,7 @@ from sparsebench.paths import config_dir
 from sparsebench.runs.build import build_run
 from sparsebench.training.checkpoint import Checkpoint
 from sparsebench.training.flops import TrainingFLOPs
-from sparsebench.training.runner import Runner
+from sparsebench.training.runner import RecordSettings, Runner, StepSettings, TrainingSetup
 
 WARM_UP = 2
 
@@ -56,13 +56,25 @@ def make(method: str, argv: list[str], dataset: ImageDataset, batch_size: int) -
     """A runner of ``method``, at an update of its masks after three eighths of the training."""
     cfg = compose("train", overrides=[f"prune={method}", *argv, f"batch_size={batch_size}"])
     made = build_run(cfg, dataset)
-    runner = Runner(
-        model=made.model, data=made.data, evaluation=lambda split: iter(()), optimizer=made.optimizer,
-        lr_schedule=made.lr_schedule, pruner=made.pruner, device=made.device, clock=made.clock,
-        criterion=nn.CrossEntropyLoss(), checkpoint=Checkpoint(Path(tempfile.gettempdir()), print), record=print,
-        flops=TrainingFLOPs(made.layers, made.pruner.weights), progress=lambda total, done: Silent(),
-        eval_every=10**9, save_every=10**9,
-    )  # fmt: skip
+    setup = TrainingSetup(
+        model=made.model,
+        data=made.data,
+        evaluation=lambda split: iter(()),
+        criterion=nn.CrossEntropyLoss(),
+        optimizer=made.optimizer,
+        lr_schedule=made.lr_schedule,
+        pruner=made.pruner,
+        clock=made.clock,
+        flops=TrainingFLOPs(made.layers, made.pruner.weights),
+    )
+    records = RecordSettings(
+        checkpoint=Checkpoint(Path(tempfile.gettempdir()), print),
+        record=print,
+        progress=lambda total, done: Silent(),
+        eval_every=10**9,
+        save_every=10**9,
+    )
+    runner = Runner(setup, StepSettings(made.device), records)
     runner.progress = Silent()
     made.pruner.on_start(runner._probe())
     updates = due(runner)
