@@ -24,7 +24,7 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 from tqdm import tqdm
 
-from sparsebench.data.arrays import ImageDataset, Split
+from sparsebench.data.arrays import ArrayDataset, Content, Split
 from sparsebench.paths import config_dir
 from sparsebench.runs.build import build_run
 from sparsebench.training.checkpoint import Checkpoint
@@ -41,18 +41,17 @@ class Silent:
         pass
 
 
-def images(pixels: int, count: int, device: str) -> ImageDataset:
+def images(pixels: int, count: int, device: str) -> ArrayDataset:
     """Random images: their content does not change the time of a step."""
     generator = torch.Generator().manual_seed(0)
     pictures = torch.randint(0, 256, (count, 3, pixels, pixels), generator=generator, dtype=torch.uint8)
     split = Split(pictures, torch.arange(count) % 10)
-    return ImageDataset(
-        "random", 10, split, split, val_fraction=0.1, split_seed=0, train_samples=None, mean=[0.5] * 3, std=[0.25] * 3,
-        pad=0, flip=False, device=device,
-    )  # fmt: skip
+    settings = {"val_fraction": 0.1, "split_seed": 0, "train_samples": None, "pad": 0, "flip": False}
+    content = Content("random", 10, split, split)
+    return ArrayDataset(content=content, **settings, mean=[0.5] * 3, std=[0.25] * 3, device=device)
 
 
-def make(method: str, argv: list[str], dataset: ImageDataset, batch_size: int) -> Runner:
+def make(method: str, argv: list[str], dataset: ArrayDataset, batch_size: int) -> Runner:
     """A runner of ``method``, at an update of its masks after three eighths of the training."""
     cfg = compose("train", overrides=[f"prune={method}", *argv, f"batch_size={batch_size}"])
     made = build_run(cfg, dataset)

@@ -19,8 +19,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from sparsebench.cli import main
-from sparsebench.config.catalog import entries
 from sparsebench.config.build import build
+from sparsebench.config.catalog import entries
 from sparsebench.config.compose import STUDY
 from sparsebench.config.identity import study_id
 from sparsebench.config.open import validate_study
