@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sparsebench.cli.subcommand import Section, Subcommand
 from sparsebench.errors import SettingError
+from sparsebench.paths import expanded
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -39,7 +40,7 @@ def run(options: Namespace) -> int:
     if options.output and (options.output.is_dir() or not options.output.parent.is_dir()):
         raise SettingError("output", options.output, "a file in a folder that exists")
     folders, left_out = _folders(options.paths)
-    datasets = Datasets(options.data_root.expanduser() if options.data_root else None)
+    datasets = Datasets(expanded(options.data_root) if options.data_root else None)
     tolerances = (0.0, ELSEWHERE) if options.tolerance is None else (options.tolerance, options.tolerance)
     found: list[Finding] = []
     for path in tqdm(folders, desc="audit", unit="run", disable=not sys.stderr.isatty()):
@@ -59,19 +60,16 @@ def run(options: Namespace) -> int:
 
 def _folders(paths: Sequence[Path]) -> tuple[list[Path], str]:
     """The finished runs under ``paths``, each once, and a word on the others."""
-    from sparsebench.records import schema
-    from sparsebench.records.run_folder import runs
+    from sparsebench.records.run_folder import finished_runs, unfinished
 
     found: dict[Path, Path] = {}
-    unfinished = 0
+    left_out = 0
     for path in paths:
-        every = list(runs(path)) if path.is_dir() else []
-        finished = [run for run in every if (run / schema.SUMMARY).is_file()]
-        if not finished:
+        if not (finished := finished_runs(path)):
             raise SettingError("path", path, "a folder with finished runs; a table has no models to check")
-        unfinished += len(every) - len(finished)
+        left_out += len(unfinished(path))
         found |= {run.resolve(): run for run in finished}
-    return list(found.values()), f" ({unfinished} unfinished left out)" if unfinished else ""
+    return list(found.values()), f" ({left_out} unfinished left out)" if left_out else ""
 
 
 def _text(found: Sequence[Finding], form: str) -> str:

@@ -184,8 +184,8 @@ def _print_notes(notes: Iterable[str]) -> None:
 
 def _regressions(result: Comparison, least: float, decimals: int | None) -> str:
     """Configurations that got worse by too much, or have lost all their valid_runs runs."""
-    from sparsebench.compare.comparison import lower_is_better
     from sparsebench.compare.layout import number
+    from sparsebench.records.schema import lower_is_better
 
     found, first = [], result.labels[0]
     sign = -1 if lower_is_better(result.metric) else 1
@@ -230,13 +230,11 @@ def _labels(given: Sequence[str]) -> list[str]:
 
 def _excluded_runs(frame: pd.DataFrame, running: int) -> str:
     """How many runs do not count, why, and which (the first three of a reason); empty if all do."""
-    from sparsebench.compare.configurations import valid_runs
+    from sparsebench.records.validity import run_states, valid_runs
 
     bad = frame[~valid_runs(frame)]
-    status = bad["status"].astype(object)
-    why = status.where(status != "finished", "missed the asked sparsity").fillna("no status")
     reasons = []
-    for reason, ids in bad.groupby(why, sort=True)["run_id"]:
+    for reason, ids in bad.groupby(run_states(bad), sort=True)["run_id"]:
         named = [*ids.astype(str)[:3], *(["..."] if len(ids) > 3 else [])]
         reasons.append(f"{len(ids)} {reason} ({', '.join(named)})")
     if running:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sparsebench.cli.subcommand import Section, Subcommand
 from sparsebench.errors import SettingError, one_of
-from sparsebench.paths import options
+from sparsebench.paths import expanded, options
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -45,11 +45,11 @@ def run(args: Namespace) -> int:
         sizes = ", ".join(f"{len(getattr(dataset, split)):,} {split}" for split in ("train", "val", "test"))
         print(f"{dataset.name}: {dataset.num_classes} classes, {sizes} images; nothing is wrong")
         return 0
-    root = Path(cfg.data_root).expanduser()
+    root = expanded(cfg.data_root)
     workers = max(cfg.workers if cfg.workers is not None else available_workers(), 1)
     if args.action == "check":
         return check(kind, root, cfg.dataset.packed, workers, not args.no_decode, args.output)
-    target = (args.output or root).expanduser()
+    target = expanded(args.output or root)
     if pack_folder(kind, root, target, args.side, args.quality, cfg.dataset._target_, workers):
         print(f"use it with dataset.packed={args.side} data_root={args.output or cfg.data_root}")
     return 0

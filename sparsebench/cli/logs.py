@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsebench.cli.subcommand import Section, Subcommand
-from sparsebench.errors import SettingError
-from sparsebench.records import schema
+from sparsebench.errors import SettingError, require_int
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -24,8 +23,7 @@ def run(args: Namespace) -> int:
     Raises:
         SettingError: There is no such run, or several.
     """
-    if args.lines is not None and args.lines < 0:
-        raise SettingError("--lines", args.lines, "a whole number, 0 or more")
+    require_int("--lines", args.lines, least=0, optional=True)
     path = _run(args.run, args.results)
     try:
         for text in _follow(path, args.lines, args.follow):
@@ -37,6 +35,9 @@ def run(args: Namespace) -> int:
 
 def _run(name: str, results: Path) -> Path:
     """The log of the one run that is meant, or what is known of one that never began."""
+    from sparsebench.records import schema
+    from sparsebench.records.run_folder import run_id_of
+
     if (Path(name) / schema.LOG).is_file():
         return Path(name) / schema.LOG
     if Path(name).is_dir():
@@ -44,7 +45,7 @@ def _run(name: str, results: Path) -> Path:
     if not results.is_dir():
         raise SettingError("results", results, "a folder of results")
     found = [path.parent for path in sorted(results.glob(f"**/{schema.LOG}"))]
-    found = [p for p in found if p.name.startswith(name) or p.name.rpartition("-")[2].startswith(name)]
+    found = [p for p in found if p.name.startswith(name) or run_id_of(p).startswith(name)]
     if len(found) == 1:
         return found[0] / schema.LOG
     several = ", ".join(path.name for path in found[:5])

@@ -34,11 +34,11 @@ def run(args: Namespace) -> int:
 
 
 def _finished(source: Path) -> list[Path]:
-    from sparsebench.records.run_folder import is_finished, runs
+    from sparsebench.records.run_folder import finished_runs
 
     if not source.is_dir():
         raise SettingError("RESULTS", source, "a folder of results")
-    if not (found := [run for run in runs(source) if is_finished(run)]):
+    if not (found := finished_runs(source)):
         raise SettingError("RESULTS", source, "a folder with finished runs in it")
     return found
 

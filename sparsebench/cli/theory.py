@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from sparsebench.cli import hydra_program
 from sparsebench.cli import list as listing
@@ -16,6 +15,8 @@ from sparsebench.paths import options
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from sparsebench.theory.study import Study, Tables
 
 HELP = """\
 usage: sparsebench theory study=NAME [study.KEY=VALUE ...] [device=cuda] [results_dir=FOLDER]
@@ -35,35 +36,35 @@ def _task(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from sparsebench.config.catalog import entries
+    from sparsebench.config.compose import STUDY
     from sparsebench.config.identity import study_id
-    from sparsebench.records.states import fail
-    from sparsebench.runs.run_lock import RunLockedError
-    from sparsebench.runs.study import as_typed, study
+    from sparsebench.runs.run_lock import note_failure
+    from sparsebench.runs.study import run_study
 
     job = HydraConfig.get()
     choices = dict(job.runtime.choices)
     try:
-        study(cfg, choices, list(job.overrides.task), _figures)
+        name = str(choices[STUDY])
+        entry = next(entry for entry in entries("theory") if entry.name == name)
+        about = {"shows": entry.description, "paper": entry.reference}
+        run_study(cfg, choices, _as_typed(job.overrides.task), about, _figures)
     except (SettingError, RunError, OSError) as error:
-        if not cfg.wait and not isinstance(error, RunLockedError):  # a launcher looks for it there
-            fail(Path(cfg.results_dir).expanduser(), study_id(cfg, choices), error)
+        note_failure(cfg, study_id(cfg, choices), error)
         if job.mode == RunMode.MULTIRUN:  # the others go on
-            print(f"sparsebench: {' '.join(as_typed(job.overrides.task))}: {error}", file=sys.stderr)
+            print(f"sparsebench: {' '.join(_as_typed(job.overrides.task))}: {error}", file=sys.stderr)
             if not _collected:
                 raise
         _failed.append(error)
 
 
-def _figures(
-    study: str, columns: Mapping[str, Sequence[str]], tables: Mapping[str, list[Any]]
-) -> Iterator[tuple[str, bytes]]:
-    """(name, content) of the files of a study's figures."""
+def _figures(name: str, definition: Study, tables: Tables) -> Iterator[tuple[str, bytes]]:
+    """(file, content) of every figure of a study."""
     import pandas as pd
 
     from sparsebench.report.studies import files
 
-    frames = {table: pd.DataFrame(tables[table], columns=list(names)) for table, names in columns.items()}
-    return files(study, frames)
+    return files(name, {t: pd.DataFrame(tables[t], columns=list(c)) for t, c in definition.tables.items()})
 
 
 def main(arguments: Sequence[str], sweep: bool = False) -> int:
@@ -109,6 +110,13 @@ def main(arguments: Sequence[str], sweep: bool = False) -> int:
     finally:
         _collected.clear()
     return 0
+
+
+def _as_typed(overrides: Sequence[str]) -> list[str]:
+    """The overrides as they are written on the command line."""
+    from sparsebench.config.compose import STUDY
+
+    return [override.replace(f"{STUDY}=", "study=") for override in overrides]
 
 
 COMMAND = Subcommand(

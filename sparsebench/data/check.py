@@ -20,7 +20,7 @@ from sparsebench.data.decoding import decode
 from sparsebench.data.folder import FolderDataset, ImageNet
 from sparsebench.data.listing import INDEX, ImageIndex, ImageSource
 from sparsebench.data.packed import Packed, pack, read_index, sha256
-from sparsebench.errors import SettingError
+from sparsebench.errors import require_int
 from sparsebench.files import write_csv
 
 FOUND = ("split", "image", "what")
@@ -148,10 +148,8 @@ def pack_folder(
     Raises:
         SettingError: ``side`` or ``quality`` is out of its range.
     """
-    if side < 1:
-        raise SettingError("--side", side, "a number of pixels, for example 256")
-    if not 1 <= quality <= 95:
-        raise SettingError("--quality", quality, "a whole number from 1 to 95")
+    require_int("--side", side, least=1)
+    require_int("--quality", quality, least=1, most=95)
     found = kind.listing(root)
     folder = target / f"packed-{side}"
     about = {"dataset": name, "source": _digest(found)}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from sparsebench.data.arrays import Content, ImageDataset
 from sparsebench.data.cifar_files import LAYOUT_10, LAYOUT_100, Layout, find, read
+from sparsebench.paths import expanded
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -17,7 +17,7 @@ class _CIFAR(ImageDataset):
     data_root: str
 
     def read(self) -> Content:
-        root = Path(self.data_root).expanduser()
+        root = expanded(self.data_root)
         folder = find(root, self.layout)
         if folder is None:
             from sparsebench.data.download import download  # here: torchvision is slow to import

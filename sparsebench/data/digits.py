@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from sparsebench.data.arrays import Content, ImageDataset, Split, stratified
-from sparsebench.errors import SettingError
+from sparsebench.errors import require_int
 
 TEST_FRACTION = 0.2
 TEST_SEED = 0  # not an argument: the test images are part of what the data set is
@@ -39,8 +39,7 @@ class Digits(ImageDataset):
         """The images, split into those of training and the test images."""
         from sklearn.datasets import load_digits  # here: a second to import, and only this data set needs it
 
-        if isinstance(self.channels, bool) or not isinstance(self.channels, int) or self.channels < 1:
-            raise SettingError("channels", self.channels, "a whole number of at least 1")
+        require_int("channels", self.channels, least=1)
         digits = load_digits()
         pixels = torch.from_numpy(digits.images).mul(255 / 16).round().to(torch.uint8)
         everything = Split(

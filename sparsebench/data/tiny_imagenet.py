@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from sparsebench.data import listing
 from sparsebench.data.arrays import Content, ImageDataset, Split
 from sparsebench.data.listing import ImageSource
 from sparsebench.errors import SettingError
+from sparsebench.paths import expanded
 
 SIDE = 64  # pixels
 
@@ -39,7 +39,7 @@ class TinyImageNet(ImageDataset):
 
     def read(self) -> Content:
         """All images, decoded."""
-        root = Path(self.data_root).expanduser()
+        root = expanded(self.data_root)
         candidate_folders = [
             parent / folder
             for parent in (root, root / "tiny_imagenet")

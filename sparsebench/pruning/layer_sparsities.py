@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from sparsebench.errors import SettingError
+from sparsebench.paths import expanded
 from sparsebench.pruning.allocation import LayerWise
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -197,7 +197,7 @@ class FromFile(LayerWise):
         super().__init__(allow_layer_collapse, compat)
         self.path, self.sparsity = path, sparsity
         try:
-            with open(Path(path).expanduser(), newline="", encoding="utf-8") as file:
+            with open(expanded(path), newline="", encoding="utf-8") as file:
                 self.layers = {row["layer"]: float(row["sparsity"]) for row in csv.DictReader(file)}
         except (OSError, KeyError, ValueError, TypeError) as error:
             wanted = "a CSV with columns layer and sparsity, for example a run's layers.csv"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from sparsebench.errors import SettingError
+from sparsebench.paths import expanded
 
 
 class Score:
@@ -68,7 +68,7 @@ class Trained(Score):
     def __init__(self, path: str) -> None:
         from safetensors.torch import load_file
 
-        self.path, file = path, Path(path).expanduser()
+        self.path, file = path, expanded(path)
         try:
             self.trained = load_file(file / "model.safetensors" if file.is_dir() else file)
         except Exception as error:  # safetensors has an exception of its own

@@ -75,8 +75,7 @@ def _pairs(results: ReportData, means: pd.DataFrame) -> Iterator[Pair]:
         while anchor in taken:
             anchor += "-"
         taken.add(anchor)
-        shown = own.drop(columns="dense_command")
-        drawn = draw(Group(results, shown, styles(shown, methods)), anchor)
+        drawn = draw(Group(results, own, styles(own, methods)), anchor)
         drawings, notes = drawn.drawings, [*drawn.notes]
         budgets = sorted(own["budget"].unique())
         several = f"{len(budgets)} budgets, each with lines of its own: "

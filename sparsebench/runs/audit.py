@@ -14,6 +14,7 @@ from sparsebench.config.build import format_override
 from sparsebench.errors import RunError, SettingError
 from sparsebench.files import read_csv
 from sparsebench.pruning.allocation import zeros_for
+from sparsebench.pruning.parameters import Zeros
 from sparsebench.records import schema
 from sparsebench.runs.build import build_run, epochs
 from sparsebench.runs.reopen import Datasets, FinishedRun
@@ -144,10 +145,11 @@ class _Checks:
             net.model, net.prunable, net.layers, net.dataset.input_shape, target_zeros
         )
         self.compare(found)
-        zeros, kept = found["prunable"] - found["nonzero"], int(self.row.get("kept_zeros") or 0)
-        if self.row["sparsity_ok"] == "True" and (kept < 0 or target_zeros not in (None, zeros - kept)):
-            self.fail("sparsity_ok", "True", f"{zeros - kept} weights pruned, asked were {target_zeros}")
-        self.masked = (zeros - kept) / found["prunable"]
+        total = found["prunable"] - found["nonzero"]
+        zeros = Zeros(total, pruned=total - int(self.row.get("kept_zeros") or 0))
+        if self.row["sparsity_ok"] == "True" and not zeros.as_requested(target_zeros):
+            self.fail("sparsity_ok", "True", f"{zeros.pruned} weights pruned, asked were {target_zeros}")
+        self.masked = zeros.pruned / found["prunable"]
 
     def layers(self, net: Network, rows: list[dict[str, str]]) -> None:
         """layers.csv, compute_cost_columns in the tensors."""

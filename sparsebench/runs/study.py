@@ -1,4 +1,4 @@
-"""One theory study: build it, compute its grid points, write its tables, checks and figures."""
+"""One theory study: from a config to a folder of tables, checks and figures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,33 +16,38 @@ from tqdm import tqdm
 
 import sparsebench
 from sparsebench.config.build import build
-from sparsebench.config.catalog import entries
 from sparsebench.config.compose import STUDY
 from sparsebench.config.identity import study_id
 from sparsebench.config.open import validate_study
 from sparsebench.distributed.device import Device
-from sparsebench.errors import SettingError
+from sparsebench.errors import SettingError, require_int
 from sparsebench.files import atomic
+from sparsebench.paths import expanded
 from sparsebench.records import provenance
 from sparsebench.records.lease import Lease
 from sparsebench.records.study_folder import StudyFolder
-from sparsebench.runs.run_lock import check_still_held, run_lock
+from sparsebench.runs.run_lock import Make, check_still_held, find_or_make, say_finished
 from sparsebench.theory.study import Point, Study, Tables
 from sparsebench.training.signals import StopSignals
 
-Draw = Callable[[str, Mapping[str, Sequence[str]], Tables], Iterable[tuple[str, bytes]]]
-"""(study, table -> columns, tables) -> (name, content) of the files of its figures."""
+Draw = Callable[[str, Study, Tables], Iterable[tuple[str, bytes]]]
+"""(name of a study, its definition, its tables) -> (file, content) of every figure; figures are the report's."""
 
 
-def study(
-    cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str], draw: Draw
+def run_study(
+    cfg: DictConfig,
+    choices: Mapping[str, str | None],
+    overrides: Sequence[str],
+    about: Mapping[str, str],
+    draw: Draw,
 ) -> StudyFolder:
-    """Make, resume or find finished the study that ``cfg`` describes.
+    """Make, resume or find finished the study that ``cfg`` describes, and print how its checks went.
 
     Args:
         cfg: The composed config.
         choices: Config group -> chosen option.
-        overrides: Of the command line, to name the command that makes the study again.
+        overrides: As typed on the command line, to name the command that makes the study again.
+        about: What is recorded beside it: what it ``shows``, and its ``paper``.
         draw: Makes its figures.
 
     Raises:
@@ -52,37 +56,43 @@ def study(
     if choices["device"] == "ddp":
         raise SettingError("device", "ddp", "auto, cpu or cuda: a study is one process")
     validate_study(cfg, choices)
-    name, results = str(choices[STUDY]), Path(cfg.results_dir).expanduser()
+    name, identity = str(choices[STUDY]), study_id(cfg, choices)
     definition: Study = build(cfg.study, "study")
     device: Device = build(cfg.device, "device")
-    if cfg.threads < 1:
-        raise SettingError("threads", cfg.threads, "a whole number of at least 1")
-    folder = StudyFolder(results / f"{name}-{study_id(cfg, choices)}")
-    if not cfg.overwrite and _is_finished(folder):
+    require_int("threads", cfg.threads, least=1)
+    folder = StudyFolder(expanded(cfg.results_dir) / f"{name}-{identity}")
+
+    def find() -> StudyFolder | None:
+        if not folder.finished:
+            return None
+        say_finished(folder.path)
+        show(folder)
         return folder
-    points = definition.points()  # may read data that is not there: before anything is written
-    with (
-        run_lock(results, study_id(cfg, choices), cfg, device) as (lease, waited),
-        StopSignals() as signals,
-    ):
-        if (waited or not cfg.overwrite) and _is_finished(folder):
+
+    def prepare() -> Make[StudyFolder]:
+        points = definition.points()  # may read data that is not there
+
+        def make(lease: Lease | None, signals: StopSignals) -> StudyFolder:
+            if cfg.overwrite:
+                folder.clear()
+            folder.open()
+            origin = _origin(name, definition, device, overrides, about)
+            folder.write_config(OmegaConf.to_yaml(cfg, resolve=True))
+            folder.write_provenance(origin)
+            started = time.monotonic()
+            with _threads(cfg.threads):
+                tables = _computed(name, definition, points, device, folder, signals)
+            checks = list(definition.checks(tables))
+            check_still_held(lease)
+            _write(folder, definition, tables, draw(name, definition, tables), lease)
+            folder.write_provenance({**origin, "seconds": round(time.monotonic() - started, 1)})
+            folder.write_checks({"study": name, **asdict(check)} for check in checks)
+            show(folder)
             return folder
-        if cfg.overwrite:
-            folder.clear()
-        folder.open()
-        origin = _origin(name, definition, device, overrides)
-        folder.write_config(OmegaConf.to_yaml(cfg, resolve=True))
-        folder.write_provenance(origin)
-        started = time.monotonic()
-        with _threads(cfg.threads):
-            tables = _computed(name, definition, points, device, folder, signals)
-        checks = list(definition.checks(tables))
-        check_still_held(lease)
-        _write(folder, definition, tables, draw(name, definition.tables, tables), lease)
-        folder.write_provenance({**origin, "seconds": round(time.monotonic() - started, 1)})
-        folder.write_checks({"study": name, **asdict(check)} for check in checks)
-    show(folder)
-    return folder
+
+        return make
+
+    return find_or_make(identity, cfg, device, find, prepare)
 
 
 @contextmanager
@@ -97,16 +107,17 @@ def _threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _origin(name: str, definition: Study, device: Device, overrides: Sequence[str]) -> dict[str, Any]:
+def _origin(
+    name: str, definition: Study, device: Device, overrides: Sequence[str], about: Mapping[str, str]
+) -> dict[str, Any]:
     """What produces the study."""
-    entry = next(entry for entry in entries("theory") if entry.name == name)
     return {
         "study": name,
-        "shows": entry.description,
-        "paper": entry.reference,
+        "shows": about["shows"],
+        "paper": about["paper"],
         "version": sparsebench.__version__,
         "started": provenance.now(),
-        "command": shlex.join(["sparsebench", "theory", *as_typed(overrides)]),
+        "command": shlex.join(["sparsebench", "theory", *overrides]),
         "device": device.label,
         "commit": provenance.git_state(),
         "libraries": provenance.libraries(),
@@ -154,13 +165,6 @@ def _write(
             opened.write(content)
 
 
-def _is_finished(folder: StudyFolder) -> bool:
-    if folder.finished:
-        print(f"{folder.path}: already finished; nothing done (overwrite=true to do it again)")
-        show(folder)
-    return folder.finished
-
-
 def show(folder: StudyFolder) -> None:
     """Print how the checks went; those that failed in full."""
     checks = folder.checks()
@@ -171,8 +175,3 @@ def show(folder: StudyFolder) -> None:
         if float(row["standard_error"]):
             numbers += f" ± {float(row['standard_error']):.2g}"
         print(f"  failed: {row['check']}, {row['case']}: {numbers}, tolerance {float(row['tolerance']):g}")
-
-
-def as_typed(overrides: Sequence[str]) -> list[str]:
-    """The overrides as they are written on the command line."""
-    return [override.replace(f"{STUDY}=", "study=") for override in overrides]

@@ -321,7 +321,7 @@ def test_who_a_process_is_follows_from_torchrun_then_from_the_slurm_step():
         (SLURM, "device=ddp: expected srun in front of the command: this Slurm job has 8 tasks"),
         ({"RANK": "1", "WORLD_SIZE": "2"}, "device=ddp: expected MASTER_ADDR and MASTER_PORT"),
         ({**TORCHRUN, "RANK": "2"}, "RANK=2: expected a number from 0 to 1"),
-        ({**TORCHRUN, "WORLD_SIZE": "two"}, "WORLD_SIZE=two: expected a whole number"),
+        ({**TORCHRUN, "WORLD_SIZE": "two"}, "WORLD_SIZE=two: expected an integer"),
     ],
 )
 def test_a_launch_that_cannot_work_is_refused(environment, message):

@@ -209,12 +209,12 @@ def test_results_do_not_depend_on_the_number_of_threads():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"seeds": 1}, "seeds=1: expected a whole number of at least 2"),
+        ({"seeds": 1}, "seeds=1: expected an integer, at least 2"),
         ({"diag": {**DIAG, "features": [200]}}, "study.diag.features=200: expected no 200"),
         ({"diag": {**DIAG, "features": []}}, r"study.diag.features=\[\]: expected a list"),
         ({"diag": {**DIAG, "features": [1001]}}, "study.diag.features=1001: expected at most 1000"),
         ({"rf": {**RF, "n": 6}}, "study.rf.n=6: expected more than 6 samples"),
-        ({"latent": {**LATENT, "draws": 1}}, "study.latent.draws=1: expected a whole number"),
+        ({"latent": {**LATENT, "draws": 1}}, "study.latent.draws=1: expected an integer"),
     ],
 )
 def test_settings_without_a_meaning_are_refused(settings, said):
