@@ -38,7 +38,7 @@ def reference_dir() -> Path:
 def references() -> dict[str, Path]:
     """The tables that ``reference:NAME`` means, by name: this code's measurements, and papers' numbers."""
     folder = reference_dir()
-    found = [path for place in (".", "gpu", "papers") for path in (folder / place).glob("*.csv")]
+    found = [path for location in (".", "gpu", "papers") for path in (folder / location).glob("*.csv")]
     return {path.stem: path for path in sorted(found)}
 
 
