@@ -1,4 +1,4 @@
-"""One module a subcommand, and ``main``, which chooses among them."""
+"""One module a subcommand (its ``COMMAND``), and ``main``, which finds them and chooses among them."""
 
 from sparsebench.cli.main import main
 

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import argparse
-import csv
-import io
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from sparsebench.cli.subcommand import Section, Subcommand
 from sparsebench.errors import SettingError
-from sparsebench.files import write_text
-from sparsebench.records.collect import rows
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
 
 
-def main(arguments: Sequence[str]) -> int:
+def run(options: Namespace) -> int:
     """Print, or write with ``-o``, one row a finished run.
 
     Raises:
         SettingError: A folder holds no finished runs, or FILE cannot be one.
     """
-    parser = argparse.ArgumentParser(
-        prog="sparsebench collect",
-        description="One CSV of the finished runs under folders: a row each, every column, the texts of the runs' own "
-        "summaries. Where a run was kept (results_dir, data_root) is left out of its command.",
-    )
-    parser.add_argument("paths", nargs="+", type=Path, metavar="FOLDER", help="a run folder, or one of runs")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write here instead of printing")
-    options = parser.parse_args(arguments)
+    import csv
+    import io
+
+    from sparsebench.files import write_text
+    from sparsebench.records.collect import rows
+
     found = [row for path in options.paths for row in rows(path)]
     columns = list(dict.fromkeys(column for row in found for column in row))
     text = io.StringIO()
@@ -42,3 +39,23 @@ def main(arguments: Sequence[str]) -> int:
     write_text(options.output, text.getvalue())
     print(f"{len(found)} runs in {options.output}", file=sys.stderr)
     return 0
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Which runs, and where the CSV goes."""
+    parser.add_argument("paths", nargs="+", type=Path, metavar="FOLDER", help="a run folder, or one of runs")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write here instead of printing")
+
+
+COMMAND = Subcommand(
+    name="collect",
+    help="the rows of many runs as one CSV",
+    section=Section.FOLLOW,
+    order=2,
+    description="One CSV of the finished runs under folders: a row each, every column, the texts of the runs' own "
+    "summaries. Where a run was kept (results_dir, data_root) is left out of its command.",
+    examples=("sparsebench collect results/runs -o table.csv",),
+    files=True,
+    arguments=arguments,
+    run=run,
+)

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-import pandas as pd
-
-from sparsebench.compare.comparison import Comparison, compare, configurations
-from sparsebench.compare.configurations import NEEDED
-from sparsebench.compare.layout import constant_columns, format_for_display, number
-from sparsebench.compare.published import cells, compare_with_paper, is_published, listed, read_published
-from sparsebench.compare.table import FORMATS, WITH_NOTES, exact, render
+from sparsebench.cli.subcommand import Section, Subcommand
 from sparsebench.errors import RunError, SettingError, one_of
-from sparsebench.files import write_text
 from sparsebench.paths import references
-from sparsebench.records.collect import read
-from sparsebench.records.run_folder import unfinished
-from sparsebench.records.schema import lower_is_better
-from sparsebench.records.validity import run_states, valid_runs
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    import pandas as pd
+
+    from sparsebench.compare.comparison import Comparison
 
 REFERENCE = "reference:"
 
@@ -34,8 +29,7 @@ that was asked for fails, 2 at bad input.
 """
 
 
-@dataclass(frozen=True)
-class TableSource:
+class TableSource(NamedTuple):
     """One thing to compare: its name as given, and the file or folder."""
 
     given: str
@@ -44,17 +38,18 @@ class TableSource:
     @property
     def published(self) -> bool:
         """Whether it holds numbers of papers."""
+        from sparsebench.compare.published import is_published
+
         return self.path.is_file() and is_published(self.path)
 
 
-def main(arguments: Sequence[str]) -> int:
+def run(options: Namespace) -> int:
     """Print, or write with ``-o``, the comparison of the named results.
 
     Raises:
         SettingError: A path holds no results, a column does not exist, or FILE cannot be one.
         RunError: A condition of ``--fail-below`` or ``--fail-on-missing`` holds; the table is out by then.
     """
-    options = _parser().parse_args(arguments)
     if options.output and (options.output.is_dir() or not options.output.parent.is_dir()):
         raise SettingError("output", options.output, "a file in a folder that exists")
     sources = [_source(argument) for argument in options.paths]
@@ -68,36 +63,6 @@ def main(arguments: Sequence[str]) -> int:
     if failed:
         raise RunError(failed)
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="sparsebench compare",
-        description="Means over seeds, sample standard deviations, ranks and differences, joined by configuration.",
-        epilog=EPILOG,
-    )
-    parser.add_argument(
-        "paths", nargs="+", metavar="PATH", help="run folder, folder of runs, CSV, or reference:NAME"
-    )
-    parser.add_argument("--metric", default="top1", help="numeric column to compare (default: top1)")
-    parser.add_argument(
-        "--on", type=lambda text: text.split(","), metavar="NAME,...", help="columns or settings to join by"
-    )
-    parser.add_argument(
-        "--map", action="append", default=[], metavar="THEIRS=OURS", help="a column of a CSV that is not ours"
-    )
-    parser.add_argument("--format", choices=FORMATS, default="table")
-    parser.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="write to FILE instead of the screen"
-    )
-    parser.add_argument(
-        "--fail-below", type=float, metavar="DELTA",
-        help="fail where a difference is below DELTA, for example -0.5 (of a cost: where it grew by more than that)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--fail-on-missing", action="store_true", help="fail where a configuration is not in every table"
-    )
-    return parser
 
 
 def _source(argument: str) -> TableSource:
@@ -118,9 +83,13 @@ def _names(arguments: Iterable[str]) -> dict[str, str]:
     return dict(pairs)
 
 
-def _read(
-    source: TableSource, label: str, names: dict[str, str], options: argparse.Namespace
-) -> pd.DataFrame:
+def _read(source: TableSource, label: str, names: dict[str, str], options: Namespace) -> pd.DataFrame:
+    import pandas as pd
+
+    from sparsebench.compare.configurations import NEEDED
+    from sparsebench.records.collect import read
+    from sparsebench.records.run_folder import unfinished
+
     columns = {*NEEDED, options.metric, *(options.on or ())}
     frame = read(source.path, columns, names)
     if options.metric not in frame:
@@ -137,8 +106,12 @@ def _read(
     return frame
 
 
-def _compared(sources: Sequence[TableSource], names: dict[str, str], options: argparse.Namespace) -> str:
+def _compared(sources: Sequence[TableSource], names: dict[str, str], options: Namespace) -> str:
     """Compare tables of runs; what a --fail option found, or nothing."""
+    from sparsebench.compare.comparison import compare
+    from sparsebench.compare.layout import format_for_display
+    from sparsebench.compare.table import WITH_NOTES, exact, render
+
     labels = _labels([source.given for source in sources])
     tables = [(label, _read(s, label, names, options)) for label, s in zip(labels, sources, strict=True)]
     result = compare(tables, options.metric, options.on)
@@ -156,12 +129,12 @@ def _compared(sources: Sequence[TableSource], names: dict[str, str], options: ar
 
 
 def _published(
-    sources: Sequence[TableSource],
-    papers: Sequence[TableSource],
-    names: dict[str, str],
-    options: argparse.Namespace,
+    sources: Sequence[TableSource], papers: Sequence[TableSource], names: dict[str, str], options: Namespace
 ) -> str:
     """Put ours beside a paper's; what a --fail option found, or nothing."""
+    from sparsebench.compare.published import cells, compare_with_paper, listed, read_published
+    from sparsebench.compare.table import WITH_NOTES, exact, render
+
     if len(papers) > 1 or len(sources) > 2:
         raise SettingError("path", papers[-1].given, "one paper, and one table of results to put beside it")
     if options.metric != "top1" or options.on:
@@ -183,7 +156,7 @@ def _published(
     return _failed_published(frame, options) if "gap" in frame else ""
 
 
-def _failed_published(frame: pd.DataFrame, options: argparse.Namespace) -> str:
+def _failed_published(frame: pd.DataFrame, options: Namespace) -> str:
     """Published rows that ours is too far below, or that have no runs of ours."""
     sparsity = frame["sparsity"].map("{:g}".format)
     named = frame["model_as_published"] + " " + frame["method_as_published"] + " " + sparsity
@@ -195,8 +168,10 @@ def _failed_published(frame: pd.DataFrame, options: argparse.Namespace) -> str:
     return "; ".join(text for text in failed if text)
 
 
-def _write_output(text: str, options: argparse.Namespace) -> None:
+def _write_output(text: str, options: Namespace) -> None:
     if options.output:
+        from sparsebench.files import write_text
+
         write_text(options.output, text)
     else:
         sys.stdout.write(text)
@@ -208,7 +183,10 @@ def _print_notes(notes: Iterable[str]) -> None:
 
 
 def _regressions(result: Comparison, least: float, decimals: int | None) -> str:
-    """Configurations that got worse by too much, or have lost all their counted runs."""
+    """Configurations that got worse by too much, or have lost all their valid_runs runs."""
+    from sparsebench.compare.layout import number
+    from sparsebench.records.schema import lower_is_better
+
     found, first = [], result.labels[0]
     sign = -1 if lower_is_better(result.metric) else 1
     for label in result.labels[1:]:
@@ -229,11 +207,15 @@ def _missing(result: Comparison) -> str:
 
 
 def _named(result: Comparison, row: int) -> str:
+    from sparsebench.compare.layout import constant_columns
+
     values = (result.frame[key][row] for key in result.keys if key not in constant_columns(result))
     return " ".join(str(value) for value in values if value == value and value not in (None, ""))
 
 
 def _line(what: str, named: Iterable[str]) -> str:
+    from sparsebench.compare.comparison import configurations
+
     found = list(named)
     return f"{what} in {configurations(len(found))}: {', '.join(found)}" if found else ""
 
@@ -248,6 +230,8 @@ def _labels(given: Sequence[str]) -> list[str]:
 
 def _excluded_runs(frame: pd.DataFrame, running: int) -> str:
     """How many runs do not count, why, and which (the first three of a reason); empty if all do."""
+    from sparsebench.records.validity import run_states, valid_runs
+
     bad = frame[~valid_runs(frame)]
     reasons = []
     for reason, ids in bad.groupby(run_states(bad), sort=True)["run_id"]:
@@ -257,3 +241,50 @@ def _excluded_runs(frame: pd.DataFrame, running: int) -> str:
         reasons.append(f"{running} unfinished")
     total = len(frame) + running
     return f"{len(bad) + running} of {total} runs left out: {', '.join(reasons)}" if reasons else ""
+
+
+def candidates(before: Sequence[str], last: str) -> list[str]:
+    """Reference tables, once the word begins like one; file names are the shell's."""
+    return [f"{REFERENCE}{table}" for table in references()] if last else []
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """What is compared, how it is joined, and what fails."""
+    from sparsebench.compare.table import FORMATS
+
+    parser.epilog = EPILOG
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="run folder, folder of runs, CSV, or reference:NAME"
+    )
+    parser.add_argument("--metric", default="top1", help="numeric column to compare (default: top1)")
+    parser.add_argument(
+        "--on", type=lambda text: text.split(","), metavar="NAME,...", help="columns or settings to join by"
+    )
+    parser.add_argument(
+        "--map", action="append", default=[], metavar="THEIRS=OURS", help="a column of a CSV that is not ours"
+    )
+    parser.add_argument("--format", choices=FORMATS, default="table")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="write to FILE instead of the screen"
+    )
+    parser.add_argument(
+        "--fail-below", type=float, metavar="DELTA",
+        help="fail where a difference is below DELTA, for example -0.5 (of a cost: where it grew by more than that)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--fail-on-missing", action="store_true", help="fail where a configuration is not in every table"
+    )
+
+
+COMMAND = Subcommand(
+    name="compare",
+    help="tables over runs, and beside papers' numbers: means, intervals, differences",
+    section=Section.RESULTS,
+    order=0,
+    description="Means over seeds, sample standard deviations, ranks and differences, joined by configuration.",
+    examples=("sparsebench compare results/runs", "sparsebench compare reference:dpf results/runs"),
+    files=True,
+    candidates=candidates,
+    arguments=arguments,
+    run=run,
+)

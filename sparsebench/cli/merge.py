@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
-import os
-import shutil
-import socket
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
+from sparsebench.cli.subcommand import Section, Subcommand
 from sparsebench.errors import RunError, SettingError
-from sparsebench.files import read_csv
-from sparsebench.records import schema
-from sparsebench.records.lease import FOLDER, Holder, Lease
-from sparsebench.records.run_folder import RunFolder, finished_runs, is_finished, run_id_of
-from sparsebench.records.states import ResultsFolder
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run ``sparsebench merge ARGUMENTS``.
+def run(args: Namespace) -> int:
+    """Copy finished runs into one folder.
 
     Returns:
         The exit status, 0.
@@ -29,17 +22,8 @@ def main(arguments: Sequence[str]) -> int:
         SettingError: A folder is not there, or has no finished runs.
         RunError: A run is in two of them, with different results, or is being made at the target.
     """
-    parser = argparse.ArgumentParser(
-        prog="sparsebench merge",
-        description="Copy the finished runs of several folders into one. A run that is there already with the same "
-        "result is left out; one with another result is named, and the status is 1; nothing is overwritten.",
-    )
-    parser.add_argument("sources", nargs="+", type=Path, metavar="RESULTS", help="folder of results")
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="RESULTS", help="where they come together"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
-    args = parser.parse_args(arguments)
+    from sparsebench.records.merge import merge
+
     found = [run for source in args.sources for run in _finished(source)]
     conflicts = merge(found, args.output, args.dry_run)
     if conflicts:
@@ -49,42 +33,9 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def merge(found: Sequence[Path], target: Path, dry_run: bool) -> list[str]:
-    """Copy run folders; says in one line what was done.
-
-    Args:
-        found: Folders of finished runs.
-        target: Where they go; made if missing.
-        dry_run: Copy nothing.
-
-    Returns:
-        A line for every run whose results differ.
-    """
-    here, copied, same, conflicts = ResultsFolder(target).folders, 0, 0, []
-    for folder in tqdm(found, desc="merging", unit="run", disable=None, leave=False):
-        name = run_id_of(folder)
-        there = here.get(name)
-        if there is not None and is_finished(there):
-            if differing := _differing(folder, there):
-                conflicts.append(f"{folder} and {there}: {', '.join(differing)}")
-            else:
-                same += 1
-            continue
-        if not dry_run:
-            claimed = Lease.claim(target / FOLDER, name)
-            if isinstance(claimed, Holder):
-                conflicts.append(f"{there or target / folder.name} is being made by {claimed}")
-                continue
-            with claimed:
-                _copy(folder, target, there)
-        here[name] = folder
-        copied += 1
-    say = "would be copied" if dry_run else "copied"
-    print(f"{target}: {copied} runs {say}, {same} were there with the same result, {len(conflicts)} differ")
-    return conflicts
-
-
 def _finished(source: Path) -> list[Path]:
+    from sparsebench.records.run_folder import finished_runs
+
     if not source.is_dir():
         raise SettingError("RESULTS", source, "a folder of results")
     if not (found := finished_runs(source)):
@@ -92,21 +43,23 @@ def _finished(source: Path) -> list[Path]:
     return found
 
 
-def _copy(folder: Path, target: Path, there: Path | None) -> None:
-    """A copy that appears whole or not at all, in the place of one that was begun there."""
-    temporary = target / f".{folder.name}.{socket.gethostname()}.{os.getpid()}.tmp"
-    shutil.copytree(folder, temporary, ignore=shutil.ignore_patterns("*.pt", "*.tmp"))
-    if there is not None:
-        RunFolder(target, there.name).clear()
-    temporary.rename(target / folder.name)
-    RunFolder(target, folder.name).mark()
+def arguments(parser: ArgumentParser) -> None:
+    """What is merged, and where."""
+    parser.add_argument("sources", nargs="+", type=Path, metavar="RESULTS", help="folder of results")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="RESULTS", help="where they come together"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
 
 
-def _differing(one: Path, other: Path) -> list[str]:
-    """The columns in which two results of a run differ, with both values."""
-    first, second = (read_csv(folder / schema.SUMMARY)[0] for folder in (one, other))
-    return [
-        f"{c} {first.get(c)} and {second.get(c)}"
-        for c in schema.REPEATED_COLUMNS
-        if first.get(c) != second.get(c)
-    ]
+COMMAND = Subcommand(
+    name="merge",
+    help="the runs of several folders in one",
+    section=Section.FOLLOW,
+    order=3,
+    description="Copy the finished runs of several folders into one. A run that is there already with the same "
+    "result is left out; one with another result is named, and the status is 1; nothing is overwritten.",
+    files=True,
+    arguments=arguments,
+    run=run,
+)

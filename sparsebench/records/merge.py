@@ -1,0 +1,72 @@
+"""ResultsFolder of several folders in one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from sparsebench.files import read_csv
+from sparsebench.records import schema
+from sparsebench.records.lease import FOLDER, Holder, Lease
+from sparsebench.records.run_folder import RunFolder, is_finished, run_id_of
+from sparsebench.records.states import ResultsFolder
+
+
+def merge(found: Sequence[Path], target: Path, dry_run: bool) -> list[str]:
+    """Copy run folders; says in one line what was done.
+
+    Args:
+        found: Folders of finished runs.
+        target: Where they go; made if missing.
+        dry_run: Copy nothing.
+
+    Returns:
+        A line for every run whose results differ.
+    """
+    here, copied, same, conflicts = ResultsFolder(target).folders, 0, 0, []
+    for folder in tqdm(found, desc="merging", unit="run", disable=None, leave=False):
+        name = run_id_of(folder)
+        there = here.get(name)
+        if there is not None and is_finished(there):
+            if differing := _differing(folder, there):
+                conflicts.append(f"{folder} and {there}: {', '.join(differing)}")
+            else:
+                same += 1
+            continue
+        if not dry_run:
+            claimed = Lease.claim(target / FOLDER, name)
+            if isinstance(claimed, Holder):
+                conflicts.append(f"{there or target / folder.name} is being made by {claimed}")
+                continue
+            with claimed:
+                _copy(folder, target, there)
+        here[name] = folder
+        copied += 1
+    say = "would be copied" if dry_run else "copied"
+    print(f"{target}: {copied} runs {say}, {same} were there with the same result, {len(conflicts)} differ")
+    return conflicts
+
+
+def _copy(folder: Path, target: Path, there: Path | None) -> None:
+    """A copy that appears whole or not at all, in the place of one that was begun there."""
+    temporary = target / f".{folder.name}.{socket.gethostname()}.{os.getpid()}.tmp"
+    shutil.copytree(folder, temporary, ignore=shutil.ignore_patterns("*.pt", "*.tmp"))
+    if there is not None:
+        RunFolder(target, there.name).clear()
+    temporary.rename(target / folder.name)
+    RunFolder(target, folder.name).mark()
+
+
+def _differing(one: Path, other: Path) -> list[str]:
+    """The columns in which two results of a run differ, with both values."""
+    first, second = (read_csv(folder / schema.SUMMARY)[0] for folder in (one, other))
+    return [
+        f"{c} {first.get(c)} and {second.get(c)}"
+        for c in schema.REPEATED_COLUMNS
+        if first.get(c) != second.get(c)
+    ]
