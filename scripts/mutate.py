@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Breaks the source in small ways, one at a time, and looks whether a test notices.
 
-    scripts/mutate.py                       every mutation of scripts/mutations.yaml: an hour of one core
+    scripts/mutate.py                       every mutation of scripts/mutations.yaml: about a quarter of an hour of one core
     scripts/mutate.py --near                only with the tests that are named beside it: survivors are found sooner
     scripts/mutate.py --only clip_before_masking last_step_not_audited
     scripts/mutate.py --list

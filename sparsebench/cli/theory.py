@@ -50,7 +50,7 @@ def _task(cfg: DictConfig) -> None:
         about = {"shows": entry.description, "paper": entry.reference}
         run_study(cfg, choices, _as_typed(job.overrides.task), about, _figures)
     except (SettingError, RunError, OSError) as error:
-        note_failure(cfg, study_id(cfg, choices), error)
+        note_failure(cfg, lambda: study_id(cfg, choices), error)
         if job.mode == RunMode.MULTIRUN:  # the others go on
             print(f"sparsebench: {' '.join(_as_typed(job.overrides.task))}: {error}", file=sys.stderr)
             if not _collected:

@@ -50,7 +50,7 @@ def _note(cfg: DictConfig, choices: dict[str, str | None], error: Exception) -> 
     from sparsebench.config.identity import run_id
     from sparsebench.runs.run_lock import note_failure
 
-    note_failure(cfg, run_id(cfg, choices), error)
+    note_failure(cfg, lambda: run_id(cfg, choices), error)
 
 
 def main(arguments: Sequence[str]) -> int:

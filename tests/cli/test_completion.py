@@ -56,15 +56,15 @@ def test_completion_offers_every_group_and_every_setting():
 
 
 @pytest.mark.parametrize(
-    "words",
+    "argv",
     [[name] for name, command in subcommands().items() if command.arguments]
     + [["data", "check"], ["data", "pack"]],
     ids=" ".join,
 )
-def test_completion_offers_exactly_the_options_that_the_help_names(words, capsys):
-    assert main([*words, "--help"]) == 0
+def test_completion_offers_exactly_the_options_that_the_help_names(argv, capsys):
+    assert main([*argv, "--help"]) == 0
     named = sorted(set(re.findall(r"--\w[\w-]*", capsys.readouterr().out)))
-    assert candidates(words, "-") == named and "--help" in named
+    assert candidates(argv, "-") == named and "--help" in named
 
 
 @pytest.fixture
