@@ -57,7 +57,7 @@ def _key(choices: Mapping[str, str | None]) -> tuple[tuple[str, ...], tuple[str,
 def _composed_once(
     overrides: tuple[str, ...], search_path: tuple[str, ...]
 ) -> tuple[DictConfig, dict[str, Any]]:
-    """The config of ``overrides``, searched in ``search_path``, with its leaves; cached, for sweeps ask for it often."""
+    """The config of ``overrides``, searched in ``search_path``, with its leaves; cached for sweeps."""
     cfg = compose("train", overrides=list(overrides))
     return cfg, leaves(cfg)
 

@@ -16,7 +16,7 @@ from sparsebench.cli import main
 from sparsebench.evaluation.calibration import Calibration
 from sparsebench.evaluation.corrupt import CORRUPTIONS, corrupted, gaussian_blur, pixelate
 from sparsebench.evaluation.prunability import smallest
-from sparsebench.evaluation.subject import predicted
+from sparsebench.evaluation.subject import predicted_classes
 from sparsebench.files import read_csv
 
 TINY = ("model=mlp", "model.hidden=[20]", "device=cpu", "epochs=2")
@@ -46,7 +46,7 @@ def test_a_bin_is_closed_on_its_right():
 
 def test_predictions_take_the_first_of_equal_logits_and_none_where_one_is_not_a_number():
     rows = torch.tensor([[1.0, 3.0, 3.0], [math.nan, 9.0, 0.0], [0.0, 0.0, 0.0]])
-    assert predicted(rows).tolist() == [1, -1, 0]
+    assert predicted_classes(rows).tolist() == [1, -1, 0]
 
 
 def test_prunability_needs_every_larger_fraction_to_hold():

@@ -11,7 +11,7 @@ from sparsebench.pruning.methods.gmp import GMP
 from sparsebench.pruning.methods.powerprop import Powerprop
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.pruner import Probe
-from sparsebench.pruning.schedules import Cubic, OneShot
+from sparsebench.pruning.schedules import Cubic, OneShotSchedule
 from sparsebench.pruning.scores import Magnitude
 from tests.support.small import data, step_of, swap
 
@@ -22,7 +22,7 @@ def started(values, alpha, at="0.5", **sgd):
     weight = nn.Parameter(torch.tensor(values))
     optimizer = torch.optim.SGD([weight], lr=0.1, **sgd)
     weights = MaskedParameters({"w": weight}, optimizer)
-    pruner = Powerprop(weights, OneShot(Clock(2), 0.5, at=at), Global(), Magnitude(), alpha)
+    pruner = Powerprop(weights, OneShotSchedule(Clock(2), 0.5, at=at), Global(), Magnitude(), alpha)
     pruner.on_start(PROBE)
     return weight, optimizer, pruner
 
