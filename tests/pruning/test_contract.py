@@ -117,14 +117,14 @@ def test_every_number_of_zeros_on_the_way_is_exactly_the_scheduled_one(make, met
                 assert all((w[~weights.masks[n]] == 0).all() for n, w in weights.parameters.items())
 
     history = watch(made, runner, look)
-    assert made.target in (0.0 if method == "dense" else 0.9, None)
+    assert made.target_sparsity in (0.0 if method == "dense" else 0.9, None)
     pruned, target_zeros = (
         int((~weights.packed()).sum()),
         made.pruner.target_zeros(made.clock.total_steps - 1),
     )
     assert target_zeros in (pruned, None)
-    if made.target is not None and target_zeros is not None:
-        assert target_zeros == zeros_for(made.target, weights.numel)
+    if made.target_sparsity is not None and target_zeros is not None:
+        assert target_zeros == zeros_for(made.target_sparsity, weights.numel)
     values = torch.cat([p.detach().reshape(-1) for p in weights.parameters.values()])
     kept_zeros = (values == 0) & weights.packed()
     assert zeros(made) == pruned + int(kept_zeros.sum())

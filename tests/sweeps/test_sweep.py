@@ -93,7 +93,7 @@ def test_a_width_experiment_keeps_the_number_of_non_zero_weights():
             if "prune=dense" in job:
                 continue
             made = build_run(compose_config([*job, f"experiment={experiment}", "scale=smoke"])[0])
-            zeros = made.pruner.zeros(made.clock.total_steps - 1)
+            zeros = made.pruner.target_zeros(made.clock.total_steps - 1)
             found.add(made.pruner.weights.numel - zeros)
         assert found == counts
 
