@@ -99,7 +99,7 @@ print(torch.cuda.get_device_name().lower().replace(" ", "_") if torch.cuda.is_av
     stage "bench_step_resnet20_bf16_$hardware.csv" "$python" "${resnet20[@]}" precision=bf16
     stage "bench_step_resnet20_fp32_$hardware.csv" "$python" "${resnet20[@]}"
     stage "bench_select_$hardware.csv" "$python" scripts/bench_select.py
-    stage tests.txt "$python" -m pytest -m gpu -q -p no:cacheprovider tests
+    stage tests.txt "$python" -m pytest -m gpu -q -n 4 -p no:benchmark -p no:cacheprovider tests
     stage "bench_step_resnet50_$hardware.csv" "$python" scripts/bench_step.py model=torchvision model.name=resnet50 \
         --pixels 224 --images 1024 --batch-size 256 --steps 48 precision=bf16 channels_last=true
     stage "bench_data_$hardware.csv" "$python" scripts/bench_data.py --synthetic --device cuda

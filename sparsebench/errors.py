@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
 
 class SettingError(ValueError):
@@ -43,6 +43,35 @@ def one_of(options: Iterable[object], given: object) -> str:
     names = [str(option) for option in options]
     close = difflib.get_close_matches(str(given), names, n=1)
     return f"one of {', '.join(names)}" + (f" (did you mean '{close[0]}'?)" if close else "")
+
+
+def is_int(value: object) -> TypeGuard[int]:
+    """Whether ``value`` is an integer, which True and False are not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def require_int(
+    setting: str, value: object, least: int | None = None, most: int | None = None, *, optional: bool = False
+) -> None:
+    """Refuse what is not an integer in ``least`` ... ``most``, both included; ``optional`` allows ``None``.
+
+    Raises:
+        SettingError: ``value`` is not one.
+
+    Example:
+        >>> require_int("rounds", 3, least=1)
+        >>> require_int("rounds", True, least=1, optional=True)
+        Traceback (most recent call last):
+        ...
+        sparsebench.errors.SettingError: rounds=True: expected an integer, at least 1, or null
+    """
+    if optional and value is None:
+        return
+    if is_int(value) and (least is None or value >= least) and (most is None or value <= most):
+        return
+    above = "" if least is None else f", at least {least}" if most is None else f" from {least} to {most}"
+    below = "" if most is None or least is not None else f", at most {most}"
+    raise SettingError(setting, value, f"an integer{above}{below}{', or null' if optional else ''}")
 
 
 class RunError(RuntimeError):

@@ -11,6 +11,11 @@ ENTRY_POINTS = "sparsebench.conf"
 """Group of entry points; the value of one names a package whose folder holds config groups such as ``prune/``."""
 
 
+def expanded(path: object) -> Path:
+    """``path`` as it was written, with ``~`` as the user's home folder."""
+    return Path(str(path)).expanduser()
+
+
 def config_dir() -> Path:
     """The folder of train.yaml and the config groups: inside the package if installed, else the checkout's."""
     package = Path(__file__).resolve().parent

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 import yaml
@@ -17,6 +21,7 @@ from sparsebench.pruning.schedules import Cubic
 from sparsebench.pruning.scores import Magnitude
 from tests.support import ranks
 from tests.support.oracle import OracleDPF
+from tests.support.processes import PATIENCE
 from tests.support.small import Net, data, step_of
 
 pytestmark = [
@@ -74,6 +79,24 @@ def test_a_deterministic_run_is_the_same_twice(tmp_path):
     assert models[0] == models[1]
 
 
+@contextmanager
+def refusing_to_wait() -> Iterator[None]:
+    """Inside, what makes the host wait for the device is an error."""
+    try:
+        with warnings.catch_warnings():  # PyTorch warns that this mode is a prototype
+            warnings.simplefilter("ignore", UserWarning)
+            torch.cuda.set_sync_debug_mode("error")
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_wait_for_the_device_is_noticed():
+    place = torch.zeros((), dtype=torch.int64, device="cuda")
+    with pytest.raises(RuntimeError, match="synchroniz"), refusing_to_wait():
+        torch.ones(3, device="cuda")[place] = 0.0
+
+
 def test_the_training_step_never_waits_for_the_device(hydra_config):
     from sparsebench.runs.build import build_run
     from sparsebench.training.flops import TrainingFLOPs
@@ -90,13 +113,10 @@ def test_the_training_step_never_waits_for_the_device(hydra_config):
     )  # fmt: skip
     runner.progress = Quiet()
     runner.train_step(*made.data.batch(0))
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with refusing_to_wait():
         for step in range(1, 5):  # the last of them updates the masks
             runner.step = step
             runner.train_step(*made.data.batch(step))
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="PyTorch sees fewer than two CUDA devices")
@@ -125,7 +145,7 @@ def test_two_ranks_on_one_gpu_are_refused(tmp_path):
     processes = ranks.start(
         ["-m", "sparsebench", "train", "device=ddp", f"results_dir={tmp_path}"], 2, visible
     )
-    ended = [(*process.communicate(timeout=120), process.returncode) for process in processes]
+    ended = [(*process.communicate(timeout=PATIENCE), process.returncode) for process in processes]
     message = (
         "sparsebench: error: device=ddp: expected a GPU for every rank, but these are 2 ranks on 1 GPUs\n"
     )

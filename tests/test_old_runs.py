@@ -4,7 +4,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-import yaml
+from omegaconf import OmegaConf
 
 from sparsebench.cli import main
 from sparsebench.config import renamed
@@ -44,13 +44,10 @@ def test_every_old_run_opens_under_its_old_name(old):
     assert any("sparsebench.lr_schedules." in line for line in targets)
 
 
-def test_audit_finds_nothing_wrong_with_old_runs(old, tmp_path, capsys):
-    table = tmp_path / "audit.csv"
-    assert main(["audit", str(old / "runs"), "--format", "csv", "-o", str(table)]) == 0, (
-        capsys.readouterr().out
-    )
-    rows = read_csv(table)
-    assert len({row["run"] for row in rows}) == len(list((old / "runs").iterdir()))
+def test_audit_finds_nothing_wrong_with_old_runs(old, capsys):
+    assert main(["audit", str(old / "runs")]) == 0
+    number = len(list((old / "runs").glob("digits-*")))
+    assert f"{number} runs audited, 0 claims do not hold" in capsys.readouterr().out
 
 
 def test_compare_reads_old_runs(old, tmp_path):
@@ -84,7 +81,8 @@ def test_an_old_run_that_was_stopped_goes_on(old, tmp_path, capsys, monkeypatch)
 
 
 def test_an_old_target_on_the_command_line_works_with_a_note(tmp_path, capsys):
-    argv = ["device=cpu", "model=mlp", "dataset.train_samples=50", "epochs=1", f"results_dir={tmp_path}"]
+    argv = ["prune=dense", "device=cpu", "model=mlp", "dataset.train_samples=50", "epochs=1"]
+    argv = [*argv, f"results_dir={tmp_path}"]
     assert main(["train", *argv, "lr_schedule._target_=sparsebench.lr_schedules.Multistep"]) == 0
     told = [line for line in capsys.readouterr().err.splitlines() if "note" in line]
     assert told == [
@@ -98,7 +96,7 @@ def test_an_old_target_on_the_command_line_works_with_a_note(tmp_path, capsys):
 
 def test_renamed_options_and_settings_keep_the_names_of_runs(monkeypatch, capsys):
     cfg, choices = compose_config(["prune=gmp", "allocation=erk", "clip_norm=2.0"])
-    text, chosen = yaml.safe_dump(_plain(cfg)), dict(choices)
+    text, chosen = OmegaConf.to_yaml(cfg, resolve=True), dict(choices)
     now = reopen_config(text, chosen)
     found = {**{group: chosen[group] for group in ("allocation", "prune")}, "changed": dict(now.changed)}
     # As if conf had always said "sparser" and "largest_norm" before it said "erk" and "clip_norm".
@@ -121,9 +119,3 @@ def test_renamed_options_and_settings_keep_the_names_of_runs(monkeypatch, capsys
     assert renamed_ids == (id_of(first), hash_of(first))
     with pytest.raises(SettingError, match="largest_norm"):
         compose_config(["largest_norm=2.0"])
-
-
-def _plain(cfg):
-    from omegaconf import OmegaConf
-
-    return OmegaConf.to_container(cfg, resolve=True)

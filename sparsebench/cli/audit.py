@@ -18,9 +18,11 @@ from sparsebench.compare.table import exact
 from sparsebench.config.build import format_override
 from sparsebench.errors import RunError, SettingError
 from sparsebench.files import read_csv, write_text
+from sparsebench.paths import expanded
 from sparsebench.pruning.allocation import zeros_for
+from sparsebench.pruning.parameters import Zeros
 from sparsebench.records import schema
-from sparsebench.records.run_folder import runs
+from sparsebench.records.run_folder import finished_runs, unfinished
 from sparsebench.runs.build import build_run, epochs
 from sparsebench.runs.reopen import Datasets, FinishedRun
 from sparsebench.runs.result import Network, compute_cost_columns, layer_rows
@@ -75,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.output and (options.output.is_dir() or not options.output.parent.is_dir()):
         raise SettingError("output", options.output, "a file in a folder that exists")
     folders, left_out = _folders(options.paths)
-    datasets = Datasets(options.data_root.expanduser() if options.data_root else None)
+    datasets = Datasets(expanded(options.data_root) if options.data_root else None)
     found: list[Finding] = []
     for path in tqdm(folders, desc="audit", unit="run", disable=not sys.stderr.isatty()):
         found += audit(path, datasets, not options.no_accuracy, options.tolerance)
@@ -202,10 +204,11 @@ class _Checks:
             net.model, net.prunable, net.layers, net.dataset.input_shape, target_zeros
         )
         self.compare(found)
-        zeros, kept = found["prunable"] - found["nonzero"], int(self.row.get("kept_zeros") or 0)
-        if self.row["sparsity_ok"] == "True" and (kept < 0 or target_zeros not in (None, zeros - kept)):
-            self.fail("sparsity_ok", "True", f"{zeros - kept} weights pruned, asked were {target_zeros}")
-        self.masked = (zeros - kept) / found["prunable"]
+        total = found["prunable"] - found["nonzero"]
+        zeros = Zeros(total, pruned=total - int(self.row.get("kept_zeros") or 0))
+        if self.row["sparsity_ok"] == "True" and not zeros.as_requested(target_zeros):
+            self.fail("sparsity_ok", "True", f"{zeros.pruned} weights pruned, asked were {target_zeros}")
+        self.masked = zeros.pruned / found["prunable"]
 
     def layers(self, net: Network, rows: list[dict[str, str]]) -> None:
         """layers.csv, counted in the tensors."""
@@ -288,15 +291,13 @@ def read_table(path: Path) -> list[dict[str, str]]:
 def _folders(paths: Sequence[Path]) -> tuple[list[Path], str]:
     """The finished runs under ``paths``, each once, and a word on the others."""
     found: dict[Path, Path] = {}
-    unfinished = 0
+    left_out = 0
     for path in paths:
-        every = list(runs(path)) if path.is_dir() else []
-        finished = [run for run in every if (run / schema.SUMMARY).is_file()]
-        if not finished:
+        if not (finished := finished_runs(path)):
             raise SettingError("path", path, "a folder with finished runs; a table has no models to check")
-        unfinished += len(every) - len(finished)
+        left_out += len(unfinished(path))
         found |= {run.resolve(): run for run in finished}
-    return list(found.values()), f" ({unfinished} unfinished left out)" if unfinished else ""
+    return list(found.values()), f" ({left_out} unfinished left out)" if left_out else ""
 
 
 def _same(claimed: str | None, found: object, within: float = 0.0) -> bool:

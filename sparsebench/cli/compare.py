@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from sparsebench.compare.comparison import Comparison, compare, configurations, lower_is_better
-from sparsebench.compare.configurations import NEEDED, valid_runs
+from sparsebench.compare.comparison import Comparison, compare, configurations
+from sparsebench.compare.configurations import NEEDED
 from sparsebench.compare.layout import constant_columns, format_for_display, number
 from sparsebench.compare.published import cells, compare_with_paper, is_published, listed, read_published
 from sparsebench.compare.table import FORMATS, WITH_NOTES, exact, render
@@ -20,6 +20,8 @@ from sparsebench.files import write_text
 from sparsebench.paths import references
 from sparsebench.records.collect import read
 from sparsebench.records.run_folder import unfinished
+from sparsebench.records.schema import lower_is_better
+from sparsebench.records.validity import run_states, valid_runs
 
 REFERENCE = "reference:"
 
@@ -247,10 +249,8 @@ def _labels(given: Sequence[str]) -> list[str]:
 def _excluded_runs(frame: pd.DataFrame, running: int) -> str:
     """How many runs do not count, why, and which (the first three of a reason); empty if all do."""
     bad = frame[~valid_runs(frame)]
-    status = bad["status"].astype(object)
-    why = status.where(status != "finished", "missed the asked sparsity").fillna("no status")
     reasons = []
-    for reason, ids in bad.groupby(why, sort=True)["run_id"]:
+    for reason, ids in bad.groupby(run_states(bad), sort=True)["run_id"]:
         named = [*ids.astype(str)[:3], *(["..."] if len(ids) > 3 else [])]
         reasons.append(f"{len(ids)} {reason} ({', '.join(named)})")
     if running:

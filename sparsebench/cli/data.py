@@ -26,9 +26,9 @@ from sparsebench.data.folder import FolderDataset, ImageNet
 from sparsebench.data.listing import INDEX, ImageIndex, ImageSource
 from sparsebench.data.packed import Packed, pack, read_index, sha256
 from sparsebench.data.streaming import available_workers
-from sparsebench.errors import SettingError, one_of
+from sparsebench.errors import SettingError, one_of, require_int
 from sparsebench.files import write_csv
-from sparsebench.paths import options
+from sparsebench.paths import expanded, options
 
 FOUND = ("split", "image", "what")
 AHEAD = 4
@@ -86,7 +86,7 @@ def _workers(cfg: DictConfig) -> int:
 
 
 def _root(cfg: DictConfig) -> Path:
-    return Path(cfg.data_root).expanduser()
+    return expanded(cfg.data_root)
 
 
 def _splits(found: ImageIndex) -> Iterator[tuple[str, ImageSource, Tensor]]:
@@ -170,13 +170,11 @@ def _decoded(split: str, source: ImageSource, workers: int) -> list[dict[str, An
 
 
 def _pack(cfg: DictConfig, kind: type[FolderDataset], side: int, quality: int, output: Path | None) -> int:
-    if side < 1:
-        raise SettingError("--side", side, "a number of pixels, for example 256")
-    if not 1 <= quality <= 95:
-        raise SettingError("--quality", quality, "a whole number from 1 to 95")
+    require_int("--side", side, least=1)
+    require_int("--quality", quality, least=1, most=95)
     root = _root(cfg)
     found = kind.listing(root)
-    folder = (output or root).expanduser() / f"packed-{side}"
+    folder = expanded(output or root) / f"packed-{side}"
     about = {"dataset": cfg.dataset._target_, "source": _digest(found)}
     if (folder / INDEX).is_file():
         before, _ = read_index(folder)

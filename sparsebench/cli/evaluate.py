@@ -11,9 +11,8 @@ from tqdm import tqdm
 
 from sparsebench.config.open import compose_config
 from sparsebench.errors import RunError, SettingError, one_of
-from sparsebench.paths import options
-from sparsebench.records import schema
-from sparsebench.records.run_folder import runs
+from sparsebench.paths import expanded, options
+from sparsebench.records.run_folder import finished_runs
 from sparsebench.runs.evaluations import FOLDER, apply, build_evaluations, dense_run
 from sparsebench.runs.reopen import Datasets, FinishedRun
 
@@ -52,11 +51,11 @@ def main(arguments: Sequence[str]) -> int:
             raise SettingError(
                 str(path), None, f"a folder, or a setting of {one_of(['evaluate'], str(path))}"
             )
-        found = [run for run in runs(path) if (run / schema.SUMMARY).is_file()] if path.is_dir() else []
+        found = finished_runs(path)
         if not found:
             raise SettingError("path", path, "a folder with finished runs")
         folders += found
-    datasets, failed = Datasets(args.data_root.expanduser() if args.data_root else None), 0
+    datasets, failed = Datasets(expanded(args.data_root) if args.data_root else None), 0
     for path in tqdm(folders, desc="evaluate", unit="run", disable=not sys.stderr.isatty()):
         try:
             run = FinishedRun(path)

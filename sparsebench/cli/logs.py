@@ -7,8 +7,9 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sparsebench.errors import SettingError
+from sparsebench.errors import SettingError, require_int
 from sparsebench.records import schema
+from sparsebench.records.run_folder import run_id_of
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -27,8 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("-n", "--lines", type=int, metavar="N", help="the last N lines")
     parser.add_argument("-f", "--follow", action="store_true", help="go on as the log grows; Ctrl-C ends it")
     args = parser.parse_args(arguments)
-    if args.lines is not None and args.lines < 0:
-        raise SettingError("--lines", args.lines, "a whole number, 0 or more")
+    require_int("--lines", args.lines, least=0, optional=True)
     path = _run(args.run, args.results)
     try:
         for text in _follow(path, args.lines, args.follow):
@@ -47,7 +47,7 @@ def _run(name: str, results: Path) -> Path:
     if not results.is_dir():
         raise SettingError("results", results, "a folder of results")
     found = [path.parent for path in sorted(results.glob(f"**/{schema.LOG}"))]
-    found = [p for p in found if p.name.startswith(name) or p.name.rpartition("-")[2].startswith(name)]
+    found = [p for p in found if p.name.startswith(name) or run_id_of(p).startswith(name)]
     if len(found) == 1:
         return found[0] / schema.LOG
     several = ", ".join(path.name for path in found[:5])

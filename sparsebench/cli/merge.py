@@ -15,15 +15,8 @@ from sparsebench.errors import RunError, SettingError
 from sparsebench.files import read_csv
 from sparsebench.records import schema
 from sparsebench.records.lease import FOLDER, Holder, Lease
-from sparsebench.records.run_folder import RunFolder, is_finished, runs
+from sparsebench.records.run_folder import RunFolder, finished_runs, is_finished, run_id_of
 from sparsebench.records.states import ResultsFolder
-
-SAME = tuple(
-    column
-    for column in schema.SUMMARY_COLUMNS
-    if column not in (*schema.MEASURED_COLUMNS, "version", "torch", "device", "command")
-)
-"""What two makings of one run have to agree in."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -69,7 +62,7 @@ def merge(found: Sequence[Path], target: Path, dry_run: bool) -> list[str]:
     """
     here, copied, same, conflicts = ResultsFolder(target).folders, 0, 0, []
     for folder in tqdm(found, desc="merging", unit="run", disable=None, leave=False):
-        name = folder.name.rpartition("-")[2]
+        name = run_id_of(folder)
         there = here.get(name)
         if there is not None and is_finished(there):
             if differing := _differing(folder, there):
@@ -94,7 +87,7 @@ def merge(found: Sequence[Path], target: Path, dry_run: bool) -> list[str]:
 def _finished(source: Path) -> list[Path]:
     if not source.is_dir():
         raise SettingError("RESULTS", source, "a folder of results")
-    if not (found := [run for run in runs(source) if is_finished(run)]):
+    if not (found := finished_runs(source)):
         raise SettingError("RESULTS", source, "a folder with finished runs in it")
     return found
 
@@ -112,4 +105,8 @@ def _copy(folder: Path, target: Path, there: Path | None) -> None:
 def _differing(one: Path, other: Path) -> list[str]:
     """The columns in which two results of a run differ, with both values."""
     first, second = (read_csv(folder / schema.SUMMARY)[0] for folder in (one, other))
-    return [f"{c} {first.get(c)} and {second.get(c)}" for c in SAME if first.get(c) != second.get(c)]
+    return [
+        f"{c} {first.get(c)} and {second.get(c)}"
+        for c in schema.REPEATED_COLUMNS
+        if first.get(c) != second.get(c)
+    ]

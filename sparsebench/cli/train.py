@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
@@ -52,11 +51,9 @@ def _task(cfg: DictConfig) -> float | None:
 def _note(cfg: DictConfig, choices: dict[str, str | None], error: Exception) -> None:
     """Leave an error of a sweep's run where the sweep looks for it: one before the run was claimed has not done so."""
     from sparsebench.config.identity import run_id
-    from sparsebench.records.states import fail
-    from sparsebench.runs.run_lock import RunLockedError
+    from sparsebench.runs.run_lock import note_failure
 
-    if not cfg.wait and not isinstance(error, RunLockedError):
-        fail(Path(cfg.results_dir).expanduser(), run_id(cfg, choices), error)
+    note_failure(cfg, run_id(cfg, choices), error)
 
 
 def main(arguments: Sequence[str]) -> int:

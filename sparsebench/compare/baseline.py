@@ -20,6 +20,9 @@ def training_keys(keys: list[str]) -> list[str]:
 def against_dense(joined: Joined, table: int = 0) -> pd.DataFrame:
     """Every configuration's difference to its dense baseline, by seed where both have it.
 
+    The baseline is the one configuration of the same training with ``method`` dense. Where there are several (two
+    ``config_hash`` of one wording), none is chosen.
+
     Args:
         joined: One or several tables.
         table: Which.
@@ -29,38 +32,59 @@ def against_dense(joined: Joined, table: int = 0) -> pd.DataFrame:
         what makes the dense runs of the seeds that have none; missing where there is none to make.
     """
     runs = joined.runs[table]
-    baseline = _dense(joined, runs)
+    baseline, _ = _dense(joined, runs)
     wanted = pd.DataFrame({"key": baseline.index, "dense": baseline.to_numpy()}).dropna()
-    mine = runs.loc[runs["good"], ["key", "seed"]].drop_duplicates()
     dense = runs.rename(columns={"key": "dense"}).merge(wanted, on="dense")
-    found = differences(dense, runs) if len(dense) else differences(runs.iloc[:0], runs)
-    there = dense.loc[dense["good"], ["key", "seed"]].drop_duplicates().assign(there=True)
-    alone = mine.merge(there, on=["key", "seed"], how="left")
-    alone = alone[alone["there"].isna()]
-    missing = {int(str(key)): sorted(map(int, seeds.dropna())) for key, seeds in alone.groupby("key")["seed"]}
-    result = found.reindex(joined.table.index)
-    commands = {key: _command(joined.commands.get(key, ""), seeds) for key, seeds in missing.items()}
+    result = (differences(dense, runs) if len(dense) else differences(runs.iloc[:0], runs)).reindex(
+        joined.table.index
+    )
+    lacking = runs[runs_against_dense(joined, table)["lacks_dense"]]
+    missing = {int(str(key)): seeds.dropna().unique() for key, seeds in lacking.groupby("key")["seed"]}
+    commands = {
+        key: _command(joined.commands.get(key, ""), sorted(map(int, s))) for key, s in missing.items()
+    }
     result["dense_command"] = pd.Series(commands, dtype=object).reindex(result.index)
     if "method" in joined.table:
-        is_dense = joined.table["method"] == "dense"
-        result.loc[is_dense, ["low", "high", "pairs", "interval", "dense_command"]] = None
+        result.loc[joined.table["method"] == "dense", ["low", "high", "pairs", "interval"]] = None
     return result
 
 
-def _dense(joined: Joined, runs: pd.DataFrame) -> pd.Series:
-    """Number of the configuration -> that of its dense baseline; NaN if there is none, or more than one."""
+def runs_against_dense(joined: Joined, table: int = 0) -> pd.DataFrame:
+    """Every run's difference to the dense run of its training and seed, in the order of the table.
+
+    Returns:
+        ``difference``: of a run that counts, to the dense run of its seed that counts, or to the mean of several; not
+        a number where there is none. ``lacks_dense``: whether a run that counts has none, and one could be made.
+    """
+    runs = joined.runs[table]
+    baseline, ambiguous = _dense(joined, runs)
+    seeds = pd.DataFrame({"key": runs["key"].map(baseline), "seed": runs["seed"]})
+    valid = runs[runs["good"]].groupby(["key", "seed"], dropna=False)["value"]
+    there, value = valid.size().rename("there"), valid.mean().rename("dense")
+    dense = seeds.join(pd.concat([there, value], axis=1), on=["key", "seed"])
+    lacks = runs["good"] & dense["there"].isna() & ~runs["key"].isin(ambiguous)
+    if "method" in joined.table:
+        lacks &= runs["key"].map(joined.table["method"]) != "dense"
+    difference = (runs["value"] - dense["dense"]).where(runs["good"] & runs["seed"].notna())
+    return pd.DataFrame({"difference": difference, "lacks_dense": lacks})
+
+
+def _dense(joined: Joined, runs: pd.DataFrame) -> tuple[pd.Series, list[int]]:
+    """Number of the configuration -> that of its dense baseline, NaN if there is no single one; those with several."""
     nothing = pd.Series(float("nan"), index=joined.table.index)
     if "method" not in joined.table:
-        return nothing
+        return nothing, []
     present = joined.table.index.isin(runs["key"].unique())
     dense = joined.table[(joined.table["method"] == "dense") & present]
     same = training_keys(joined.keys)
     if dense.empty or not same:
-        return nothing
+        return nothing, []
     group = joined.table.groupby(same, dropna=False).ngroup()
     of_group = group[dense.index]
-    one = of_group[~of_group.duplicated(keep=False)]
-    return group.map(pd.Series(one.index, index=one.to_numpy())).astype(float)
+    several = of_group.duplicated(keep=False)
+    one = of_group[~several]
+    baseline = group.map(pd.Series(one.index, index=one.to_numpy())).astype(float)
+    return baseline, list(group.index[group.isin(of_group[several])])
 
 
 def _command(command: str, seeds: list[int]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +13,7 @@ from sparsebench.compare.baseline import against_dense, training_keys
 from sparsebench.compare.configurations import Joined, describe_differences, join
 from sparsebench.compare.statistics import differences, statistics
 from sparsebench.errors import SettingError, one_of
+from sparsebench.records.schema import lower_is_better
 from sparsebench.records.settings import is_pruning_setting
 
 LISTED = 5
@@ -40,18 +40,6 @@ class Comparison:
     labels: list[str]
     metric: str
     notes: list[str] = field(default_factory=list)
-
-
-def lower_is_better(metric: str) -> bool:
-    """Whether small values of a metric are the good ones, by its name: losses, costs and sizes.
-
-    Example:
-        >>> [lower_is_better(m) for m in ("top1", "test_loss", "seconds", "images_per_second", "train_flops_ratio")]
-        [False, True, True, False, True]
-    """
-    if re.search(r"per_second|speedup|sparsity|compression", metric):
-        return False
-    return bool(re.search(r"loss|seconds|flops|macs|memory|parameters|nonzero|error", metric))
 
 
 def compare(

@@ -11,6 +11,7 @@ from pandas.api.types import is_numeric_dtype
 
 from sparsebench.errors import SettingError, one_of
 from sparsebench.records.settings import SEED, settings
+from sparsebench.records.validity import valid_runs
 
 DESCRIBING = ("dataset", "model", "method", "target_sparsity", "epochs", "batch_size", "precision")
 """Columns of the summary that name a configuration, beside the settings in its command."""
@@ -26,11 +27,6 @@ NEEDED = (
 """Columns that a comparison reads beside the metric."""
 
 
-def valid_runs(frame: pd.DataFrame) -> pd.Series:
-    """Which rows count: runs that finished with exactly the asked number of zeros."""
-    return (frame["status"] == "finished") & frame["sparsity_ok"].astype(str).isin(["True", "true"])
-
-
 @dataclass
 class Joined:
     """Runs of several tables under common configurations.
@@ -39,6 +35,7 @@ class Joined:
         keys: Columns that tell configurations apart.
         table: One row a configuration: ``keys``; its index is the configuration's number.
         commands: Number of the configuration -> a command of it without seed, possibly empty.
+        settings: Number of the configuration -> the settings of its command, in one wording for a ``config_hash``.
         runs: For each table one row a run: ``key``, ``seed``, ``value``, ``good``, ``sparsity``, ``train_flops``,
             ``prunable``.
         differing: What is one value throughout every table but not the same in all -> the tables' values.
@@ -48,6 +45,7 @@ class Joined:
     keys: list[str]
     table: pd.DataFrame
     commands: dict[int, str]
+    settings: dict[int, dict[str, str]]
     runs: list[pd.DataFrame]
     differing: dict[str, list[object]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -74,7 +72,9 @@ def join(tables: Sequence[tuple[str, pd.DataFrame]], metric: str, on: Sequence[s
         "table"
     )
     every = every.reset_index(drop=True)
-    run_settings = _settings(every)
+    settings_of_rows = _settings(every)
+    names = sorted({name for row in settings_of_rows for name in row})
+    run_settings = pd.DataFrame(settings_of_rows, index=every.index, columns=names).fillna("")
     values = pd.concat([every.drop(columns=["command"]), run_settings], axis=1)
     values["hash"] = values["config_hash"]
     differing: dict[str, list[object]] = {}
@@ -96,6 +96,7 @@ def join(tables: Sequence[tuple[str, pd.DataFrame]], metric: str, on: Sequence[s
         keys,
         values.drop_duplicates("key").set_index("key")[keys].sort_index(),
         {int(key): command for key, command in zip(values["key"], every["command"], strict=True)},
+        {int(key): row for key, row in zip(values["key"], settings_of_rows, strict=True)},
         [],
         differing,
         _ambiguous_rows(values, keys, [label for label, _ in tables], list(run_settings.columns)),
@@ -123,8 +124,8 @@ def _unique(frame: pd.DataFrame, on: Sequence[str]) -> tuple[np.ndarray, pd.Data
     return number, unique
 
 
-def _settings(every: pd.DataFrame) -> pd.DataFrame:
-    """The settings of every configuration, one column each, empty where not given; one wording for a hash."""
+def _settings(every: pd.DataFrame) -> list[dict[str, str]]:
+    """The settings of every row; one wording for a hash."""
     commands = every["command"].str.replace(SEED, "", regex=True)  # few are left to be parsed
     parsed = {command: settings(command) for command in commands.unique()}
     best: dict[object, dict[str, str]] = {}
@@ -133,13 +134,10 @@ def _settings(every: pd.DataFrame) -> pd.DataFrame:
         known = best.setdefault(digest, run_settings)
         if (len(run_settings), sorted(run_settings.items())) < (len(known), sorted(known.items())):
             best[digest] = run_settings
-    rows = [
+    return [
         best[digest] if pd.notna(digest) and digest != "" else parsed[command]
         for digest, command in zip(every["config_hash"], commands, strict=True)
     ]
-    return pd.DataFrame(
-        rows, index=every.index, columns=sorted({name for row in rows for name in row})
-    ).fillna("")
 
 
 def _keys(values: pd.DataFrame, candidates: Sequence[str]) -> tuple[list[str], dict[str, list[object]]]:
@@ -148,7 +146,7 @@ def _keys(values: pd.DataFrame, candidates: Sequence[str]) -> tuple[list[str], d
         found = [list(part.unique()) for _, part in values.groupby("table")[column]]
         if any(len(one) > 1 for one in found):
             keys.append(column)
-        elif len({_text(one[0]) for one in found}) > 1:
+        elif len({as_text(one[0]) for one in found}) > 1:
             differing[column] = [one[0] for one in found]
         elif column in DESCRIBING:
             keys.append(column)
@@ -160,7 +158,7 @@ def _sortable(values: pd.DataFrame) -> pd.DataFrame:
     values = values.copy()
     for column in values:
         if not is_numeric_dtype(values[column]):
-            values[column] = values[column].map(_text, na_action="ignore")
+            values[column] = values[column].map(as_text, na_action="ignore")
     return values
 
 
@@ -202,7 +200,7 @@ def _hash_warnings(values: pd.DataFrame) -> list[str]:
 def _explained(values: pd.DataFrame) -> bool:
     """Whether the tables differ in anything that names a configuration."""
     columns = [str(c) for c in values if c not in ("table", "key", "config_hash", "hash", "seed")]
-    return any(len({_text(v) for v in part.unique()}) > 1 for part in _constants(values, columns))
+    return any(len({as_text(v) for v in part.unique()}) > 1 for part in _constants(values, columns))
 
 
 def _constants(values: pd.DataFrame, columns: Sequence[str]) -> list[pd.Series]:
@@ -220,7 +218,8 @@ def _runs(frame: pd.DataFrame, key: np.ndarray, metric: str) -> pd.DataFrame:
     return runs
 
 
-def _text(value: object) -> str:
+def as_text(value: object) -> str:
+    """A value of a summary in one way; empty if there is none."""
     if value is None or value != value:
         return ""
     return f"{value:.12g}" if isinstance(value, (float, np.floating)) else str(value)
@@ -229,6 +228,6 @@ def _text(value: object) -> str:
 def describe_differences(differing: Mapping[str, Sequence[object]]) -> list[str]:
     """``setting: first -> second`` of each."""
     return [
-        f"{name}: {' -> '.join(_text(value) or 'default' for value in values)}"
+        f"{name}: {' -> '.join(as_text(value) or 'default' for value in values)}"
         for name, values in differing.items()
     ]

@@ -15,7 +15,6 @@ from sparsebench.compare.layout import mean_std_cells, number
 from sparsebench.compare.statistics import statistics
 from sparsebench.errors import SettingError
 from sparsebench.files import read_csv
-from sparsebench.records.settings import settings
 
 COLUMNS = (
     "paper", "dataset", "model", "model_as_published", "method", "method_as_published", "sparsity", "top1", "std",
@@ -178,7 +177,7 @@ def _configurations(label: str, ours: pd.DataFrame) -> pd.DataFrame:
     frame = frame.join(statistics(runs))
     dense = against_dense(joined)
     frame["drop_ours"], frame["dense_command"] = -dense["difference"], dense["dense_command"]
-    run_settings = {key: settings(joined.commands.get(key, "")) for key in frame.index}
+    run_settings = joined.settings
     frame["counted_ours"] = [_counted_layers(run_settings[key]) for key in frame.index]
     frame["special"] = [
         ", ".join(

@@ -22,7 +22,7 @@ from yaml import YAMLError
 from sparsebench.config import renamed
 from sparsebench.config.compose import IDENTITY_GROUPS, STUDY, baseline, defaults, leaves, own_hydra
 from sparsebench.config.identity import hash_of, id_of, identity
-from sparsebench.errors import SettingError, one_of
+from sparsebench.errors import SettingError, is_int, one_of, require_int
 from sparsebench.paths import groups
 
 
@@ -84,8 +84,8 @@ def _check_types(cfg: DictConfig, defaults: Mapping[str, Any], command: str) -> 
         if isinstance(default, bool):
             wanted = "true or false"
         elif isinstance(default, int):
-            wanted = f"a whole number, for example {default}"
-        elif isinstance(default, float) and (isinstance(value, bool) or not isinstance(value, int)):
+            wanted = f"an integer, for example {default}"
+        elif isinstance(default, float) and not is_int(value):
             wanted = f"a number, for example {default}"
         elif isinstance(default, list) or (
             isinstance(default, str) and value is not None and isinstance(value, list)
@@ -98,8 +98,7 @@ def _check_types(cfg: DictConfig, defaults: Mapping[str, Any], command: str) -> 
 def _validate(cfg: DictConfig, defaults: Mapping[str, Any]) -> None:
     _check_types(cfg, defaults, "train")
     for key, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("seed", 0)):
-        if cfg[key] < least:
-            raise SettingError(key, cfg[key], f"a whole number of at least {least}")
+        require_int(key, cfg[key], least)
     if cfg.extend <= 0:
         raise SettingError("extend", cfg.extend, "a factor above 0, for example 2.0 or 5.0")
     if not 0 <= cfg.sparsity < 1:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparsebench.data.dataset import SplitName
 from sparsebench.data.loader import TrainLoader, batches
-from sparsebench.errors import SettingError
+from sparsebench.errors import SettingError, require_int
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,8 +107,7 @@ class ImageDataset:
         flip: bool,
         device: torch.device | str,
     ) -> None:
-        if not is_integer(pad) or pad < 0:
-            raise SettingError("pad", pad, "a number of pixels, 0 or more")
+        require_int("pad", pad, least=0)
         _, channels, height, width = train.images.shape
         self.name, self.num_classes = name, num_classes
         self.input_shape = self.train_shape = (channels, height, width)
@@ -146,11 +145,6 @@ class ImageDataset:
         return {}
 
 
-def is_integer(value: object) -> bool:
-    """Whether ``value`` is a whole number, which True and False are not."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def splits_of(
     labels: Tensor, num_classes: int, val_fraction: float, split_seed: int, train_samples: int | None
 ) -> tuple[Tensor, Tensor]:
@@ -166,13 +160,10 @@ def splits_of(
     Raises:
         SettingError: A value is out of its range.
     """
-    if not is_integer(split_seed) or not 0 <= split_seed < 2**32:
-        raise SettingError("split_seed", split_seed, "a whole number in [0, 2**32)")
+    require_int("split_seed", split_seed, least=0, most=2**32 - 1)
     train, val = _hold_out(labels, val_fraction, split_seed)
     if train_samples is not None:
-        if not is_integer(train_samples) or not num_classes <= train_samples <= len(train):
-            allowed = f"null, or a whole number from {num_classes} (one a class) to {len(train)}"
-            raise SettingError("train_samples", train_samples, allowed)
+        require_int("train_samples", train_samples, num_classes, len(train), optional=True)  # one a class
         train = train[stratified(labels[train], train_samples, split_seed)]
     return train, val
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sparsebench.data.dataset import Dataset
-from sparsebench.errors import SettingError
+from sparsebench.errors import SettingError, require_int
 
 
 class Normalize:
@@ -60,7 +60,7 @@ def steps_per_epoch(images: int, batch_size: int, drop_last: bool = False) -> in
     Raises:
         SettingError: The batch size is none, or no batch is left.
     """
-    check_batch_size(batch_size)
+    require_int("batch_size", batch_size, least=1)
     full, rest = divmod(images, batch_size)
     steps = full + (rest > 1 and not drop_last)
     if steps == 0:
@@ -71,15 +71,3 @@ def steps_per_epoch(images: int, batch_size: int, drop_last: bool = False) -> in
 def derive_seed(*numbers: int) -> int:
     """32 bits that depend on all ``numbers``: torch's CPU generator ignores all higher bits of its seed."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-def check_seed(seed: int) -> None:
-    """Refuse what is not a whole number of at least 0."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise SettingError("seed", seed, "a whole number, 0 or more")
-
-
-def check_batch_size(batch_size: int) -> None:
-    """Refuse what is not a whole number of at least 1."""
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise SettingError("batch_size", batch_size, "a whole number of images, at least 1")

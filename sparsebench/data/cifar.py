@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import ClassVar
 
 import torch
 
 from sparsebench.data.arrays import ImageDataset
 from sparsebench.data.cifar_files import LAYOUT_10, LAYOUT_100, Layout, find, read
+from sparsebench.paths import expanded
 
 
 class _CIFAR(ImageDataset):
@@ -28,7 +28,7 @@ class _CIFAR(ImageDataset):
         flip: bool,
         device: torch.device | str = "cpu",
     ) -> None:
-        root = Path(data_root).expanduser()
+        root = expanded(data_root)
         folder = find(root, self.layout)
         if folder is None:
             from sparsebench.data.download import download  # here: torchvision is slow to import

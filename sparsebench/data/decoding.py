@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from sparsebench.errors import SettingError, one_of
+from sparsebench.errors import SettingError, one_of, require_int
 
 try:  # torchvision means to drop its decoders; while it has them they are faster than Pillow's, with equal pixels
     from torchvision.io import ImageReadMode, decode_image
@@ -124,8 +124,7 @@ class TrainTransform:
             raise SettingError("scale", self.scale, "a share of the area in (0, 1], for example 0.08")
         if self.augment is not None and self.augment not in AUGMENTS:
             raise SettingError("augment", self.augment, f"null, or {one_of(AUGMENTS, self.augment)}")
-        if isinstance(self.magnitude, bool) or not 0 <= self.magnitude <= 30:
-            raise SettingError("magnitude", self.magnitude, "a whole number from 0 to 30")
+        require_int("magnitude", self.magnitude, least=0, most=30)
         if isinstance(self.erase, bool) or not 0 <= self.erase <= 1:
             raise SettingError("erase", self.erase, "a probability in [0, 1]")
 

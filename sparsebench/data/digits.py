@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from sparsebench.data.arrays import ImageDataset, Split, stratified
-from sparsebench.errors import SettingError
+from sparsebench.errors import require_int
 
 TEST_FRACTION = 0.2
 TEST_SEED = 0  # not an argument: the test images are part of what the data set is
@@ -54,8 +54,7 @@ class Digits(ImageDataset):
     ) -> None:
         from sklearn.datasets import load_digits  # here: a second to import, and only this data set needs it
 
-        if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
-            raise SettingError("channels", channels, "a whole number of at least 1")
+        require_int("channels", channels, least=1)
         digits = load_digits()
         pixels = torch.from_numpy(digits.images).mul(255 / 16).round().to(torch.uint8)
         everything = Split(

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from sparsebench.data import listing
-from sparsebench.data.arrays import is_integer, splits_of, stratified
-from sparsebench.data.batching import Normalize, check_batch_size
+from sparsebench.data.arrays import splits_of, stratified
+from sparsebench.data.batching import Normalize
 from sparsebench.data.dataset import SplitName
 from sparsebench.data.decoding import EvalTransform, TrainTransform
 from sparsebench.data.listing import INDEX, ImageIndex, ImageSource
 from sparsebench.data.packed import packed
 from sparsebench.data.streaming import Failures, Reader, StreamedLoader, read_in_order
-from sparsebench.errors import RunError, SettingError
+from sparsebench.errors import RunError, SettingError, require_int
+from sparsebench.paths import expanded
 
 TEST_FRACTION, TEST_SEED = 0.2, 0  # where a folder of classes has no test images of its own
 SHOWN = 10  # unreadable images that are named while training
@@ -67,7 +68,7 @@ class FolderSplit:
 
     def chunks(self, size: int) -> Iterator[Tensor]:
         """The raw images in order, ``size`` at a time, uint8 [n, 3, H, W], on the device."""
-        check_batch_size(size)
+        require_int("batch_size", size, least=1)
         return self.parts(self.indices.split(size), size)
 
     def parts(self, parts: Sequence[Tensor], size: int) -> Iterator[Tensor]:
@@ -138,8 +139,7 @@ class FolderDataset:
             ("size", size, 1), ("test_resize", test_resize, 1), ("test_size", test_size, 1), ("repeats", repeats, 1),
             ("workers", 0 if workers is None else workers, 0), ("packed", 1 if packed is None else packed, 1),
         ):  # fmt: skip
-            if not is_integer(value) or value < least:
-                raise SettingError(setting, value, f"a whole number of at least {least}")
+            require_int(setting, value, least)
         if test_resize < test_size:
             raise SettingError("test_resize", test_resize, f"at least test_size, {test_size}")
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
@@ -154,7 +154,7 @@ class FolderDataset:
         self.unreadable: dict[str, str] = {}  # what an image is called -> why
         self.world_size = 1  # processes like this one on the machine, at most: cores are shared with them
 
-        found = self.listing(Path(data_root).expanduser(), packed)
+        found = self.listing(expanded(data_root), packed)
         self.found = found
         self.num_classes = len(found.classes)
         self.name, self.note = self.dataset_name(name, found)
@@ -238,7 +238,7 @@ class FolderDataset:
         world_size: int = 1,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """All of a split once, in order, normalised, not augmented, on the device; with several ranks, this one's."""
-        check_batch_size(batch_size)
+        require_int("batch_size", batch_size, least=1)
         self.world_size = max(self.world_size, world_size)
         chosen = {"train": self.train, "val": self.val, "test": self.test}[split]
         normalize = Normalize(self, channels_last)

@@ -10,15 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sparsebench.data.batching import (
-    Normalize,
-    check_batch_size,
-    check_seed,
-    derive_seed,
-    rank_slice,
-    steps_per_epoch,
-)
+from sparsebench.data.batching import Normalize, derive_seed, rank_slice, steps_per_epoch
 from sparsebench.data.dataset import Dataset, Images, SplitName
+from sparsebench.errors import require_int
 
 
 class Pixels(Images, Protocol):
@@ -85,7 +79,7 @@ class TrainLoader:
         drop_last: bool = False,
     ) -> None:
         self.steps_per_epoch = steps_per_epoch(len(dataset.train), batch_size, drop_last)
-        check_seed(seed)
+        require_int("seed", seed, least=0)
         self.batch_size, self.seed = batch_size, seed
         self.labels, self.pad, self.flip = dataset.train.labels, dataset.pad, dataset.flip
         self.normalize = Normalize(dataset, channels_last)
@@ -168,7 +162,7 @@ def batches(
     Yields:
         Inputs, float32 [B, C, H, W], and targets, int64 [B], on the device of the data set.
     """
-    check_batch_size(batch_size)
+    require_int("batch_size", batch_size, least=1)
     chosen = {"train": dataset.train, "val": dataset.val, "test": dataset.test}[split]
     normalize = Normalize(dataset, channels_last)
     parts = zip(chosen.images.split(batch_size), chosen.labels.split(batch_size), strict=True)

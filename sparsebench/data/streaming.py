@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
-from sparsebench.data.batching import Normalize, check_seed, derive_seed, rank_slice, steps_per_epoch
+from sparsebench.data.batching import Normalize, derive_seed, rank_slice, steps_per_epoch
 from sparsebench.data.dataset import Dataset, Images
 from sparsebench.data.decoding import EvalTransform, TrainTransform, decode
 from sparsebench.data.listing import ImageSource
-from sparsebench.errors import RunError
+from sparsebench.errors import RunError, require_int
 
 CHUNK = 64
 """Images that a worker reads at a time: several work at one batch, and shared memory holds about two batches."""
@@ -198,7 +198,7 @@ class StreamedLoader:
         *,
         channels_last: bool = False,
     ) -> None:
-        check_seed(seed)
+        require_int("seed", seed, least=0)
         self.steps_per_epoch = steps_per_epoch(len(dataset.train), batch_size)
         self.dataset, self.batch_size = dataset, batch_size
         self.normalize = Normalize(dataset, channels_last)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from sparsebench.data import listing
 from sparsebench.data.arrays import ImageDataset, Split
 from sparsebench.data.listing import ImageSource
 from sparsebench.errors import SettingError
+from sparsebench.paths import expanded
 
 SIDE = 64  # pixels
 
@@ -54,7 +54,7 @@ class TinyImageNet(ImageDataset):
         flip: bool,
         device: torch.device | str = "cpu",
     ) -> None:
-        root = Path(data_root).expanduser()
+        root = expanded(data_root)
         candidate_folders = [
             parent / folder
             for parent in (root, root / "tiny_imagenet")

@@ -79,7 +79,7 @@ class Device:
         torch.use_deterministic_algorithms(deterministic)
         # Deterministic algorithms would fill every new tensor first, 700 more kernels a step: nothing here reads
         # memory that it has not written.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = self.type == "cuda" and not deterministic
 
     @property

@@ -113,7 +113,7 @@ def _number(environ: Mapping[str, str], name: str) -> int:
     try:
         return int(environ[name])
     except (KeyError, ValueError) as error:
-        raise SettingError(name, environ.get(name), "a whole number, as torchrun or srun sets it") from error
+        raise SettingError(name, environ.get(name), "an integer, as torchrun or srun sets it") from error
 
 
 def _validated(info: RankInfo) -> RankInfo:

@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from sparsebench.data.batching import Normalize
-from sparsebench.evaluation.subject import Result, Subject, check_integer, percent, predicted_classes
+from sparsebench.errors import require_int
+from sparsebench.evaluation.subject import Result, Subject, percent, predicted_classes
 
 NORMS = nn.modules.batchnorm._BatchNorm
 
@@ -36,7 +37,9 @@ class BNRecalibration:
     needs_dense = False
 
     def __init__(self, batches: int = 50, seed: int = 0) -> None:
-        self.batches, self.seed = check_integer("batches", batches), check_integer("seed", seed, 0)
+        require_int("batches", batches, least=1)
+        require_int("seed", seed, least=0)
+        self.batches, self.seed = batches, seed
 
     @torch.no_grad()
     def __call__(self, subject: Subject) -> Result:

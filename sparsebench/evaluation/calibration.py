@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from sparsebench.evaluation.subject import Result, Subject, check_integer, predicted_classes
+from sparsebench.errors import require_int
+from sparsebench.evaluation.subject import Result, Subject, predicted_classes
 
 
 class Calibration:
@@ -21,7 +22,7 @@ class Calibration:
         bins: B.
 
     Raises:
-        SettingError: ``bins`` is not a whole number of at least 1.
+        SettingError: ``bins`` is not an integer of at least 1.
 
     References:
         Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017, arXiv 1706.04599,
@@ -31,7 +32,8 @@ class Calibration:
     needs_dense = False
 
     def __init__(self, bins: int = 15) -> None:
-        self.bins = check_integer("bins", bins)
+        require_int("bins", bins, least=1)
+        self.bins = bins
 
     def __call__(self, subject: Subject) -> Result:
         """Columns ``ece`` (in [0, 1]) and ``nll`` (nats per sample); details a bin each, accuracy in [0, 1] there."""

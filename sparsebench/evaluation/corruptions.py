@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from sparsebench.data.arrays import stratified
+from sparsebench.errors import require_int
 from sparsebench.evaluation.corrupt import CORRUPTIONS, SEVERITIES, corrupted
-from sparsebench.evaluation.subject import Result, Subject, check_integer, percent, predicted_classes
+from sparsebench.evaluation.subject import Result, Subject, percent, predicted_classes
 
 
 class Corruptions:
@@ -33,8 +34,9 @@ class Corruptions:
     needs_dense = False
 
     def __init__(self, samples: int | None = 1000, seed: int = 0) -> None:
-        self.samples = samples if samples is None else check_integer("samples", samples)
-        self.seed = check_integer("seed", seed, 0)
+        require_int("samples", samples, least=1, optional=True)
+        require_int("seed", seed, least=0)
+        self.samples, self.seed = samples, seed
 
     def __call__(self, subject: Subject) -> Result:
         """Column ``top1_corrupted`` (per cent, mean over kinds and severities); details a kind and severity each."""

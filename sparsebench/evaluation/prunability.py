@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from sparsebench.data.arrays import stratified
-from sparsebench.errors import SettingError, one_of
-from sparsebench.evaluation.subject import Result, Subject, check_integer
+from sparsebench.errors import SettingError, one_of, require_int
+from sparsebench.evaluation.subject import Result, Subject
 
 KEPT = (*(k / 20 for k in range(20, 1, -1)), *(k / 100 for k in range(9, 0, -1)), 0.005, 0.002, 0.001)
 """Fractions of the prunable weights that are tried, α."""
@@ -59,11 +59,9 @@ class Prunability:
                 raise SettingError(name, value, "a number, 0 or more")
         if order not in ORDERS:
             raise SettingError("order", order, one_of(ORDERS, order))
-        self.beta, self.absolute, self.order = beta, absolute, order
-        self.samples, self.seed = (
-            samples if samples is None else check_integer("samples", samples),
-            check_integer("seed", seed, 0),
-        )
+        require_int("samples", samples, least=1, optional=True)
+        require_int("seed", seed, least=0)
+        self.beta, self.absolute, self.order, self.samples, self.seed = beta, absolute, order, samples, seed
 
     def __call__(self, subject: Subject) -> Result:
         """Column ``prunability`` (a fraction in (0, 1]); details ``kept`` and ``train_loss``."""

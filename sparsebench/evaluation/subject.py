@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from sparsebench.data.batching import Normalize
 from sparsebench.data.dataset import Dataset, Images
 from sparsebench.distributed.device import Device
-from sparsebench.errors import SettingError
 
 
 @dataclass(frozen=True)
@@ -80,10 +79,3 @@ def predicted_classes(logits: Tensor) -> Tensor:
 def percent(hits: Tensor) -> float:
     """Share of true entries, in per cent."""
     return 100 * int(hits.sum()) / hits.numel()
-
-
-def check_integer(name: str, value: object, least: int = 1) -> int:
-    """``value``, refused if it is not a whole number of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise SettingError(name, value, f"a whole number of at least {least}")
-    return value

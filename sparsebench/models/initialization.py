@@ -24,12 +24,6 @@ def initialize(model: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def check_integer(setting: str, value: object, least: int = 1) -> None:
-    """Refuse what is not a whole number of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise SettingError(setting, value, f"a whole number of at least {least}")
-
-
 def check_size(model: str, input_shape: tuple[int, int, int], least: int) -> None:
     """Refuse images smaller than ``least`` pixels, for an architecture that halves them too often."""
     _, height, width = input_shape

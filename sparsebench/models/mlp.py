@@ -8,7 +8,7 @@ from math import prod
 
 from torch import Tensor, nn
 
-from sparsebench.errors import SettingError
+from sparsebench.errors import SettingError, is_int
 from sparsebench.models.initialization import initialize
 
 
@@ -28,11 +28,7 @@ class MLP(nn.Module):
     def __init__(
         self, input_shape: tuple[int, int, int], num_classes: int, hidden: Sequence[int] = (300, 100)
     ) -> None:
-        if (
-            not isinstance(hidden, (list, tuple))
-            or not hidden
-            or any(isinstance(w, bool) or not isinstance(w, int) or w < 1 for w in hidden)
-        ):
+        if not isinstance(hidden, (list, tuple)) or not hidden or any(not is_int(w) or w < 1 for w in hidden):
             raise SettingError("hidden", hidden, "a list of widths, for example [300,100]")
         super().__init__()
         self.name = "mlp" if tuple(hidden) == (300, 100) else "mlp" + "-".join(map(str, hidden))

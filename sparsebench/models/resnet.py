@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from sparsebench.errors import SettingError, one_of
-from sparsebench.models.initialization import check_integer, check_size, initialize
+from sparsebench.errors import SettingError, is_int, one_of, require_int
+from sparsebench.models.initialization import check_size, initialize
 from sparsebench.models.torchvision import classifier
 
 VARIANTS = ("a", "b", "bottleneck")
@@ -88,8 +88,8 @@ class ResNet(nn.Module):
     ) -> None:
         if variant not in VARIANTS:
             raise SettingError("variant", variant, one_of(VARIANTS, variant))
-        check_integer("width", width)
-        if isinstance(depth, bool) or not isinstance(depth, int) or depth <= 2 or (depth - 2) % 6:
+        require_int("width", width, least=1)
+        if not is_int(depth) or depth <= 2 or (depth - 2) % 6:
             raise SettingError("depth", depth, "6n + 2, for example 20, 32, 44, 56 or 110")
         check_size("resnet", input_shape, 4)
         super().__init__()

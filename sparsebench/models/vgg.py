@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from sparsebench.errors import SettingError, one_of
+from sparsebench.errors import SettingError, is_int, one_of
 from sparsebench.models.initialization import initialize
 
 CONVS = {11: (1, 1, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}  # per stage
@@ -29,7 +29,7 @@ class VGG(nn.Module):
     def __init__(
         self, input_shape: tuple[int, int, int], num_classes: int, depth: int = 16, conv_bias: bool = False
     ) -> None:
-        if isinstance(depth, bool) or not isinstance(depth, int) or depth not in CONVS:
+        if not is_int(depth) or depth not in CONVS:
             raise SettingError("depth", depth, one_of(CONVS, depth))
         if not isinstance(conv_bias, bool):
             raise SettingError("conv_bias", conv_bias, "true or false")

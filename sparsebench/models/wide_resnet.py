@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from sparsebench.errors import SettingError
-from sparsebench.models.initialization import check_integer, check_size, initialize
+from sparsebench.errors import SettingError, is_int, require_int
+from sparsebench.models.initialization import check_size, initialize
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -54,8 +54,8 @@ class WideResNet(nn.Module):
         width: int = 2,
         dropout: float = 0.0,
     ) -> None:
-        check_integer("width", width)
-        if isinstance(depth, bool) or not isinstance(depth, int) or depth < 10 or (depth - 4) % 6:
+        require_int("width", width, least=1)
+        if not is_int(depth) or depth < 10 or (depth - 4) % 6:
             raise SettingError("depth", depth, "6n + 4, for example 16, 22, 28 or 40")
         if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
             raise SettingError("dropout", dropout, "a probability in [0, 1)")

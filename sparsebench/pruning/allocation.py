@@ -116,6 +116,11 @@ def published_mask(scores: Tensor, zeros: float, compat: str) -> Tensor:
 class Global(Allocation):
     """One ranking over all layers: layers compete, and the scores decide each one's sparsity.
 
+    Example:
+        >>> scores = {"a": torch.tensor([9.0, 1.0]), "b": torch.tensor([5.0, 4.0, 3.0, 2.0])}
+        >>> {name: mask.tolist() for name, mask in Global()(scores, 0.5).items()}
+        {'a': [True, False], 'b': [True, True, False, False]}
+
     References:
         Lin et al., "Dynamic Model Pruning with Feedback", ICLR 2020, arXiv 2006.07253, section 5.
     """
@@ -150,6 +155,11 @@ class LAMP(Global):
 
     LAMP(u) = w_u² / Σ_{v: |w_v| ≥ |w_u|} w_v², of equal weights the first by index with the larger sum; these are
     ranked globally. The largest of a layer has score 1, so no layer collapses as long as one weight a layer is left.
+
+    Example:
+        >>> scores = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([10.0, 20.0])}  # 1/5 and 4/4 in both layers
+        >>> {name: mask.tolist() for name, mask in LAMP()(scores, 0.5).items()}
+        {'a': [False, True], 'b': [False, True]}
 
     References:
         Lee, Park, Mo, Ahn and Shin, "Layer-adaptive Sparsity for the Magnitude-based Pruning", ICLR 2021,
@@ -213,6 +223,10 @@ class LayerWise(Allocation):
 
 class Uniform(LayerWise):
     """The same sparsity in every layer.
+
+    Example:
+        >>> Uniform().counts({"a": (4, 5), "b": (8, 10)}, 0.9)
+        [18, 72]
 
     References:
         Zhu and Gupta, "To prune, or not to prune", ICLR workshop 2018, arXiv 1710.01878.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from sparsebench.errors import SettingError
+from sparsebench.paths import expanded
 from sparsebench.pruning.allocation import LayerWise
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -18,6 +18,10 @@ class ER(LayerWise):
 
     density_l = ε (n_in + n_out) / (n_in n_out); of a convolution, channels only. ε makes the total right; a layer whose
     density would exceed 1 is dense and the others are solved again.
+
+    Example:
+        >>> ER().counts({"a": (4, 4), "b": (4, 12)}, 0.625)  # with ε = 1 they keep 8/16 and 16/48
+        [8, 32]
 
     References:
         Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse connectivity
@@ -51,6 +55,10 @@ class ERK(ER):
     Differs from the paper:
         Counts are rounded so that the total is exact, not floored layer by layer.
 
+    Example:
+        >>> ERK().counts({"conv": (4, 4, 2, 2), "fc": (4, 2)}, 0.75)  # with ε = 1 they keep 12/64 and 6/8
+        [52, 2]
+
     References:
         Evci et al., "Rigging the Lottery: Making All Tickets Winners", ICML 2020, arXiv 1911.11134, section 3.
     """
@@ -65,6 +73,10 @@ class UniformPlus(LayerWise):
 
     What these two are spared, the layers between share. A first layer that is no convolution, or a last one that is not
     linear, is treated like the others.
+
+    Example:
+        >>> UniformPlus().counts({"first": (2, 1, 2, 2), "between": (5, 2, 2, 2), "fc": (4, 5)}, 0.75)  # of 8, 40, 20
+        [0, 35, 16]
 
     References:
         Gale, Elsen and Hooker, "The State of Sparsity in Deep Neural Networks", 2019, arXiv 1902.09574, section 5.
@@ -83,6 +95,10 @@ class UniformPlus(LayerWise):
 
 class Balanced(LayerWise):
     """The same number of weights left in every layer; a layer that has fewer is dense.
+
+    Example:
+        >>> Balanced().counts({"a": (2, 5), "b": (3, 10), "c": (6, 10)}, 0.6)  # 10, 15 and 15 weights are left
+        [0, 15, 45]
 
     References:
         Vysogorets and Kempe, "Connectivity Matters: Neural Network Pruning Through the Lens of Effective
@@ -106,6 +122,11 @@ class SmartRatio(LayerWise):
         linear: Share that linear layers keep.
         decreasing: Divide by i², as the authors do for networks other than ResNets.
         allow_layer_collapse: As for every allocation.
+
+    Example:
+        >>> conv = (5, 1, 2, 2)  # the first of two keeps 2² + 2 where the second keeps 1² + 1
+        >>> SmartRatio().counts({"conv1": conv, "conv2": conv, "fc": (2, 5)}, 0.78)  # 6, 2 and 30 % are left
+        [14, 18, 7]
 
     References:
         Su, Chen, Cai, Wu, Gao, Wang and Lee, "Sanity-Checking Pruning Methods: Random Tickets can Win the Jackpot",
@@ -145,7 +166,7 @@ class SmartRatio(LayerWise):
 
 
 class FromFile(LayerWise):
-    """Layer sparsities from a CSV with columns ``layer`` and ``sparsity``, such as another run's layers.csv.
+    r"""Layer sparsities from a CSV with columns ``layer`` and ``sparsity``, such as another run's layers.csv.
 
     On the way to the target, every layer's number of zeros is in proportion to its last.
 
@@ -156,6 +177,14 @@ class FromFile(LayerWise):
 
     Raises:
         SettingError: The file cannot be read, lacks a layer, or adds up to another sparsity.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder, "layers.csv")
+        ...     _ = path.write_text("layer,sparsity\na,0.9\nb,0.5\n")
+        ...     FromFile(str(path), sparsity=0.7).counts({"a": (2, 5), "b": (2, 5)}, 0.7)
+        [9, 5]
 
     References:
         Frankle, Dziugaite, Roy and Carbin, "Pruning Neural Networks at Initialization: Why Are We Missing the
@@ -168,7 +197,7 @@ class FromFile(LayerWise):
         super().__init__(allow_layer_collapse, compat)
         self.path, self.sparsity = path, sparsity
         try:
-            with open(Path(path).expanduser(), newline="", encoding="utf-8") as file:
+            with open(expanded(path), newline="", encoding="utf-8") as file:
                 self.layers = {row["layer"]: float(row["sparsity"]) for row in csv.DictReader(file)}
         except (OSError, KeyError, ValueError, TypeError) as error:
             wanted = "a CSV with columns layer and sparsity, for example a run's layers.csv"

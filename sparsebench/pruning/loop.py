@@ -128,12 +128,10 @@ class LoopPruner:
             )
         self.method.on_end()
         self._finished = True
-        target_zeros, pruned = self.method.target_zeros(total - 1), int((~weights.packed()).sum())
-        leaked = sum(int(torch.count_nonzero(p[~weights.masks[n]])) for n, p in weights.parameters.items())
-        if target_zeros not in (None, pruned) or leaked:
-            raise RunError(
-                f"{self.name} missed its sparsity: {pruned - leaked} zeros, asked for {target_zeros}"
-            )
+        target_zeros, zeros = self.method.target_zeros(total - 1), weights.zeros()
+        if not zeros.as_requested(target_zeros):
+            found = f"{zeros.pruned - zeros.leaked} zeros, asked for {target_zeros}"
+            raise RunError(f"{self.name} missed its sparsity: {found}")
 
     @property
     def masks(self) -> dict[str, Tensor]:

@@ -5,10 +5,33 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+
+class Zeros(NamedTuple):
+    """Zeros among the prunable weights, counted.
+
+    Attributes:
+        total: Weights that are zero.
+        pruned: Weights that the masks prune.
+        leaked: Those of them that are not zero.
+    """
+
+    total: int
+    pruned: int
+    leaked: int = 0
+
+    @property
+    def kept(self) -> int:
+        """Zeros among the weights that the masks keep."""
+        return self.total - (self.pruned - self.leaked)
+
+    def as_requested(self, target_zeros: int | None) -> bool:
+        """Whether ``target_zeros`` weights are pruned, or any number for ``None``, and all of these are zero."""
+        return target_zeros in (None, self.pruned) and self.leaked == 0 and self.kept >= 0
 
 
 class MaskedParameters:
@@ -214,6 +237,12 @@ class MaskedParameters:
     def packed(self) -> Tensor:
         """All masks in the order of their layers, flattened: bool, shape [numel]."""
         return torch.cat([mask.reshape(-1) for mask in self._masks])
+
+    def zeros(self) -> Zeros:
+        """The zeros in the parameters as they are now, and how far they are the masks'; waits for the device."""
+        leaked = sum(int(torch.count_nonzero(p[~self.masks[name]])) for name, p in self.parameters.items())
+        total = sum(int((p == 0).sum()) for p in self.parameters.values())
+        return Zeros(total, int((~self.packed()).sum()), leaked)
 
     def fingerprint(self) -> str:
         """SHA-256 of the masks; equal on every rank of a run."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparsebench.errors import SettingError
+from sparsebench.errors import SettingError, require_int
 from sparsebench.pruning.allocation import Allocation
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.pruner import Pruner
@@ -43,8 +43,7 @@ class Rounds(Pruner):
         rounds: int | None = None,
     ) -> None:
         super().__init__(weights, schedule, allocation, score)
-        if rounds is not None and (isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1):
-            raise SettingError("rounds", rounds, "a whole number of at least 1, or null")
+        require_int("rounds", rounds, least=1, optional=True)
         wanted = math.ceil(math.log(1 - schedule.target_sparsity) / math.log(0.8) - 1e-9)
         self.rounds = 0 if schedule.target_sparsity == 0 else rounds or wanted
         self.trainings, self.training, self.model = self.rounds + 1, 0, model

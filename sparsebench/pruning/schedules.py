@@ -103,6 +103,13 @@ class Schedule:
 class Cubic(Schedule):
     """Sparsity rises along a cubic, fast at first: s_t = s_f - s_f (1 - (t - t_0) / (n Δt))³.
 
+    Example:
+        >>> schedule = Cubic(Clock(8), 0.8, end="4it", interval="2it")
+        >>> [round(schedule.sparsity(step), 3) for step in range(6)]  # after one of two updates 1 - (1/2)³ of it
+        [0.0, 0.0, 0.7, 0.7, 0.8, 0.8]
+        >>> [step for step in range(8) if schedule.due(step)]
+        [0, 2, 4, 6]
+
     References:
         Zhu and Gupta, "To prune, or not to prune: exploring the efficacy of pruning for model
         compression", ICLR workshop 2018, arXiv 1710.01878, section 3.
@@ -116,6 +123,11 @@ class Cubic(Schedule):
 class Linear(Schedule):
     """Sparsity rises by the same amount at every mask update.
 
+    Example:
+        >>> schedule = Linear(Clock(8), 0.8, end="4it", interval="2it")
+        >>> [schedule.sparsity(step) for step in range(6)]
+        [0.0, 0.0, 0.4, 0.4, 0.8, 0.8]
+
     References:
         Zhu and Gupta, "To prune, or not to prune", ICLR workshop 2018, arXiv 1710.01878.
     """
@@ -127,6 +139,11 @@ class Linear(Schedule):
 
 class Constant(Schedule):
     """The target sparsity from ``start`` on, masks recomputed every ``interval``.
+
+    Example:
+        >>> schedule = Constant(Clock(8), 0.5, start="2it", interval="3it")
+        >>> [schedule.sparsity(step) for step in range(4)], [step for step in range(8) if schedule.due(step)]
+        ([0.0, 0.0, 0.5, 0.5], [2, 5])
 
     References:
         Wortsman, Farhadi and Rastegari, "Discovering Neural Wirings", NeurIPS 2019, arXiv 1906.00586.
@@ -155,6 +172,11 @@ class Slowing(Constant):
         start: Time of the first mask update.
         interval: Time between two mask updates at first.
         stop: Time of the last mask update at the latest; ``None`` for the end of training.
+
+    Example:
+        >>> schedule = Slowing(Clock(16), 0.5, doublings=["4it"], interval="2it")
+        >>> [step for step in range(16) if schedule.due(step)]
+        [0, 2, 4, 8, 12]
 
     References:
         Mostafa and Wang, "Parameter Efficient Training of Deep Convolutional Neural Networks by Dynamic Sparse
@@ -186,6 +208,11 @@ class Slowing(Constant):
 class OneShotSchedule(Schedule):
     """Dense until ``at``, then the target sparsity at once; masks change only then.
 
+    Example:
+        >>> schedule = OneShot(Clock(4), 0.5, at="0.75")
+        >>> [schedule.sparsity(step) for step in range(4)], [step for step in range(4) if schedule.due(step)]
+        ([0.0, 0.0, 0.0, 0.5], [3])
+
     References:
         Han, Pool, Tran and Dally, "Learning both Weights and Connections for Efficient Neural Networks",
         NeurIPS 2015, arXiv 1506.02626.
@@ -207,6 +234,13 @@ class Alternating(Schedule):
         sparsity: Target sparsity, a fraction of zeros in [0, 1).
         sparse_starts: Times at which sparse phases start.
         dense_starts: Times at which dense phases start, one between any two sparse ones.
+
+    Example:
+        >>> schedule = Alternating(Clock(8), 0.5, sparse_starts=["2it", "6it"], dense_starts=["4it"])
+        >>> [schedule.sparsity(step) for step in range(8)]
+        [0.0, 0.0, 0.5, 0.5, 0.0, 0.0, 0.5, 0.5]
+        >>> [step for step in range(8) if schedule.due(step)]
+        [2, 4, 6]
 
     References:
         Peste, Iofinova, Vladu and Alistarh, "AC/DC: Alternating Compressed/DeCompressed Training of Deep Neural

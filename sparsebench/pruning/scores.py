@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from sparsebench.errors import SettingError
+from sparsebench.paths import expanded
 
 
 class Score:
@@ -26,6 +26,10 @@ class Score:
 
 class Magnitude(Score):
     """The absolute value of the weight, |w|.
+
+    Example:
+        >>> Magnitude()({"w": torch.tensor([0.5, -2.0])})["w"].tolist()
+        [0.5, 2.0]
 
     References:
         Han, Pool, Tran and Dally, "Learning both Weights and Connections for Efficient Neural Networks",
@@ -48,6 +52,14 @@ class Trained(Score):
     Raises:
         SettingError: There is no such file.
 
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from safetensors.torch import save_file
+        >>> with TemporaryDirectory() as folder:
+        ...     save_file({"w": torch.tensor([3.0, 0.0, -4.0])}, f"{folder}/model.safetensors")
+        ...     Trained(folder)({"w": torch.ones(3)})["w"].tolist()
+        [3.0, 0.0, 4.0]
+
     References:
         Frankle and Carbin, "The Lottery Ticket Hypothesis: Finding Sparse, Trainable Neural Networks", ICLR 2019,
         arXiv 1803.03635 (a mask found by training, trained again).
@@ -56,7 +68,7 @@ class Trained(Score):
     def __init__(self, path: str) -> None:
         from safetensors.torch import load_file
 
-        self.path, file = path, Path(path).expanduser()
+        self.path, file = path, expanded(path)
         try:
             self.trained = load_file(file / "model.safetensors" if file.is_dir() else file)
         except Exception as error:  # safetensors has an exception of its own
@@ -77,6 +89,12 @@ class Trained(Score):
 
 class Random(Score):
     """A standard normal number for every weight: random pruning.
+
+    Example:
+        >>> seeds = (torch.Generator().manual_seed(seed) for seed in (0, 0, 1))
+        >>> one, same, other = (Random()({"w": torch.ones(3)}, seed)["w"].tolist() for seed in seeds)
+        >>> one == same, one == other
+        (True, False)
 
     References:
         Liu et al., "The Unreasonable Effectiveness of Random Pruning", ICLR 2022, arXiv 2202.02643.

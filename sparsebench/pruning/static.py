@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsebench.errors import SettingError
+from sparsebench.errors import require_int
 from sparsebench.pruning.allocation import Allocation
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.pruner import Probe, Pruner
@@ -59,8 +59,7 @@ class Static(Pruner):
         rounds: int = 1,
     ) -> None:
         super().__init__(weights, schedule, allocation, score)
-        if rounds < 1:
-            raise SettingError("rounds", rounds, "at least one round")
+        require_int("rounds", rounds, least=1)
         self.sanity, self.rounds = sanity or Sanity(), rounds
 
     def saliency(self, probe: Probe) -> dict[str, Tensor]:

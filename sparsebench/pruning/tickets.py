@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsebench.clock import Clock
-from sparsebench.errors import SettingError
+from sparsebench.errors import SettingError, require_int
 from sparsebench.pruning.learned import Learned
 from sparsebench.pruning.parameters import MaskedParameters
 
@@ -44,8 +44,7 @@ class LearnedTicket(Learned):
     ) -> None:
         super().__init__(weights, optimizer, s, group)
         self.model, self.clock, self.rewind = model, clock, clock.steps(rewind, "rewind")
-        if rounds < 1:
-            raise SettingError("rounds", rounds, "at least one round")
+        require_int("rounds", rounds, least=1)
         if self.rewind >= clock.total_steps:
             raise SettingError("rewind", rewind, f"a time before the end, step {clock.total_steps}")
         self.trainings, self.training = rounds + 1, 0

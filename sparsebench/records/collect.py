@@ -16,11 +16,11 @@ from sparsebench.errors import SettingError, one_of
 from sparsebench.files import read_csv
 from sparsebench.records import schema
 from sparsebench.records.migrations import migrate
-from sparsebench.records.run_folder import is_finished, runs
+from sparsebench.records.run_folder import finished_runs
 from sparsebench.records.settings import SEED
 
-STRING_COLUMNS = {"run_id": str, "config_hash": str, "git_commit": str}
-"""Columns whose texts may look like numbers."""
+STRING_COLUMNS = dict.fromkeys(schema.TEXT_COLUMNS, str)
+"""For pandas, to which some of these texts look like numbers."""
 
 CHUNK = 100_000
 """Rows of a long table read at a time."""
@@ -71,8 +71,8 @@ def rows(folder: Path) -> list[dict[str, str]]:
         SettingError: There are none, or they are of another schema.
     """
     found = []
-    for run in runs(folder) if folder.is_dir() else ():
-        for row in read_csv(run / schema.SUMMARY) if is_finished(run) else ():
+    for run in finished_runs(folder):
+        for row in read_csv(run / schema.SUMMARY):
             if row.get("schema") != str(schema.SCHEMA):
                 raise SettingError(
                     "path", run, f"results of schema {schema.SCHEMA}; it holds {row.get('schema')}"
@@ -89,14 +89,11 @@ def _read_run_folders(path: Path) -> list[pd.DataFrame]:
     """The finished runs under ``path``; usual rows are parsed together, since pandas takes milliseconds for a file."""
     plain_rows: list[dict[str, str]] = []
     other_frames = []
-    for run in runs(path):
-        if is_finished(run):
-            current = _read_current_schema(run / schema.SUMMARY)
-            plain_rows += current
-            if not current:
-                other_frames.append(
-                    _read_any_schema(run / schema.SUMMARY)
-                )  # which migrates it, or says what is wrong
+    for run in finished_runs(path):
+        current = _read_current_schema(run / schema.SUMMARY)
+        plain_rows += current
+        if not current:
+            other_frames.append(_read_any_schema(run / schema.SUMMARY))  # migrates it, or says what is wrong
     if not plain_rows:
         return other_frames
     text = io.StringIO()

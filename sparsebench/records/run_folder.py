@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -57,8 +58,7 @@ class RunFolder:
 
     def summary(self) -> dict[str, str] | None:
         """The run's row, if it is finished."""
-        path = self.path / schema.SUMMARY
-        return next(iter(read_csv(path)), None) if path.exists() else None
+        return next(iter(read_csv(self.path / schema.SUMMARY)), None) if is_finished(self.path) else None
 
     def clear(self) -> None:
         """Delete the run."""
@@ -111,7 +111,7 @@ def runs(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
     """
     if (folder / schema.STUDY).is_file():
         return
-    if is_finished(folder) or (folder / schema.PROVENANCE).is_file():
+    if is_run(folder):
         yield folder
         return
     real = os.path.realpath(folder)
@@ -123,14 +123,35 @@ def runs(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
         yield from runs(Path(path), above | {real})
 
 
+def finished_runs(path: Path) -> list[Path]:
+    """The run folders under ``path`` that have their result, in the order of :func:`runs`; none if it is no folder."""
+    return [run for run in runs(path) if is_finished(run)] if path.is_dir() else []
+
+
 def unfinished(path: Path) -> list[Path]:
     """The run folders under ``path`` that have no result: running now, or interrupted."""
     return [run for run in runs(path) if not is_finished(run)] if path.is_dir() else []
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a run folder has its result."""
+    """Whether the folder of a run, or of a theory study, has its result: the summary is written last."""
     return (folder / schema.SUMMARY).is_file()
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run, finished or not."""
+    return is_finished(folder) or (folder / schema.PROVENANCE).is_file()
+
+
+def training_of(folder: Path) -> int | None:
+    """The number of the training that a folder is of, by its name; ``None`` of a method with one training."""
+    found = re.search(r"-training(\d+)-", folder.name)
+    return int(found[1]) if found else None
+
+
+def run_id_of(folder: Path) -> str:
+    """The run_id, or the id of a theory study, that a folder's name ends with."""
+    return folder.name.rpartition("-")[2]
 
 
 def _marked(folder: Path) -> int | None:

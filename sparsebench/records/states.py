@@ -14,7 +14,7 @@ from typing import Any
 
 from sparsebench.files import read_csv, write_csv, write_json
 from sparsebench.records import lease, provenance, schema
-from sparsebench.records.run_folder import runs
+from sparsebench.records.run_folder import is_run, run_id_of, runs, training_of
 
 STATES = ("running", "queued", "planned", "interrupted", "failed", "diverged", "finished")
 """
@@ -61,7 +61,7 @@ class ResultsFolder:
         if path.is_dir():
             with os.scandir(path) as entries:
                 names = sorted(e.name for e in entries if not e.name.startswith(".") and "-" in e.name)
-            self.folders = {name.rpartition("-")[2]: path / name for name in names}
+            self.folders = {run_id_of(path / name): path / name for name in names}
         self.holders = lease.holders(path / lease.FOLDER)
 
     def trainings(self, run_id: str) -> list[Path]:
@@ -110,7 +110,7 @@ def states(path: Path) -> list[RunState]:
         ids = dict.fromkeys([*results.folders, *results.holders, *planned])
         for run_id in ids:
             folder = results.folders.get(run_id)
-            if run_id in later or run_id.startswith(SWEEP) or (folder and not _is_run(folder)):
+            if run_id in later or run_id.startswith(SWEEP) or (folder and not is_run(folder)):
                 continue
             found.append(results.state(run_id, *planned.get(run_id, ("", False))))
     return found
@@ -162,14 +162,10 @@ def _planned(results_dir: Path, holders: Mapping[str, lease.Holder]) -> dict[str
     return found
 
 
-def _is_run(folder: Path) -> bool:
-    return (folder / schema.PROVENANCE).is_file() or (folder / schema.SUMMARY).is_file()
-
-
 def _trainings(folder: Path) -> list[str]:
     """The run_ids of all trainings of the run whose first one is in ``folder``; of a later one, its own; if known."""
-    if "-training0-" not in folder.name:
-        return [folder.name.rpartition("-")[2]]
+    if training_of(folder) != 0:
+        return [run_id_of(folder)]
     try:
         return list(json.loads((folder / schema.PROVENANCE).read_text()).get("trainings", []))
     except (FileNotFoundError, ValueError):

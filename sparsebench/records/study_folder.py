@@ -12,6 +12,7 @@ from typing import Any
 
 from sparsebench.files import read_csv, remove_temporary_files, write_csv, write_json, write_text
 from sparsebench.records import schema
+from sparsebench.records.run_folder import is_finished
 
 CHECKS = (
     "study",
@@ -53,7 +54,7 @@ class StudyFolder:
     @property
     def finished(self) -> bool:
         """Whether all its tables are there."""
-        return (self.path / schema.SUMMARY).is_file()
+        return is_finished(self.path)
 
     def known(self, point: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]] | None:
         """The rows of a grid point that was computed before, by table."""

@@ -15,6 +15,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from sparsebench.records.validity import FINISHED
 from sparsebench.report.data import ReportData, texts
 from sparsebench.report.style import FORMATS, Drawing
 
@@ -112,7 +113,7 @@ def _facts(results: ReportData) -> list[tuple[str, list[str]]]:
     frame = results.frame
     states = frame["state"].value_counts().sort_index()
     runs = [f"{int(frame['counts'].sum())} of {len(frame)} count"]
-    runs += [f"{number} {state}" for state, number in states.items() if state != "finished"]
+    runs += [f"{number} {state}" for state, number in states.items() if state != FINISHED]
     if results.unfinished:
         runs.append(f"{results.unfinished} unfinished, not shown")
     facts = [("runs", runs)]
@@ -142,17 +143,17 @@ def _notes(results: ReportData) -> list[str]:
         notes.append(
             "Made from a CSV: without the run folders there are no layer-wise sparsities and no training curves."
         )
-    left = results.frame["state"][~results.frame["counts"]]
-    if len(left):
+    left = int((results.frame["state"] != FINISHED).sum())
+    if left:
         notes.append(
-            f"{len(left)} of {len(results.frame)} runs are in the table of runs, marked, and in no mean and no figure: "
+            f"{left} of {len(results.frame)} runs are in the table of runs, marked, and in no mean and no figure: "
             "they diverged, missed their sparsity, or are a round before the last of a method of several trainings."
         )
     without = results.frame[results.frame["counts"] & results.frame["difference_to_dense"].isna()]
     if len(without):
         notes.append(
-            f"{len(without)} runs have no dense run with the same data, model, budget and seed; the table of runs "
-            "gives the command that makes it."
+            f"{len(without)} runs have no dense run with the same data, model, budget and seed, or several that "
+            "differ; the table of runs gives the command that makes one that is missing."
         )
     return notes
 

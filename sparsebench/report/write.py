@@ -96,7 +96,6 @@ def _pairs(results: ReportData, means: pd.DataFrame) -> Iterator[Pair]:
 
 
 def _of_means(own: pd.DataFrame, anchor: str, methods: list[str]) -> Iterator[Drawing]:
-    own = own.drop(columns="dense_command")
     looks = styles(own, methods)
     figure, caption = figures.accuracy(own, looks)
     yield Drawing(f"{anchor}-accuracy", "Accuracy against sparsity", caption, figure, own)

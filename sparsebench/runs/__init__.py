@@ -1,1 +1,1 @@
-"""One run: from a config to a folder, and finished ones read again."""
+"""One run, or one theory study: from a config to a folder; and finished runs read again."""

@@ -17,6 +17,7 @@ from sparsebench.errors import RunError, SettingError
 from sparsebench.evaluation.subject import Evaluation, Subject
 from sparsebench.files import write_csv
 from sparsebench.records import schema
+from sparsebench.records.run_folder import is_finished
 from sparsebench.runs.result import Network, load_weights
 
 FOLDER = "evaluation"
@@ -58,7 +59,7 @@ def dense_run(
     dense = {**choices, "prune": "dense"}
     opened = reopen_config(OmegaConf.to_yaml(same, resolve=True), dense)
     for path in sorted(results.glob(f"*-{opened.run_id}")):
-        if (path / schema.SUMMARY).is_file():
+        if is_finished(path):
             return path
     groups = ("model", "dataset", "optimizer", "lr_schedule")
     overrides = [f"{group}={choices[group]}" for group in groups if choices[group] != defaults[group]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,9 @@ from sparsebench.config.open import ReopenedConfig, compose_config, reopen_confi
 from sparsebench.data.dataset import Dataset
 from sparsebench.errors import RunError
 from sparsebench.files import read_csv
+from sparsebench.paths import expanded
 from sparsebench.records import schema
+from sparsebench.records.run_folder import training_of
 from sparsebench.runs.build import network
 from sparsebench.runs.result import Network, load_weights
 
@@ -36,7 +37,7 @@ class Datasets:
 
     def resolve_data_root(self, cfg: DictConfig) -> str:
         """Put ``data_root`` into the config; returns the key of its data set."""
-        recorded = Path(str(cfg.data_root)).expanduser()
+        recorded = expanded(cfg.data_root)
         root = self.data_root or (recorded if recorded.is_dir() else compose_config([])[0].data_root)
         cfg.data_root = str(root)
         if "data_root" in cfg.dataset:
@@ -69,8 +70,7 @@ class FinishedRun:
         if not isinstance(choices, dict):
             raise RunError(f"{schema.PROVENANCE}: it does not say which options were chosen")
         self.choices: Mapping[str, str | None] = choices
-        found = re.search(r"-training(\d+)-", path.name)
-        self.training = int(found[1]) if found else 0
+        self.training = training_of(path) or 0
         self.opened: ReopenedConfig = _read(
             path / schema.CONFIG, lambda text: reopen_config(text, self.choices, self.training)
         )

@@ -96,12 +96,10 @@ def training_columns(
         target_zeros: Number of weights that were to be pruned, if one was promised.
         flops: Of the whole training.
     """
-    zeros = sum(int((p == 0).sum()) for p in weights.parameters.values())
-    pruned = int((~weights.packed()).sum())
-    leaked = sum(int(torch.count_nonzero(p[~weights.masks[name]])) for name, p in weights.parameters.items())
+    zeros = weights.zeros()
     train_flops, ratio, ratio_dense_gradient = flops.totals()
     return {
-        "sparsity_ok": target_zeros in (None, pruned) and leaked == 0, "kept_zeros": zeros - (pruned - leaked),
+        "sparsity_ok": zeros.as_requested(target_zeros), "kept_zeros": zeros.kept,
         "train_flops": train_flops, "train_flops_ratio": ratio,
         "train_flops_ratio_dense_gradient": ratio_dense_gradient,
     }  # fmt: skip

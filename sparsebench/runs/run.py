@@ -19,6 +19,7 @@ from sparsebench.config.open import validate
 from sparsebench.data.mixing import Mix
 from sparsebench.distributed.ddp import broadcast_from_main
 from sparsebench.distributed.device import Device
+from sparsebench.paths import expanded
 from sparsebench.records import provenance
 from sparsebench.records.lease import Lease
 from sparsebench.records.run_folder import RunFolder
@@ -37,7 +38,7 @@ from sparsebench.runs.result import (
     training_columns,
     training_layers,
 )
-from sparsebench.runs.run_lock import check_still_held, run_lock
+from sparsebench.runs.run_lock import Make, check_still_held, find_or_make, say_finished
 from sparsebench.trackers.tracker import TrackedRun, Tracker, Tracking
 from sparsebench.training.checkpoint import Checkpoint
 from sparsebench.training.ema import WeightAverage
@@ -70,28 +71,27 @@ def complete(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list
         RunError: The run diverged, or its number of zeros is not the asked one.
     """
     validate(cfg, choices)
-    chosen, name, results = build_evaluations(cfg), run_id(cfg, choices), Path(cfg.results_dir).expanduser()
+    chosen, name, results = build_evaluations(cfg), run_id(cfg, choices), expanded(cfg.results_dir)
     tracker: Tracker = build(cfg.tracker, "tracker")
     device: Device = build(cfg.device)
     dense = device.broadcast_from_main(lambda: dense_run(chosen, cfg, choices, results))
 
-    def finished(folders: Callable[[], list[Path]]) -> RunFolder | None:
-        return device.broadcast_from_main(lambda: _finished(folders(), chosen))
+    def find() -> RunFolder | None:
+        return _finished(ResultsFolder(results).trainings(name), chosen)
 
-    if not cfg.overwrite and (folder := finished(lambda: ResultsFolder(results).trainings(name))) is not None:
-        return folder
-    components = build_run(cfg)
-    trainings = [
-        _Training(cfg, choices, overrides, components, number)
-        for number in range(components.pruner.trainings)
-    ]
-    with run_lock(results, name, cfg, device) as (lease, waited), StopSignals() as signals:
-        paths = [training.folder.path for training in trainings]
-        if (waited or not cfg.overwrite) and (folder := finished(lambda: paths)) is not None:
-            return folder
+    def prepare() -> Make[RunFolder]:
+        components = build_run(cfg)
+        numbers = range(components.pruner.trainings)
+        trainings = [_Training(cfg, choices, overrides, components, number) for number in numbers]
         evaluate = partial(apply, chosen, batch_size=cfg.batch_size, dense=dense)
-        _train(trainings, components, evaluate, tracker, lease, signals)
-    return trainings[-1].folder
+
+        def make(lease: Lease | None, signals: StopSignals) -> RunFolder:
+            _train(trainings, components, evaluate, tracker, lease, signals)
+            return trainings[-1].folder
+
+        return make
+
+    return find_or_make(name, cfg, device, find, prepare)
 
 
 def _train(
@@ -129,7 +129,7 @@ def _finished(folders: Sequence[Path], chosen: Collection[str]) -> RunFolder | N
     if last is None or (summary := last.summary()) is None:
         return None
     _remove_checkpoints(folders)
-    print(f"{last.path}: already finished; nothing done (overwrite=true to do it again)")
+    say_finished(last.path)
     if missing := [extra for extra in chosen if not (last.path / EVALUATION / f"{extra}.csv").exists()]:
         print(f"sparsebench evaluate {last.path} evaluate=[{','.join(missing)}] evaluates it")
     check(summary)
@@ -163,7 +163,7 @@ class _Training:
         model = f"{components.dataset.name}-{components.model.name}"
         method = f"{choices['prune']}{'' if target is None else f'-s{target:g}'}"
         self.label = f"{model}-{method}-seed{cfg.seed}{f'-training{number}' if several else ''}"
-        self.folder = RunFolder(Path(cfg.results_dir).expanduser(), f"{self.label}-{self.row['run_id']}")
+        self.folder = RunFolder(expanded(cfg.results_dir), f"{self.label}-{self.row['run_id']}")
         self.handover = Checkpoint(self.folder.path, self._warn, name="handover")
 
     def run(
@@ -279,7 +279,7 @@ class _Training:
                 components.pruner.weights.parameters,
                 components.layers,
             )
-            extra |= evaluate(components=net, folder=folder.path)
+            extra |= evaluate(net=net, folder=folder.path)
         folder.write_summary({**row, **extra}, extra)
         tracking.finish({**row, **extra})
         runner.checkpoint.remove()

@@ -1,19 +1,27 @@
-"""One process a run: the lease around a training, and what is left where others look."""
+"""One process a run or study: found finished, or claimed and made; and what is left where others look."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from omegaconf import DictConfig
 
 from sparsebench.distributed.device import Device
 from sparsebench.errors import RunError, SettingError
+from sparsebench.paths import expanded
 from sparsebench.records import states
 from sparsebench.records.lease import FOLDER, Holder, Lease
+from sparsebench.training.signals import StopSignals
+
+Result = TypeVar("Result")
+
+Make = Callable[[Lease | None, StopSignals], Result]
+"""What is done under the lock: with the lease, on the first rank, and the signals to stop."""
 
 POLL = 2.0
 """Seconds between two looks at a run that another process holds."""
@@ -21,6 +29,51 @@ POLL = 2.0
 
 class RunLockedError(RunError):
     """Another process works on the run."""
+
+
+def find_or_make(
+    run_id: str,
+    cfg: DictConfig,
+    device: Device,
+    find: Callable[[], Result | None],
+    prepare: Callable[[], Make[Result]],
+) -> Result:
+    """What ``cfg`` describes, found finished or made, by one process at a time.
+
+    Args:
+        run_id: Of the run or study; its folder lies in ``cfg.results_dir``.
+        cfg: ``overwrite`` says to make it in any case, ``wait`` to wait for another process that makes it.
+        device: Of the run.
+        find: On the first rank, the result if it is finished; asked before anything is built, and again under the lock
+            if another process may have been faster.
+        prepare: Builds all that is needed, before anything is written: a wrong setting or missing data ends it here.
+            Returns what makes the result.
+
+    Raises:
+        RunLockedError: Another process holds it, and is not waited for.
+        SettingError: The results folder cannot be written to.
+    """
+    if not cfg.overwrite and (found := device.broadcast_from_main(find)) is not None:
+        return found
+    make = prepare()
+    with (
+        run_lock(expanded(cfg.results_dir), run_id, cfg, device) as (lease, waited),
+        StopSignals() as signals,
+    ):
+        if (waited or not cfg.overwrite) and (found := device.broadcast_from_main(find)) is not None:
+            return found
+        return make(lease, signals)
+
+
+def say_finished(folder: Path) -> None:
+    """Tell that a run or study was found."""
+    print(f"{folder}: already finished; nothing done (overwrite=true to do it again)")
+
+
+def note_failure(cfg: DictConfig, run_id: str, error: Exception) -> None:
+    """Leave an error of a launcher's job where the launcher looks: one before the lock was claimed has not done so."""
+    if not cfg.wait and not isinstance(error, RunLockedError):
+        states.fail(expanded(cfg.results_dir), run_id, error)
 
 
 @contextmanager

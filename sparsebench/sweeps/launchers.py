@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 from sparsebench.config.compose import STUDY
 from sparsebench.config.identity import run_id, study_id
-from sparsebench.errors import RunError, SettingError
+from sparsebench.errors import RunError, SettingError, require_int
+from sparsebench.paths import expanded
 from sparsebench.records.states import ResultsFolder
 from sparsebench.training.signals import StopSignals
 
@@ -106,7 +107,7 @@ class CommandLauncher(Launcher):
             OmegaConf.set_struct(cfg, False)
             del cfg["hydra"]
             name = run_id(cfg, choices) if self.command == "train" else study_id(cfg, choices)
-            found = ResultsFolder(Path(cfg.results_dir).expanduser()).state(name)
+            found = ResultsFolder(expanded(cfg.results_dir)).state(name)
             if found.state != "finished":
                 typed = " ".join(overrides).replace(f"{STUDY}=", "study=")
                 raise RunError(f"{typed}: {found.error or found.state}")
@@ -131,8 +132,7 @@ class LocalLauncher(CommandLauncher):
         self, n_jobs: int | None = None, gpus: Sequence[Any] | None = None, threads: int | None = None
     ) -> None:
         for name, value in (("n_jobs", n_jobs), ("threads", threads)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise SettingError(f"launcher.{name}", value, "a whole number of at least 1, or null")
+            require_int(f"launcher.{name}", value, least=1, optional=True)
         self.gpus = [str(gpu) for gpu in (gpus if gpus is not None else _visible_gpus())]
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.n_jobs = n_jobs or len(self.gpus) or cores

@@ -19,8 +19,8 @@ from tqdm import tqdm
 from sparsebench.config.build import format_override
 from sparsebench.config.identity import run_id
 from sparsebench.config.open import validate
-from sparsebench.errors import SettingError
-from sparsebench.paths import groups
+from sparsebench.errors import SettingError, require_int
+from sparsebench.paths import expanded, groups
 from sparsebench.records.states import ResultsFolder
 from sparsebench.sweeps.estimate import Estimate
 from sparsebench.sweeps.scheduler import DONE, PlannedRun, Scheduler, table
@@ -57,8 +57,7 @@ class GridSweeper(BasicSweeper):
         retries: int = 1,
     ) -> None:
         super().__init__(max_batch_size, dict(params or {}))
-        if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-            raise SettingError("retries", retries, "a whole number, 0 or more")
+        require_int("retries", retries, least=0)
         self.retries = retries
         self._bases: dict[tuple[str, ...], tuple[DictConfig, dict[str, str | None]]] = {}
         self.grids, self.reference, self.dry_run = [dict(grid) for grid in grids], reference, dry_run
@@ -115,7 +114,7 @@ class GridSweeper(BasicSweeper):
         for job in tqdm(jobs, desc="planning", unit="run", disable=None, leave=False):
             cfg, choices = self._compose(job)
             validate(cfg, choices)
-            name, results = run_id(cfg, choices), Path(cfg.results_dir).expanduser()
+            name, results = run_id(cfg, choices), expanded(cfg.results_dir)
             if name in runs:
                 continue
             runs[name] = PlannedRun(name, results, tuple(job), search=cfg.tune_to_target is True)
@@ -163,7 +162,7 @@ class GridSweeper(BasicSweeper):
 
     def _compare(self) -> None:
         assert self.config is not None
-        results = Path(self.config.results_dir).expanduser()
+        results = expanded(self.config.results_dir)
         if not self.grids or not results.is_dir():
             return
         tables = [*([f"reference:{self.reference}"] if self.reference else []), str(results)]

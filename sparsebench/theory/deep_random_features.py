@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from sparsebench.errors import SettingError, one_of
+from sparsebench.errors import SettingError, one_of, require_int
 from sparsebench.theory import deep_features as df
 from sparsebench.theory.study import (
     Check,
@@ -24,7 +24,6 @@ from sparsebench.theory.study import (
     mean_and_error,
     near,
     relative,
-    require,
     require_list,
 )
 from sparsebench.theory.universality import LOSSES, compared
@@ -94,7 +93,8 @@ class DeepRandomFeatures(Study):
     universality: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        require(2, seeds=self.seeds, d=self.d, test_samples=self.test_samples)
+        for name in ("seeds", "d", "test_samples"):
+            require_int(name, getattr(self, name), least=2)
         require_list("depths", self.depths, 1, 50)
         require_list("alphas", self.alphas, 2 / self.d)
         require_list("lams", self.lams, 1e-12)

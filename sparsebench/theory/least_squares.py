@@ -41,7 +41,7 @@ def limit(variances: Tensor, target: Tensor, noise: float, n: int) -> Limit:
     """The minimum-norm interpolator with more features than samples, ordinary least squares with fewer.
 
     Args:
-        variances: (p,) eigenvalues of the features' covariance.
+        variances: (p,) eigenvalues of the features' covariance; some may be 0 if more than ``n`` are not.
         target: (p,) the true coefficients in its eigenbasis.
         noise: Variance of what the features do not explain (y²).
         n: Samples; not ``p``.
@@ -56,12 +56,13 @@ def limit(variances: Tensor, target: Tensor, noise: float, n: int) -> Limit:
     shrinkage = xi * variances / (1 + xi * variances)
     bias = (variances * target**2 / (1 + xi * variances) ** 2).sum()
     risk = ((noise + bias) / (1 - (shrinkage**2).sum() / n)).item()
-    deviation = math.sqrt(risk / n) * shrinkage / variances.sqrt()
+    deviation = math.sqrt(risk / n) * xi * variances.sqrt() / (1 + xi * variances)
     return Limit(risk, xi, p / n * risk, shrinkage * target, deviation)
 
 
 def effective_xi(variances: np.ndarray, n: int) -> float:
-    """The root of ``sum_i xi v_i / (1 + xi v_i) = n``, with more variances than ``n``."""
+    """The root of ``sum_i xi v_i / (1 + xi v_i) = n``, with more variances above 0 than ``n``."""
+    variances = variances[variances > 0]
     p = len(variances)
     low, high = math.log(n / (p * variances.max())), math.log(n / ((p - n) * variances.min()))
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from sparsebench.errors import SettingError
+from sparsebench.errors import SettingError, require_int
 from sparsebench.theory import least_squares as ls
 from sparsebench.theory.pruned_estimates import (
     Problem,
@@ -29,7 +29,6 @@ from sparsebench.theory.study import (
     below,
     close,
     near,
-    require,
     require_list,
 )
 
@@ -84,7 +83,7 @@ class OverparamPrune(Study):
     latent: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        require(2, seeds=self.seeds)
+        require_int("seeds", self.seeds, least=2)
         for name in ("diag", "general", "rf"):
             own = getattr(self, name)
             require_list(f"study.{name}.features", own["features"], 2)
@@ -94,7 +93,8 @@ class OverparamPrune(Study):
                 )
         for name in ("general", "rf", "latent"):
             own = getattr(self, name)
-            require(2, **{f"study.{name}.{key}": own[key] for key in ("seeds", "draws", "keep")})
+            for key in ("seeds", "draws", "keep"):
+                require_int(f"study.{name}.{key}", own[key], least=2)
         for name in ("diag", "general", "rf", "latent"):
             n, keep = getattr(self, name)["n"], self._keep(name)
             if keep + 1 >= n:

@@ -14,10 +14,12 @@ from torch import Tensor
 
 from sparsebench.data.cifar import CIFAR10
 from sparsebench.data.digits import Digits
-from sparsebench.errors import SettingError, one_of
+from sparsebench.errors import SettingError, one_of, require_int
 from sparsebench.files import read_csv
+from sparsebench.paths import expanded
 from sparsebench.records import schema
-from sparsebench.records.run_folder import is_finished, runs
+from sparsebench.records.run_folder import finished_runs
+from sparsebench.records.validity import is_valid
 from sparsebench.theory.pruned_estimates import Problem
 from sparsebench.theory.study import (
     Check,
@@ -29,7 +31,6 @@ from sparsebench.theory.study import (
     below,
     close,
     mean_and_error,
-    require,
     require_list,
 )
 
@@ -86,7 +87,8 @@ class OverparamPruneNetwork(Study):
     runs: str | None
 
     def __post_init__(self) -> None:
-        require(2, seeds=self.seeds, draws=self.draws, keep=self.keep)
+        for name in ("seeds", "draws", "keep"):
+            require_int(name, getattr(self, name), least=2)
         require_list("positive", self.positive, 0, 9)
         require_list("features", self.features, 2)
         if self.dataset not in DATASETS:
@@ -94,8 +96,8 @@ class OverparamPruneNetwork(Study):
         if self.n in self.features or self.n < self.keep + 2:
             allowed = f"more than {self.keep + 1}, and no number of features"
             raise SettingError("n", self.n, allowed)
-        place = None if self.runs is None else Path(self.runs).expanduser()
-        if place and not (place.is_dir() and any(map(is_finished, runs(place)))):
+        place = None if self.runs is None else expanded(self.runs)
+        if place and not finished_runs(place):
             raise SettingError("runs", self.runs, "a folder with finished runs")
 
     def points(self) -> list[Point]:
@@ -111,7 +113,7 @@ class OverparamPruneNetwork(Study):
     def rows(self, point: Point, device: torch.device) -> Tables:
         """A row a method of least squares, or one a configuration of the runs."""
         if point["part"] == "networks":
-            return {"networks": _networks(Path(point["runs"]).expanduser())}
+            return {"networks": _networks(expanded(point["runs"]))}
         draws = Draws(self.seed, point, device)
         problem = self._problem(point["p"], draws)
         given = {"dataset": self.dataset, "n": self.n, "p": point["p"]}
@@ -176,9 +178,9 @@ class OverparamPruneNetwork(Study):
 def _networks(folder: Path) -> list[Row]:
     """Test errors (%) of the finished runs of ``folder``, means over the seeds of each configuration."""
     found: dict[tuple[str, str], list[dict[str, str]]] = {}
-    for run in runs(folder):
-        for row in read_csv(run / schema.SUMMARY) if is_finished(run) else ():
-            if row["status"] == "finished" and row["sparsity_ok"] == "True":
+    for run in finished_runs(folder):
+        for row in read_csv(run / schema.SUMMARY):
+            if is_valid(row):
                 found.setdefault((row["method"], row["config_hash"]), []).append(row)
     rows = []
     for (method, config_hash), own in found.items():

@@ -63,12 +63,16 @@ class Problem:
             }  # fmt: skip
 
     def _limits(self, n: int) -> list[tuple[ls.Limit, Tensor, Tensor]]:
-        """(limit, mean, factor) of each problem: the estimate is ``mean + factor g``."""
+        """(limit, mean, factor) of each problem: the estimate is ``mean + factor g``.
+
+        The factor is the symmetric one. ``u * deviation`` has the same law, but draws other estimates for other signs
+        of the eigenvectors, or another basis of those of equal eigenvalues, and no two libraries choose the same.
+        """
         found = []
         values, vectors = torch.linalg.eigh(self.covariance)
         for v, u, target, unseen in zip(values, vectors, self.target, self.unseen, strict=True):
-            limit = ls.limit(v, u.T @ target, float(unseen), n)
-            found.append((limit, u @ limit.mean, u * limit.deviation))
+            limit = ls.limit(v.clamp(min=0), u.T @ target, float(unseen), n)  # rounding takes zeros below 0
+            found.append((limit, u @ limit.mean, (u * limit.deviation) @ u.T))
         return found
 
     def _predicted(

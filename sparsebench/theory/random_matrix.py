@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from sparsebench.errors import SettingError, one_of
+from sparsebench.errors import SettingError, one_of, require_int
 from sparsebench.theory import cleaning, spectral_autoencoder, top_eigenvalue, weight_spectra
-from sparsebench.theory.study import Check, Draws, Point, Study, Tables, require, require_list
+from sparsebench.theory.study import Check, Draws, Point, Study, Tables, require_list
 
 
 @dataclass(frozen=True)
@@ -103,20 +103,15 @@ class RandomMatrix(Study):
                         f"study.{part}.sizes", [variables, samples], "fewer variables than samples"
                     )
         self._require_cleaning()
-        require(
-            2,
-            **{
-                f"study.autoencoder.{key}": self.autoencoder[key] for key in ("train_spectra", "test_spectra")
-            },
-        )
-        require(1, **{f"study.autoencoder.{key}": self.autoencoder[key] for key in ("repeats", "epochs")})
+        for key, least in (("train_spectra", 2), ("test_spectra", 2), ("repeats", 1), ("epochs", 1)):
+            require_int(f"study.autoencoder.{key}", self.autoencoder[key], least)
         self._require_weights()
 
     def _require_pairs(self, part: str, name: str, least: int) -> None:
         for pair in getattr(self, part)[name]:
             if not isinstance(pair, Sequence) or len(pair) != 2:
-                raise SettingError(f"study.{part}.{name}", pair, "a list of pairs of whole numbers")
-            require(least, **{f"study.{part}.{name}": min(pair)})
+                raise SettingError(f"study.{part}.{name}", pair, "a list of pairs of integers")
+            require_int(f"study.{part}.{name}", min(pair), least=least)
 
     def _require_top(self) -> None:
         own, name = self.top_eigenvalue, "study.top_eigenvalue"
@@ -131,10 +126,11 @@ class RandomMatrix(Study):
             if spectrum not in top_eigenvalue.SPECTRA:
                 raise SettingError(f"{name}.spectra", spectrum, one_of(top_eigenvalue.SPECTRA, spectrum))
         for p in own["variables"]:
-            require(2, **{f"{name}.variables": p})
+            require_int(f"{name}.variables", p, least=2)
             if p > 100 and p % 100:
                 raise SettingError(f"{name}.variables", p, "at most 100, or a multiple of it")
-        require(2, **{f"{name}.{key}": own[key] for key in ("seeds", "large_seeds", "small_seeds")})
+        for key in ("seeds", "large_seeds", "small_seeds"):
+            require_int(f"{name}.{key}", own[key], least=2)
 
     def _require_cleaning(self) -> None:
         own, name = self.cleaning, "study.cleaning"
@@ -147,11 +143,11 @@ class RandomMatrix(Study):
             raise SettingError(
                 f"{name}.atoms", own["atoms"], "pairs of a variance and its share, shares of sum 1"
             )
-        require(2, **{f"{name}.seeds": own["seeds"]})
+        require_int(f"{name}.seeds", own["seeds"], least=2)
 
     def _require_weights(self) -> None:
         own, name = self.weights, "study.weights"
-        require(2, **{f"{name}.seeds": own["seeds"]})
+        require_int(f"{name}.seeds", own["seeds"], least=2)
         require_list(f"{name}.noise_sparsities", own["noise_sparsities"] or [0], 0, 0.999)
         require_list(f"{name}.strengths", own["strengths"] or [1], 0)
         require_list(f"{name}.alpha", [own["alpha"]], 0.01, 0.4)

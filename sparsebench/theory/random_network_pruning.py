@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparsebench.errors import SettingError
+from sparsebench.errors import SettingError, require_int
 from sparsebench.theory import pruned_networks as nets
 from sparsebench.theory.study import (
     Check,
@@ -26,7 +26,6 @@ from sparsebench.theory.study import (
     mean_and_error,
     near,
     relative,
-    require,
     require_list,
 )
 
@@ -95,8 +94,9 @@ class RandomNetworkPruning(Study):
         for part in ("networks", "widths", "convolution"):
             own = getattr(self, part)
             where = f"study.{part}"
-            require(2, **{f"{where}.seeds": own["seeds"]})
-            require(1, **{f"{where}.{key}": own[key] for key in ("inputs", "norms")})
+            require_int(f"{where}.seeds", own["seeds"], least=2)
+            for key in ("inputs", "norms"):
+                require_int(f"{where}.{key}", own[key], least=1)
             if own["norms"] > own["seeds"]:
                 raise SettingError(f"{where}.norms", own["norms"], f"at most the {own['seeds']} seeds")
             fraction = "alpha" if part == "widths" else "rho"
@@ -106,10 +106,11 @@ class RandomNetworkPruning(Study):
             require_list(f"study.{part}.depth", own["depth"], 1)
             _among(f"study.{part}.method", own["method"], nets.METHODS)
         _among("study.networks.dist", self.networks["dist"], nets.DISTRIBUTIONS)
-        require(8, **{"study.networks.width": self.networks["width"]})
+        require_int("study.networks.width", self.networks["width"], least=8)
         require_list("study.widths.width", self.widths["width"], 8)
         require_list("study.convolution.channels", self.convolution["channels"], 4)
-        require(1, **{f"study.{p}": v for p, v in _sizes(self.widths, self.convolution).items()})
+        for p, v in _sizes(self.widths, self.convolution).items():
+            require_int(f"study.{p}", v, least=1)
         if self.convolution["kernel"] > self.convolution["side"]:
             wanted = f"at most the {self.convolution['side']} pixels of a side"
             raise SettingError("study.convolution.kernel", self.convolution["kernel"], wanted)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from sparsebench.errors import SettingError
+from sparsebench.errors import SettingError, require_int
 from sparsebench.theory import linear_regions as regions
 from sparsebench.theory import symmetry_breaking as symmetry
 from sparsebench.theory.study import (
@@ -25,7 +25,6 @@ from sparsebench.theory.study import (
     below,
     close,
     near,
-    require,
     require_list,
 )
 
@@ -85,11 +84,13 @@ class ShallowRelu(Study):
     def __post_init__(self) -> None:
         require_list("study.symmetry.k", self.symmetry["k"] or [4], 4)
         require_list("study.reduced.k", self.reduced["k"] or [4], 4)
-        require(1, **{f"study.symmetry.{key}": self.symmetry[key] for key in ("seeds", "steps")})
+        for key in ("seeds", "steps"):
+            require_int(f"study.symmetry.{key}", self.symmetry[key], least=1)
         own = self.regions
         require_list("study.regions.changes", own["changes"] or [1], 1)
         require_list("study.regions.width", own["width"], 2)
-        require(1, **{f"study.regions.{key}": own[key] for key in ("seeds", "steps", "more_steps")})
+        for key in ("seeds", "steps", "more_steps"):
+            require_int(f"study.regions.{key}", own[key], least=1)
         if own["samples"] < 4 * (max(own["changes"], default=0) + 1):
             wanted = f"at least {4 * (max(own['changes'], default=0) + 1)}: 4 samples of each sign's interval"
             raise SettingError("study.regions.samples", own["samples"], wanted)

@@ -142,17 +142,6 @@ def relative(measured: float, predicted: float) -> float:
     return measured / predicted - 1 if predicted else math.nan
 
 
-def require(least: int, **settings: int) -> None:
-    """Refuse whole numbers below ``least``.
-
-    Raises:
-        SettingError: The first that is too small.
-    """
-    for name, value in settings.items():
-        if value < least:
-            raise SettingError(name, value, f"a whole number of at least {least}")
-
-
 def require_list(name: str, values: Sequence[Any], low: float, high: float = math.inf) -> None:
     """Refuse an empty list, and members that are not numbers in [``low``, ``high``].
 

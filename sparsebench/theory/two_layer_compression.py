@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from scipy.linalg import helmert
 from torch import Tensor
 
-from sparsebench.errors import SettingError
+from sparsebench.errors import SettingError, require_int
 from sparsebench.theory import equiangular as frames
 from sparsebench.theory.relu_kernel import kernel, row_moment
 from sparsebench.theory.study import (
@@ -26,7 +27,6 @@ from sparsebench.theory.study import (
     mean_and_error,
     near,
     relative,
-    require,
     require_list,
 )
 
@@ -78,10 +78,10 @@ class TwoLayerCompression(Study):
 
     def __post_init__(self) -> None:
         for part in ("simplified", "tilt", "full"):
-            require(1, **{f"study.{part}.restarts": getattr(self, part)["restarts"]})
+            require_int(f"study.{part}.restarts", getattr(self, part)["restarts"], least=1)
         for part in ("full", "rate"):
             own = getattr(self, part)
-            require(2, **{f"study.{part}.seeds": own["seeds"]})
+            require_int(f"study.{part}.seeds", own["seeds"], least=2)
             require_list(f"study.{part}.nodes", own["nodes"] or [1], 1)
         for pair in self.simplified["pairs"]:
             if len(pair) != 2 or not 2 <= pair[0] <= 4 * pair[1]:
@@ -92,7 +92,7 @@ class TwoLayerCompression(Study):
         require_list("study.full.mean", self.full["mean"], 0)
         require_list("study.full.units", [self.full["units"]], 2, self.full["d"])
         require_list("study.rate.d", self.rate["d"] or [10], max(self.rate["units"] - 1, 2))
-        require(2, **{"study.rate.units": self.rate["units"]})
+        require_int("study.rate.units", self.rate["units"], least=2)
         require_list("study.rate.worst", [self.rate["worst"]], 2, self.rate["seeds"])
 
     def points(self) -> list[Point]:
@@ -147,10 +147,9 @@ class TwoLayerCompression(Study):
         own, units = self.rate, int(self.rate["units"])
         seeds, most = int(own["seeds"]), max(own["nodes"])
         nodes = draws.normal(seeds, most, d) / math.sqrt(d)
-        corners = torch.eye(units, dtype=torch.float64, device=draws.device) - 1 / units
-        basis = torch.linalg.svd(corners).Vh[: units - 1]
         simplex = torch.zeros(1, units, d, dtype=torch.float64, device=draws.device)
-        simplex[0, :, : units - 1] = corners @ basis.T
+        # A basis written down: one that a decomposition gives is another one with every library.
+        simplex[0, :, : units - 1] = torch.from_numpy(helmert(units).T)
         random = draws.normal(seeds, units, d)
         for name, students in (("simplex", simplex.expand(seeds, -1, -1)), ("random", random)):
             students = students / students.norm(dim=2, keepdim=True)

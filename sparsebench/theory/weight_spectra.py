@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sparsebench.errors import SettingError
 from sparsebench.files import read_csv
+from sparsebench.paths import expanded
 from sparsebench.theory import bema
 from sparsebench.theory.study import Check, Draws, Point, Row, Tables, close, mean_and_error
 
@@ -37,14 +38,14 @@ def require_run(setting: str, run: object) -> None:
     Raises:
         SettingError: Its model or its list of layers is missing.
     """
-    if not all((Path(str(run)).expanduser() / name).is_file() for name in (MODEL, LAYERS)):
+    if not all((expanded(run) / name).is_file() for name in (MODEL, LAYERS)):
         raise SettingError(setting, run, f"null, or the folder of a finished run, with {MODEL} and {LAYERS}")
 
 
 def rows(own: Mapping[str, Any], point: Point, draws: Draws) -> Tables:
     """A row a matrix; the eigenvalues of the run's layers, and of the first planted matrix of each kind."""
     if "run" in point:
-        return _of_run(own, Path(point["run"]).expanduser(), draws.device)
+        return _of_run(own, expanded(point["run"]), draws.device)
     outputs, inputs, strengths = point["outputs"], point["inputs"], own["strengths"]
     matrices = planted(outputs, inputs, point["noise"], strengths, own["seeds"], draws)
     kind = f"{100 * point['noise']:g}% sparse" if point["noise"] else "dense"
@@ -100,8 +101,17 @@ def planted(
     noise = draws.normal(seeds, outputs, inputs) * kept / math.sqrt(1 - sparsity)
     sizes = torch.tensor(list(strengths), dtype=noise.dtype, device=noise.device)
     singular = (sizes * math.sqrt(small / large) * large).sqrt()
-    left, right = (torch.linalg.qr(draws.normal(seeds, side, len(singular)))[0] for side in (outputs, inputs))
+    left, right = (_directions(draws.normal(seeds, side, len(singular))) for side in (outputs, inputs))
     return noise + (left * singular) @ right.mT
+
+
+def _directions(drawn: Tensor) -> Tensor:
+    """Orthonormal columns (seeds, side, number), uniform of columns of independent normal numbers.
+
+    A QR decomposition leaves their signs open; of a positive diagonal there is one alone.
+    """
+    basis, triangle = torch.linalg.qr(drawn)
+    return basis * triangle.diagonal(dim1=1, dim2=2).sign()[:, None]
 
 
 def analysed(weight: Tensor, alpha: float, beta: float) -> tuple[Row, Tensor]:

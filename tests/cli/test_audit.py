@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sparsebench.cli import main
-from sparsebench.files import read_csv
+from sparsebench.files import read_csv, write_csv
 from sparsebench.records.schema import SUMMARY_COLUMNS
 
 TINY = ("model=mlp", "model.hidden=[20]", "device=cpu", "epochs=2", "prunable.last_fc=true")
@@ -128,6 +128,15 @@ def test_edited_tables_are_found(results, capsys):
     assert status == 1
     assert found[f"layers.csv {layers[2].split(',')[0]}"] == ("no row", "a row")
     assert found["val_top1"][1] == "99.0 (metrics.csv)"
+
+
+def test_a_training_that_stopped_before_its_last_step_is_found(results, capsys):
+    path = folder(results, "dpf")
+    *before, last = read_csv(path / "metrics.csv")
+    step = int(last["step"])
+    write_csv(path / "metrics.csv", [*last], [*before, {**last, "step": step - 1}])
+    status, found, _ = audit(path, capsys, "--no-accuracy")
+    assert status == 1 and found == {"metrics.csv step": (str(step - 1), str(step))}
 
 
 def broken(path):

@@ -108,7 +108,7 @@ BAD = [
     ("model.depth=21", "model.depth=21", "20, 32, 44, 56 or 110"),
     ("dataset=nosuch", "dataset=nosuch", "cifar10"),
     ("epochs=0", "epochs=0", "at least 1"),
-    ("epochs=1.5", "epochs=1.5", "a whole number"),
+    ("epochs=1.5", "epochs=1.5", "an integer"),
     ("batch_size=0", "batch_size=0", "at least 1"),
     ("seed=-1", "seed=-1", "at least 0"),
     ("device=cuda", "device=cuda", "cpu"),

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from sparsebench.cli import main
 from sparsebench.files import read_csv, write_csv, write_json
 from sparsebench.records.lease import Lease
 from sparsebench.records.states import ResultsFolder, states
+from tests.support.processes import PATIENCE, running, until
 
 TINY = ("model=mlp", "epochs=2", "device=cpu")
 
@@ -125,11 +125,10 @@ def test_status_of_a_folder_of_results_folders_has_them_all(results, made, tmp_p
 
 
 def test_watching_goes_on_until_ctrl_c(results):
-    command = [sys.executable, "-m", "sparsebench", "status", str(results), "--watch", "0.2"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with running("status", str(results), "--watch", "0.2") as process:
         lines = [process.stdout.readline() for _ in range(3)]
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=10) in (0, 130)
+        assert process.wait(timeout=PATIENCE) in (0, 130)
     assert lines[0] == lines[1] == lines[2] == "2 runs: 2 finished\n"
 
 
@@ -145,14 +144,13 @@ def test_the_log_of_a_run_is_found_by_folder_name_or_run_id(results, capsys):
 
 def test_a_log_is_followed(results):
     (folder, _) = sorted(results.glob("*-*"))
-    command = [sys.executable, "-m", "sparsebench", "logs", str(folder), "-n", "1", "-f"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with running("logs", str(folder), "-n", "1", "-f") as process:
         assert "finished" in process.stdout.readline()
         with open(folder / "log.txt", "a") as file:
             file.write("one more\n")
         assert process.stdout.readline() == "one more\n"
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=10) in (0, 130)
+        assert process.wait(timeout=PATIENCE) in (0, 130)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +225,7 @@ def test_two_equal_sweeps_at_once_share_the_work_and_do_no_run_twice(tmp_path):
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for _ in range(2)
     ]
-    outputs = [sweep.communicate(timeout=300)[0] for sweep in sweeps]
+    outputs = [sweep.communicate(timeout=PATIENCE)[0] for sweep in sweeps]
     assert [sweep.returncode for sweep in sweeps] == [0, 0], outputs
     folders = sorted(tmp_path.glob("*-*"))
     assert len(folders) == 3
@@ -292,16 +290,13 @@ def test_gpus_are_given_in_turn_and_cores_are_shared(monkeypatch):
 def test_a_sweep_that_is_asked_to_stop_stops_its_runs_which_go_on_later(tmp_path):
     argv = ["prune=gmp", "seed=0,1", "model=resnet", "model.depth=8", "epochs=6", "device=cpu", "launcher=local",
              "launcher.n_jobs=2", f"results_dir={tmp_path}"]  # fmt: skip
-    command = [sys.executable, "-m", "sparsebench", "sweep", *argv]
-    sweep = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    deadline = time.monotonic() + 100
-    while not list(tmp_path.glob("*-*/metrics.csv")):
-        assert time.monotonic() < deadline and sweep.poll() is None
-        time.sleep(0.1)
-    sweep.send_signal(signal.SIGTERM)
-    output, _ = sweep.communicate(timeout=100)
-    assert sweep.returncode == 143, output
+    with running("sweep", *argv) as sweep:
+        metrics = lambda: list(tmp_path.glob("*-*/metrics.csv"))  # noqa: E731
+        until(lambda: metrics() or sweep.poll() is not None, "an evaluation")
+        sweep.send_signal(signal.SIGTERM)
+        output, _ = sweep.communicate(timeout=PATIENCE)
+        assert sweep.returncode == 143, output
     assert "running" not in {run.state for run in states(tmp_path)}
     assert list(tmp_path.glob("*-*/checkpoint.pt"))
-    assert subprocess.run(command, capture_output=True, timeout=200).returncode == 0
+    assert main(["sweep", *argv]) == 0
     assert {run.state for run in states(tmp_path)} == {"finished"}

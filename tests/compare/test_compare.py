@@ -107,7 +107,7 @@ def test_the_command_prints_the_table_and_names_what_it_left_out(old, new, capsy
     captured = capsys.readouterr()
     assert "difference [new]" in captured.out and "+1.00 [+1.00, +1.00]" in captured.out
     assert captured.err == (
-        f"sparsebench: {old}: 2 of 7 runs left out: 1 diverged (dpf0.94), 1 missed the asked sparsity (dpf0.93)\n"
+        f"sparsebench: {old}: 2 of 7 runs left out: 1 diverged (dpf0.94), 1 missed its sparsity (dpf0.93)\n"
     )
 
 
@@ -120,7 +120,7 @@ def test_a_run_without_a_summary_is_counted_as_unfinished(old, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith(
         "7 of 12 runs left out: 4 diverged (dpf0.94, dpf0.95, dpf0.96, ...), "
-        "1 missed the asked sparsity (dpf0.93), 2 unfinished"
+        "1 missed its sparsity (dpf0.93), 2 unfinished"
     )
 
 

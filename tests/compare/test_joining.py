@@ -93,6 +93,35 @@ def test_dense_runs_of_the_same_training_are_the_baseline(tmp_path):
     assert f"  {command}" in result.notes and frame.loc[("dpf", "0.1"), "dense_command"] == ""
 
 
+def test_the_dense_run_of_another_model_is_no_baseline(tmp_path):
+    def of(model, method, top1):
+        sparsity = 0.0 if method == "dense" else 0.9
+        return told(method, sparsity, 0, top1, f"model={model}", model=model, run_id=f"{model} {method}")
+
+    large = [of("resnet56", "dense", 94), of("resnet56", "dpf", 92)]
+    small = [of("resnet20", "dense", 93), of("resnet20", "dpf", 90)]
+    frame = found(table(tmp_path, "both", [*large, *small])).frame.set_index(["model", "method"])
+    assert frame.loc[("resnet56", "dpf"), "difference_to_dense"] == -2.0
+    assert frame.loc[("resnet20", "dpf"), "difference_to_dense"] == -3.0
+    frame = found(table(tmp_path, "one", [*large, small[1]])).frame.set_index(["model", "method"])
+    assert pd.isna(frame.loc[("resnet20", "dpf"), "difference_to_dense"])
+    wanted = "sparsebench train prune=dense model=resnet20 seed=0"
+    assert frame.loc[("resnet20", "dpf"), "dense_command"] == wanted
+
+
+def test_of_two_dense_runs_of_one_training_neither_is_the_baseline(tmp_path):
+    rows = [told("dense", 0.0, 0, 93 + n, config_hash=f"{n}", run_id=f"{n}") for n in (0, 1)]
+    frame = found(table(tmp_path, "t", [*rows, told("dpf", 0.9, 0, 90)])).frame
+    assert pd.isna(frame.set_index("method").loc["dpf", "difference_to_dense"])
+
+
+def test_a_dense_run_that_failed_is_missing(tmp_path):
+    rows = [told("dense", 0.0, 0, 93), told("dense", 0.0, 1, "", status="diverged")]
+    frame = found(table(tmp_path, "t", [*rows, *(told("dpf", 0.9, s, 90) for s in (0, 1))])).frame
+    wanted = "sparsebench train prune=dense seed=1"
+    assert frame.set_index("method").loc["dpf", "dense_command"] == wanted
+
+
 def test_the_named_command_makes_the_dense_run(tmp_path, capsys):
     results = str(tmp_path)
     argv = ["model=mlp", "epochs=1", "optimizer.lr=0.05", "schedule.interval=4it", f"results_dir={results}"]

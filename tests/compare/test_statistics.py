@@ -89,7 +89,7 @@ TABLES = st.lists(
 ))  # fmt: skip
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(TABLES, TABLES)
 def test_swapping_the_tables_turns_the_signs(first, second):
     there, back = differences(first, second), differences(second, first)
@@ -98,7 +98,7 @@ def test_swapping_the_tables_turns_the_signs(first, second):
     pd.testing.assert_frame_equal(there[["pairs", "interval"]], back[["pairs", "interval"]])
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(TABLES, TABLES, st.randoms(use_true_random=False))
 def test_the_order_of_the_rows_does_not_matter(first, second, random):
     shuffled = first.sample(frac=1, random_state=random.randrange(2**31))
@@ -106,7 +106,7 @@ def test_the_order_of_the_rows_does_not_matter(first, second, random):
     pd.testing.assert_frame_equal(statistics(shuffled), statistics(first))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(TABLES, TABLES)
 def test_the_interval_holds_the_difference(first, second):
     found = differences(first, second).dropna()

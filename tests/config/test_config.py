@@ -63,6 +63,15 @@ def test_seeds_share_a_config_hash(hydra_config):
     assert config_hash(*hydra_config("sparsity=0.8")) != config_hash(*first)
 
 
+def test_the_trainings_of_a_run_have_names_of_their_own(hydra_config):
+    cfg, choices = hydra_config("prune=imp")
+    for name in (run_id, config_hash):
+        assert (
+            name(cfg, choices, 0) == name(cfg, choices)
+            and len({name(cfg, choices, n) for n in range(4)}) == 4
+        )
+
+
 def test_a_dense_run_does_not_depend_on_what_it_does_not_use(hydra_config):
     base = identify(hydra_config, "prune=dense")
     unused = ("sparsity=0.5", "schedule=linear", "schedule.interval=3it", "allocation=erk", "ramp_end='0.5'")

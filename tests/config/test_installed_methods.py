@@ -158,7 +158,7 @@ def test_training_with_it_is_like_training_with_any_other(sparsebench, tmp_path)
 
 
 def test_a_wrong_setting_of_it_is_named(sparsebench):
-    with pytest.raises(AssertionError, match=r"error: prune.count_from=many: expected a whole number"):
+    with pytest.raises(AssertionError, match=r"error: prune.count_from=many: expected an integer"):
         sparsebench("train", "prune=theirs", "prune.count_from=many", *TINY)
 
 

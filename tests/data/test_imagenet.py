@@ -413,7 +413,7 @@ def test_two_ranks_train_on_files_as_one_process_does_and_count_unreadable_image
         [word for word in argv if not word.startswith("model.") and word != "model=resnet"] for argv in jobs
     ]
     found = {}
-    for name, count, more in (("one", 1, ["device=cpu"]), ("two", 2, ["device=ddp", "device.timeout=2"])):
+    for name, count, more in (("one", 1, ["device=cpu"]), ("two", 2, ["device=ddp", "device.timeout=60"])):
         told = [[*argv, *more, f"results_dir={tmp_path / name}"] for argv in jobs]
         statuses = ranks.run(tmp_path / f"jobs-{name}", told, count)
         assert [status for status, *_ in statuses] == [[0, 0]] * count, statuses

@@ -206,7 +206,7 @@ def test_what_is_kept_in_memory_is_checked_by_reading_it(capsys):
         (["pack", "digits"], "kept in memory"),
         (["pack", "imagenet", "--side", "0"], "--side=0: expected"),
         (["pack", "imagenet", "--quality", "96"], "--quality=96: expected"),
-        (["check", "imagenet", "dataset.size=x"], "dataset.size=x: expected a whole number"),
+        (["check", "imagenet", "dataset.size=x"], "dataset.size=x: expected an integer"),
     ],
 )
 def test_bad_words_end_in_one_line(argv, hint, capsys):

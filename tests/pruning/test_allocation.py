@@ -32,7 +32,7 @@ def zeros(masks):
     return sum(int((~m).sum()) for m in masks.values())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     sparsity=st.floats(0, 0.9999) | st.sampled_from([i / 3895 for i in range(3455, 3470)]),
     ties=st.booleans(),
@@ -52,7 +52,6 @@ def test_the_number_of_zeros_is_exactly_the_asked_one(sparsity, ties, collapse, 
     assert all(m.dtype == torch.bool and m.shape == scores[n].shape for n, m in masks.items())
 
 
-@settings(deadline=None)
 @given(values=st.lists(st.integers(0, 5), min_size=1, max_size=60), data=st.data())
 def test_lowest_equals_a_stable_argsort(values, data):
     count = data.draw(st.integers(0, len(values)))
@@ -185,7 +184,6 @@ def test_erk_of_resnet50(sparsity, dense_layers, flops):
         assert density["layer4.2.conv2.weight"] == pytest.approx(0.0213, abs=5e-5)
 
 
-@settings(deadline=None)
 @given(sizes=st.lists(st.integers(1, 50), min_size=1, max_size=8), data=st.data())
 def test_exact_counts_add_up_within_their_caps(sizes, data):
     total = data.draw(st.integers(0, sum(sizes)))
@@ -220,7 +218,6 @@ def test_lamp_by_hand():
     assert [m.tolist() for m in masks.values()] == [[False, True, True], [True, False]]
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 1000), scale=st.floats(1e-3, 1e3))
 def test_lamp_keeps_the_order_of_a_layer_and_ignores_its_scale(seed, scale):
     score = torch.rand(50, generator=torch.Generator().manual_seed(seed))

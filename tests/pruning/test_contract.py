@@ -17,68 +17,116 @@ from sparsebench.pruning.pruner import Pruner
 from sparsebench.runs.build import build_run
 from sparsebench.training.checkpoint import Checkpoint
 from sparsebench.training.flops import TrainingFLOPs
+from sparsebench.training.metrics import evaluate
 from sparsebench.training.runner import Runner
-from tests.support.configs import options
+from tests.support.configs import options, train_config
 from tests.support.training import SMALL, Quiet
 
-METHODS = options("prune")
+
+@pytest.fixture(scope="module", params=options("prune"))
+def method(request):
+    """Of the module, so that all tests of a method are in a row, and share its training."""
+    return request.param
 
 
-@pytest.fixture
-def make(hydra_config, tmp_path):
+@pytest.fixture(scope="module")
+def make(tmp_path_factory):
     """(method, *overrides) -> (assembled objects, runner)."""
+    place = tmp_path_factory.mktemp("contract")
 
     def build(method, *overrides, folder="run"):
         """The last training of the method, ready to run; those before it are done."""
-        small, default = [*SMALL, f"prune={method}", *overrides], hydra_config(f"prune={method}")[0]
+        small, default = [*SMALL, f"prune={method}", *overrides], train_config(f"prune={method}")[0]
         if "interval" not in default.schedule:
             small.remove("schedule.interval=4it")
         if default.prune.get("rounds", 1) is None:  # of trainings
             small.append("prune.rounds=2")
         if "retrain" in default.prune:
             small.append("prune.retrain=0.75")
-        cfg, _ = hydra_config(*small)
-        before = {}
-        for training in range(build_run(cfg).pruner.trainings):
-            made = build_run(cfg)
+        cfg, _ = train_config(*small)
+        training, before, made = 0, {}, build_run(cfg)
+        while True:
             first_step = made.pruner.begin(training, before)
-            runner = loop(
-                made, folder if training == made.pruner.trainings - 1 else f"{folder}{training}", first_step
-            )
-            if training < made.pruner.trainings - 1:
-                runner.run()
-                before = made.pruner.handover()
-        return made, runner
+            last = training == made.pruner.trainings - 1
+            runner = loop(made, f"{method}-{folder}{'' if last else training}", first_step)
+            if last:
+                return made, runner
+            runner.run()
+            training, before, made = training + 1, made.pruner.handover(), build_run(cfg)
 
     def loop(made, folder, first_step):
-        (tmp_path / folder).mkdir(exist_ok=True)
+        (place / folder).mkdir(exist_ok=True)
         return Runner(
             model=made.model, data=made.data, evaluation=lambda split: batches(made.dataset, split, 100),
             optimizer=made.optimizer, lr_schedule=made.lr_schedule, pruner=made.pruner, device=made.device,
-            clock=made.clock, criterion=nn.CrossEntropyLoss(), checkpoint=Checkpoint(tmp_path / folder, pytest.fail),
+            clock=made.clock, criterion=nn.CrossEntropyLoss(), checkpoint=Checkpoint(place / folder, pytest.fail),
             record=lambda rows: None, flops=TrainingFLOPs(
                 made.layers, made.pruner.weights
             ),
-            progress=lambda total, done: Quiet(), eval_every=5, save_every=5, first_step=first_step,
+            progress=lambda total, done: Quiet(), eval_every=5, save_every=3, first_step=first_step,
         )  # fmt: skip
 
     return build
 
 
-def watch(made, runner, look):
-    """Run to the end; ``look(moment, step)`` in the forward, at the optimiser's step, and after each step."""
-    made.model.register_forward_pre_hook(
-        lambda *_: look("forward", runner.step) if made.model.training else None
-    )
-    made.optimizer.register_step_pre_hook(lambda *_: look("optimizer", runner.step))
-    after = made.pruner.after_step
+class Watched:
+    """A whole training, with what was seen in the forward, at the optimiser's step, and after each step."""
 
-    def after_step(step):
-        after(step)
-        look("after", step)
+    def __init__(self, made, runner):
+        self.made, self.runner, self.first_step = made, runner, runner.step
+        self.grown = Grown(made.pruner.weights)
+        self.pruned_seen, self.hidden = [], []  # by the forward; at the optimiser's step
+        self.pruned, self.target_zeros, self.zeros, self.clean = [], [], [], []  # after each step
+        self.in_weights, self.in_momentum, self.gathers, self.hides = [], [], [], []
+        made.model.register_forward_pre_hook(lambda *_: self.forward() if made.model.training else None)
+        made.optimizer.register_step_pre_hook(lambda *_: self.hidden.append(made.pruner.weights.hidden))
+        after = made.pruner.after_step
 
-    made.pruner.after_step = after_step
-    return runner.run()
+        def after_step(step):
+            after(step)
+            self.after(step)
+
+        made.pruner.after_step = after_step
+        self.history = runner.run()
+
+    def zero_where_pruned(self):
+        weights = self.made.pruner.weights
+        return all((w[~weights.masks[name]] == 0).all() for name, w in weights.parameters.items())
+
+    def forward(self):
+        self.grown.look()
+        self.pruned_seen.append(self.zero_where_pruned())
+
+    def after(self, step):
+        pruner, optimizer = self.made.pruner, self.made.optimizer
+        weights = pruner.weights
+        self.grown.look()
+        self.pruned.append(int((~weights.packed()).sum()))
+        self.target_zeros.append(pruner.target_zeros(step))
+        with weights.applied():  # what has just been grown is zero too
+            self.zeros.append(zeros(self.made))
+            self.clean.append(self.zero_where_pruned())
+        self.gathers.append(pruner.dense_gradient(step))
+        for name, parameter in weights.parameters.items():
+            pruned = ~weights.masks[name]
+            state = optimizer.state[parameter].get("momentum_buffer", torch.zeros_like(parameter))
+            self.in_weights.append(bool((parameter[pruned] != 0).any()))
+            self.in_momentum.append(bool((state[pruned] != 0).any()))
+        with pruner.evaluating():
+            self.hides.append(weights.hidden)
+
+
+@pytest.fixture(scope="module")
+def watched(make, method):
+    """The training that most tests of a method look at; none may change it."""
+    return Watched(*make(method, folder="watched"))
+
+
+@pytest.fixture(scope="module")
+def dense(make):
+    """(assembled objects, history) of dense training."""
+    made, runner = make("dense", folder="dense")
+    return made, runner.run()
 
 
 class Grown:
@@ -100,23 +148,14 @@ def zeros(made):
     return sum(int((p == 0).sum()) for p in made.pruner.weights.parameters.values())
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_number_of_zeros_on_the_way_is_exactly_the_scheduled_one(make, method):
-    made, runner = make(method)
-    weights = made.pruner.weights
-    grown = Grown(weights)
-
-    def look(moment, step):
-        if moment in ("forward", "after"):
-            grown.look()
-        if moment == "after":
-            pruned, target_zeros = int((~weights.packed()).sum()), made.pruner.target_zeros(step)
-            assert target_zeros in (pruned, None)
-            with weights.applied():  # what has just been grown is zero too
-                assert zeros(made) >= pruned
-                assert all((w[~weights.masks[n]] == 0).all() for n, w in weights.parameters.items())
-
-    history = watch(made, runner, look)
+def test_every_number_of_zeros_on_the_way_is_exactly_the_scheduled_one(watched, method):
+    made, weights = watched.made, watched.made.pruner.weights
+    steps = made.clock.total_steps - watched.first_step
+    assert len(watched.pruned) == len(watched.zeros) == steps > 0
+    for pruned, target_zeros, found in zip(watched.pruned, watched.target_zeros, watched.zeros, strict=True):
+        assert target_zeros in (pruned, None)
+        assert found >= pruned
+    assert all(watched.clean)
     assert made.target_sparsity in (0.0 if method == "dense" else 0.9, None)
     pruned, target_zeros = (
         int((~weights.packed()).sum()),
@@ -128,71 +167,45 @@ def test_every_number_of_zeros_on_the_way_is_exactly_the_scheduled_one(make, met
     values = torch.cat([p.detach().reshape(-1) for p in weights.parameters.values()])
     kept_zeros = (values == 0) & weights.packed()
     assert zeros(made) == pruned + int(kept_zeros.sum())
-    assert not (kept_zeros & ~grown.ever).any()  # nothing but growing makes a kept weight exactly zero
-    assert history.rows[-1]["step"] == made.clock.total_steps
-    assert history.rows[-1]["sparsity"] == pruned / weights.numel
+    assert not (
+        kept_zeros & ~watched.grown.ever
+    ).any()  # nothing but growing makes a kept weight exactly zero
+    rows = watched.history.rows
+    assert rows[-1]["step"] == made.clock.total_steps
+    assert rows[-1]["sparsity"] == pruned / weights.numel
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_forward_sees_pruned_weights_and_the_optimizer_its_own(make, method):
-    made, runner = make(method)
-    weights = made.pruner.weights
-
-    def look(moment, _step):
-        if moment == "forward":
-            assert all((w[~weights.masks[name]] == 0).all() for name, w in weights.parameters.items())
-        if moment == "optimizer":
-            assert not weights.hidden
-
-    watch(made, runner, look)
+def test_the_forward_sees_pruned_weights_and_the_optimizer_its_own(watched):
+    assert watched.pruned_seen and all(watched.pruned_seen)
+    assert watched.hidden and not any(watched.hidden)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_hard_masks_leave_nothing_in_weight_momentum_or_gradient(make, method):
-    made, runner = make(method)
-    weights, in_weights, in_momentum, gathers, hides = made.pruner.weights, [], [], [], []
-
-    def look(moment, step):
-        if moment != "after":
-            return
-        gathers.append(made.pruner.dense_gradient(step))
-        for name, parameter in weights.parameters.items():
-            pruned = ~weights.masks[name]
-            state = made.optimizer.state[parameter].get("momentum_buffer", torch.zeros_like(parameter))
-            in_weights.append(bool((parameter[pruned] != 0).any()))
-            in_momentum.append(bool((state[pruned] != 0).any()))
-        with made.pruner.evaluating():
-            hides.append(weights.hidden)
-
-    watch(made, runner, look)
+def test_hard_masks_leave_nothing_in_weight_momentum_or_gradient(watched):
     # a method either never leaks, or keeps its dense weights on purpose and hides them in evaluation;
     # one that reparametrises may hide its parameters in any case
-    assert any(in_weights) == any(hides) or (made.pruner.reparametrizes and any(hides))
+    leaks, hides = any(watched.in_weights), any(watched.hides)
+    assert leaks == hides or (watched.made.pruner.reparametrizes and hides)
     # momentum of what is pruned is either zero, or gathered from dense gradients that are accounted for
-    assert not any(in_momentum) or any(in_weights) or all(gathers)
+    assert not any(watched.in_momentum) or leaks or all(watched.gathers)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_target_0_is_dense_training_to_the_bit(make, method):
-    made, runner = make(method, "sparsity=0.0")
+def test_target_0_is_dense_training_to_the_bit(make, method, dense):
+    made, runner = make(method, "sparsity=0.0", folder="target0")
     if made.pruner.reparametrizes:
         pytest.skip("differs from dense training even where nothing is pruned")
     if made.pruner.trainings > 1:
         pytest.skip("goes on training after a whole dense training")
     history = runner.run()
-    dense, dense_runner = make("dense", folder="dense")
-    dense_history = dense_runner.run()
+    other, dense_history = dense
     assert all(
         torch.equal(a, b)
-        for a, b in zip(made.model.state_dict().values(), dense.model.state_dict().values(), strict=True)
+        for a, b in zip(made.model.state_dict().values(), other.model.state_dict().values(), strict=True)
     )
     assert (history.val, history.test) == (dense_history.val, dense_history.test)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_what_is_not_prunable_is_never_touched_by_masks(make, method):
-    made, runner = make(method)
-    runner.run()
+def test_what_is_not_prunable_is_never_touched_by_masks(watched):
+    made = watched.made
     names = set(made.pruner.weights.parameters)
     assert not [n for n in names if "bn" in n or n.endswith("bias")]
     classifier = [name for name, module in made.model.named_modules() if isinstance(module, nn.Linear)][-1]
@@ -201,23 +214,37 @@ def test_what_is_not_prunable_is_never_touched_by_masks(make, method):
     assert others and all((p != 0).all() for p in others.values())
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_equal_weights_get_equal_masks(make, method):
-    prints = []
-    for folder in ("a", "b"):
-        made, runner = make(method, folder=folder)
-        runner.run()
-        prints.append(made.pruner.weights.fingerprint())
-    assert prints[0] == prints[1]
+def test_equal_weights_get_equal_masks_and_watching_changes_nothing(make, method, watched):
+    again, runner = make(method, folder="again")
+    runner.run()
+    assert again.pruner.weights.fingerprint() == watched.made.pruner.weights.fingerprint()
+    for key, value in watched.made.model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[key]), key
 
 
-@pytest.mark.parametrize("method", METHODS)
 def test_stop_and_resume_equals_an_unbroken_run_to_the_bit(make, method):
-    unbroken, runner = make(method, folder="unbroken")
+    stop_and_resume(make, method, "whole")
+
+
+def test_what_a_model_draws_in_training_goes_on_after_a_stop_as_in_an_unbroken_run(make):
+    stop_and_resume(
+        make,
+        "dense",
+        "drawing",
+        "model=wide_resnet",
+        "model.depth=10",
+        "model.width=1",
+        "model.dropout=0.3",
+        "epochs=3",
+    )
+
+
+def stop_and_resume(make, method, name, *argv):
+    unbroken, runner = make(method, *argv, folder=f"{name}-unbroken")
     expected = runner.run()
     expected_flops = runner.flops.totals()
-    for stop in (7, 10):  # between two checkpoints, and after going on at one
-        _, runner = make(method, folder="broken")
+    for stop in (7, 9):  # between two checkpoints, and after going on at one; both between two evaluations
+        _, runner = make(method, *argv, folder=f"{name}-broken")
         watching = runner.train_step
 
         def stop_there(*batch, runner=runner, watching=watching, stop=stop):
@@ -228,7 +255,7 @@ def test_stop_and_resume_equals_an_unbroken_run_to_the_bit(make, method):
         runner.train_step = stop_there
         with pytest.raises(KeyboardInterrupt):
             runner.run()
-    resumed, runner = make(method, folder="broken")
+    resumed, runner = make(method, *argv, folder=f"{name}-broken")
     torch.manual_seed(123)  # the generator comes from the checkpoint
     history = runner.run()
     assert runner.step == unbroken.clock.total_steps
@@ -243,9 +270,8 @@ def test_stop_and_resume_equals_an_unbroken_run_to_the_bit(make, method):
     assert runner.flops.totals() == expected_flops
 
 
-@pytest.mark.parametrize("method", METHODS)
 def test_evaluation_changes_nothing(make, method):
-    made, runner = make(method)
+    made, runner = make(method, folder="evaluated")
     runner.progress = Quiet()
     made.pruner.on_start(runner._probe())
     for _ in range(8):
@@ -260,7 +286,31 @@ def test_evaluation_changes_nothing(make, method):
     assert runner._evaluate("val") == first
 
 
-@pytest.mark.parametrize("method", METHODS)
+def test_evaluations_on_the_way_are_of_the_pruned_weights_and_the_best_is_the_best_at_the_target(make):
+    made, runner = make("dpf", "sparsity=0.98", folder="looked-at")
+    weights, seen, flips, masks = made.pruner.weights, [], [], [made.pruner.weights.packed()]
+    after_step = made.pruner.after_step
+
+    def look(step):
+        after_step(step)
+        if step % 5 == 4:  # evaluated next
+            pruned = copy.deepcopy(made.model).eval()
+            for name, mask in weights.masks.items():
+                pruned.get_parameter(name).data *= mask
+            seen.append([evaluate(pruned, batches(made.dataset, split, 100)) for split in ("val", "test")])
+            flips.append(float((weights.packed() != masks[-1]).double().mean()))
+            masks.append(weights.packed())
+
+    made.pruner.after_step = look
+    history = runner.run()
+    assert [row["val_loss"] for row in history.rows] == [val.loss for val, _ in seen]
+    assert [row["mask_flips"] for row in history.rows] == flips
+    target = [n for n, row in enumerate(history.rows) if row["sparsity"] == history.rows[-1]["sparsity"]]
+    best = max(target, key=lambda n: seen[n][0].top1)
+    assert history.best_val_top1 == seen[best][0].top1 < max(val.top1 for val, _ in seen)  # less sparse
+    assert history.test_top1_at_best_val == seen[best][1].top1
+
+
 def test_a_row_of_several_trainings_says_which_it_is(make, method):
     made, _ = make(method)
     last = made.pruner.trainings - 1
@@ -268,12 +318,10 @@ def test_a_row_of_several_trainings_says_which_it_is(make, method):
     assert (summary.get("round"), summary.get("rounds")) == ((last, last) if last else (None, None))
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_plain_state_dict_evaluates_to_the_reported_accuracy(make, hydra_config, method):
-    made, runner = make(method)
-    history = runner.run()
+def test_the_plain_state_dict_evaluates_to_the_reported_accuracy(make, method, watched):
+    made, history = watched.made, watched.history
     _, other = make("dense", folder="plain")
-    cfg, _ = hydra_config(
+    cfg, _ = train_config(
         "dataset=digits", "model=resnet", "model.depth=8", "model.width=4", f"prune={method}"
     )
     plain = build(cfg.model, input_shape=made.dataset.input_shape, num_classes=made.dataset.num_classes)
@@ -283,11 +331,10 @@ def test_the_plain_state_dict_evaluates_to_the_reported_accuracy(make, hydra_con
     assert other._evaluate("val") == history.val
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_yaml_and_the_class_say_the_same(hydra_config, method):
+def test_the_yaml_and_the_class_say_the_same(method):
     from hydra.utils import get_class
 
-    cfg, _ = hydra_config(f"prune={method}")
+    cfg, _ = train_config(f"prune={method}")
     cls = get_class(cfg.prune._target_)
     assert issubclass(cls, Pruner)
     runtime = {

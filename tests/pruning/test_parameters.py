@@ -232,3 +232,21 @@ def test_where_no_gradient_reaches_momentum_comes_to_rest():
     weights.set_masks({"w": forward}, backward={"w": backward})
     weights.project_optimizer_()
     assert optimizer.state[weight]["momentum_buffer"].tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("values", "zeros", "fits"),
+    [
+        ([1.0, 0.0, 0.0, 2.0], (2, 2, 0), True),
+        ([1.0, 0.0, 3.0, 2.0], (1, 2, 1), False),  # a pruned weight that came back
+        ([0.0, 0.0, 0.0, 2.0], (3, 2, 0), True),  # a kept weight is zero by itself
+        ([0.0, 0.0, 3.0, 2.0], (2, 2, 1), False),  # as many zeros as requested, but not those
+    ],
+)
+def test_zeros_are_as_requested_where_the_masks_have_so_many_and_nothing_leaks(values, zeros, fits):
+    _, weights = make(values)
+    weights.set_masks({"w": torch.tensor([True, False, False, True])})
+    found = weights.zeros()
+    assert found == zeros and found.as_requested(2) is fits and found.as_requested(None) is fits
+    assert not found.as_requested(1) and not found.as_requested(3)
+    assert found.kept == (values[0] == 0)

@@ -14,6 +14,7 @@ import pytest
 
 from sparsebench.records import lease as module
 from sparsebench.records.lease import Holder, Lease, holders
+from tests.support.processes import until
 
 CLAIM = """
 import sys, time
@@ -21,7 +22,7 @@ from pathlib import Path
 from sparsebench.records.lease import Lease
 lease = Lease.claim(Path(sys.argv[1]), "run")
 print(type(lease).__name__, flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -109,11 +110,12 @@ def test_a_holder_on_another_machine_is_respected_until_it_is_silent_for_its_tim
 
 
 def test_heartbeats_keep_it_and_show_the_progress(tmp_path):
-    with Lease.claim(tmp_path, "run", timeout=0.6) as lease:
+    with Lease.claim(tmp_path, "run", timeout=6) as lease:  # a heartbeat a second
         elsewhere(lease.path)
         lease._content["place"] = "another"
         lease.progress = lambda: {"step": 7}
-        time.sleep(1.2)
+        os.utime(lease.path, (0, 0))  # as after a long silence: without a heartbeat it could be taken now
+        until(lambda: lease.path.stat().st_mtime > 0, "a heartbeat")
         found = Lease.claim(tmp_path, "run")
         assert isinstance(found, Holder) and found.content["step"] == 7
 

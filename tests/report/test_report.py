@@ -76,10 +76,14 @@ def test_difference_to_dense_is_to_the_same_seed_and_budget(results):
     assert table.loc["gmp, 10 epochs", "difference_to_dense"] == -3.0
 
 
-def test_a_mean_difference_needs_the_dense_run_of_every_seed(tmp_path):
+def test_a_seed_without_its_dense_run_is_named(tmp_path):
     rows = [reported("dense", 0.0, 0, 92.0), reported("dpf", 0.9, 0, 90.0), reported("dpf", 0.9, 1, 91.0)]
-    table = points(load(put(tmp_path, rows)).frame).set_index("label")
-    assert pd.isna(table.loc["dpf", "difference_to_dense"]) and table.loc["dpf", "n"] == 2
+    frame = load(put(tmp_path, rows)).frame.set_index("run_id")
+    assert frame.loc["dpf0.90", ["difference_to_dense", "dense_command"]].tolist() == [-2.0, ""]
+    assert pd.isna(frame.loc["dpf0.91", "difference_to_dense"])
+    assert frame.loc["dpf0.91", "dense_command"] == "sparsebench train prune=dense seed=1"
+    table = points(frame.reset_index()).set_index("label")
+    assert table.loc["dpf", ["n", "difference_to_dense"]].tolist() == [2, -1.5]  # of the means: no two pairs
 
 
 def test_the_command_of_a_missing_dense_run_keeps_the_budget_and_drops_the_method(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.processes import DIGITS, finish, kill_when, result, start
+from tests.support.processes import DIGITS, PATIENCE, finish, kill_when, result, start
 
 CIFAR = ("dataset=cifar10", "model=resnet", "model.depth=8", "model.width=4", "epochs=4", "dataset.train_samples=640",
          "schedule.interval=2it", "save_every=3it", "batch_size=64")  # fmt: skip
@@ -76,7 +76,7 @@ def test_a_corrupt_checkpoint_is_reported_and_the_run_still_ends_the_same(tmp_pa
     ):  # killed between two renames it is not there, and the one before is used without a word
         newest.write_bytes(newest.read_bytes()[:-100])
     process = start(broken, *argv)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     assert "not a whole checkpoint; set aside as checkpoint.corrupt.pt" in output
     (folder / "checkpoint.corrupt.pt").unlink()

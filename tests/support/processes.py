@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sparsebench.files import read_csv
@@ -21,6 +23,30 @@ DIGITS = (
 )
 
 
+PATIENCE = 600
+"""Seconds. What a test waits for comes some time: a machine that is busy is no failure."""
+
+
+@contextmanager
+def running(*argv: str) -> Iterator[subprocess.Popen]:
+    """The process of ``sparsebench WORDS``, which does not outlive the block, whatever fails in it."""
+    command = [sys.executable, "-m", "sparsebench", *argv]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def until(what, reason: str) -> None:
+    """Wait for ``what()``."""
+    deadline = time.monotonic() + PATIENCE
+    while not what():
+        assert time.monotonic() < deadline, f"waited {PATIENCE} s in vain for {reason}"
+        time.sleep(0.01)
+
+
 def start(results: Path, *argv: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "sparsebench", "train", "device=cpu", *argv, f"results_dir={results}"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -28,7 +54,7 @@ def start(results: Path, *argv: str) -> subprocess.Popen:
 
 def finish(results: Path, *argv: str) -> None:
     process = start(results, *argv)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, output
 
 
@@ -51,12 +77,11 @@ def kill_when(results: Path, argv: tuple[str, ...], ready, delay: float) -> None
     """Start the run, and kill -9 it ``delay`` seconds after ``ready(folder)``."""
     process = start(results, *argv)
     try:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and process.poll() is None:
-            if any(ready(folder) for folder in results.glob("*-*")):
-                time.sleep(delay)
-                break
-            time.sleep(0.005)
+        until(
+            lambda: process.poll() is not None or any(ready(folder) for folder in results.glob("*-*")),
+            "the moment to kill the run",
+        )
+        time.sleep(delay)
         assert process.poll() is None, "the run ended before it could be killed"
     finally:
         process.send_signal(signal.SIGKILL)

@@ -20,6 +20,7 @@ from torch import Tensor
 from sparsebench.cli import main
 from sparsebench.paths import config_dir
 from sparsebench.runs.run import complete
+from tests.support.processes import PATIENCE
 
 TOLERANCE, NORM_TOLERANCE = 2e-6, 3e-4
 """Of a weight after these few steps in fp32, where two ranks differ from one process: sums in another order.
@@ -55,7 +56,7 @@ def run(folder: Path, jobs: Sequence[Any], ranks: int = 2) -> list[tuple[list[in
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "jobs.json").write_text(json.dumps(jobs))
     processes = start(["-m", "tests.support.ranks", str(folder)], ranks)
-    ended = [process.communicate(timeout=900) for process in processes]
+    ended = [process.communicate(timeout=PATIENCE) for process in processes]
     assert [process.returncode for process in processes] == [0] * ranks, ended
     statuses = [json.loads((folder / f"statuses{rank}.json").read_text()) for rank in range(ranks)]
     return [(found, *said) for found, said in zip(statuses, ended, strict=True)]

@@ -10,14 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sparsebench.records.states import states
 from tests.support import ROOT
-from tests.support.processes import result
+from tests.support.processes import PATIENCE, result, until
 
 pytestmark = [
     pytest.mark.slurm,
@@ -44,16 +43,9 @@ def sweep(results: Path, *argv: str) -> subprocess.Popen:
 
 
 def finished(process: subprocess.Popen, status: int = 0) -> str:
-    output, _ = process.communicate(timeout=600)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == status, output
     return output
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline, f"waited two minutes for {what}"
-        time.sleep(0.1)
 
 
 def begun(results: Path, epoch: int = 2) -> dict[str, dict]:

@@ -179,10 +179,10 @@ def test_hydras_own_launchers_work_too(tmp_path):
     ("argv", "said"),
     [
         (["launcher=nowhere"], "hydra/launcher=nowhere: expected one of"),
-        (["retries=-1"], "retries=-1: expected a whole number, 0 or more"),
+        (["retries=-1"], "retries=-1: expected an integer, at least 0"),
         (
             ["launcher=local", "launcher.n_jobs=0"],
-            "launcher.n_jobs=0: expected a whole number of at least 1, or null",
+            "launcher.n_jobs=0: expected an integer, at least 1, or null",
         ),
         (["launcher=local", "launcher.jobs=2"], "hydra.launcher.jobs"),
         (["prune=dense,dpf", "sparsity=0.5,1.5"], "sparsity=1.5: expected a fraction of zeros in [0, 1)"),

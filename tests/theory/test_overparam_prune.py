@@ -11,7 +11,7 @@ from sparsebench.errors import SettingError
 from sparsebench.report.studies import drawings
 from sparsebench.theory import least_squares as ls
 from sparsebench.theory.overparam_prune import OverparamPrune
-from sparsebench.theory.pruned_estimates import against, estimates, gaussianity, supports
+from sparsebench.theory.pruned_estimates import Problem, against, estimates, gaussianity, supports
 from tests.support.studies import framed, ran
 
 CPU = torch.device("cpu")
@@ -90,6 +90,24 @@ def test_the_predictions_for_one_factor_are_the_reference_values():
     assert found["none", False]["theory_risk"] == pytest.approx(0.14352769, abs=1e-7)
     assert found["oracle", False]["theory_risk"] == pytest.approx(0.79013674, abs=1e-7)
     assert found["oracle", True]["theory_risk"] == pytest.approx(0.15280465, abs=1e-7)
+
+
+def test_estimates_are_drawn_with_the_covariance_of_the_limit_also_where_features_repeat_each_other():
+    loading = torch.randn(12, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    singular, one = loading @ loading.T, torch.eye(12, dtype=torch.float64)
+    factors = []
+    for covariance in (singular, singular + 1e-9 * one):
+        target = covariance[:, 0]
+        problem = Problem(
+            covariance[None], target[None], double([0.3]), torch.zeros(1, 5, 12), torch.zeros(1, 5)
+        )
+        ((limit, mean, factor),) = problem._limits(5)
+        shrunk = torch.linalg.inv(one + limit.xi * covariance)
+        wanted = limit.risk / 5 * limit.xi**2 * shrunk @ covariance @ shrunk
+        assert torch.allclose(factor @ factor.T, wanted, atol=1e-10)
+        assert torch.allclose(mean, limit.xi * shrunk @ covariance @ target)
+        factors.append(factor)
+    assert torch.allclose(*factors, atol=1e-4)
 
 
 def test_one_factor_without_noise_is_restored_by_retraining_alone():
@@ -191,12 +209,12 @@ def test_results_do_not_depend_on_the_number_of_threads():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"seeds": 1}, "seeds=1: expected a whole number of at least 2"),
+        ({"seeds": 1}, "seeds=1: expected an integer, at least 2"),
         ({"diag": {**DIAG, "features": [200]}}, "study.diag.features=200: expected no 200"),
         ({"diag": {**DIAG, "features": []}}, r"study.diag.features=\[\]: expected a list"),
         ({"diag": {**DIAG, "features": [1001]}}, "study.diag.features=1001: expected at most 1000"),
         ({"rf": {**RF, "n": 6}}, "study.rf.n=6: expected more than 6 samples"),
-        ({"latent": {**LATENT, "draws": 1}}, "study.latent.draws=1: expected a whole number"),
+        ({"latent": {**LATENT, "draws": 1}}, "study.latent.draws=1: expected an integer"),
     ],
 )
 def test_settings_without_a_meaning_are_refused(settings, said):

@@ -268,6 +268,11 @@ def test_planted_noise_has_variance_one_and_spikes_where_they_are_predicted() ->
     assert largest.mean().item() == pytest.approx(expected, rel=0.01, abs=3.5 * error)
 
 
+def test_planted_directions_prefer_no_sign() -> None:
+    corner = weight_spectra.planted(8, 12, 0, [100, 50], 400, draws(a=8))[:, 0, 0]
+    assert corner.mean().item() == pytest.approx(0, abs=3.5 * corner.std().item() / math.sqrt(400))
+
+
 def test_a_weights_row_ignores_transposition_scale_and_zero_rows_in_its_rank() -> None:
     matrix = weight_spectra.planted(40, 80, 0, [9, 7], 1, draws(a=6))[0]
     row, values = weight_spectra.analysed(matrix, 0.2, 0.1)

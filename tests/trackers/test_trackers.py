@@ -11,6 +11,7 @@ import pytest
 
 from sparsebench.cli import main
 from sparsebench.files import read_csv
+from tests.support.processes import PATIENCE, until
 
 TINY = ("model=mlp", "model.hidden=[20]", "device=cpu", "epochs=2", "prune=gmp")
 PACKAGES = ("tensorboard", "wandb", "mlflow")
@@ -23,7 +24,7 @@ def installed(package):
 def train(results, *argv):
     """In a process of its own: these packages warn, start threads and change global state."""
     command = [sys.executable, "-m", "sparsebench", "train", *TINY, *argv, f"results_dir={results}"]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     (folder,) = results.glob("digits-*")
     return folder, done.stderr
@@ -178,21 +179,17 @@ def test_a_tracker_that_fails_is_one_warning_and_the_run_goes_on(moment, flaky, 
 @pytest.mark.nightly
 def test_a_run_that_goes_on_says_so_to_its_tracker(flaky, tmp_path):
     import signal
-    import time
 
     argv = ["epochs=400", "save_every=1it", "eval_every=5it", "schedule.interval=4it"]
     command = [sys.executable, "-m", "sparsebench", "train", *flaky, *argv]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     told = tmp_path / "told"
-    until = time.monotonic() + 200
-    while time.monotonic() < until and not (told.exists() and told.read_text().count("log") > 2):
-        time.sleep(0.05)
+    until(lambda: told.exists() and told.read_text().count("log") > 2, "three evaluations")
     process.send_signal(signal.SIGKILL)
     process.wait()
     before = told.read_text().splitlines()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while time.monotonic() < until and told.read_text().count("\nlog") < len(before) + 1:
-        time.sleep(0.05)
+    until(lambda: told.read_text().count("\nlog") >= len(before) + 1, "more evaluations")
     process.send_signal(signal.SIGKILL)
     process.wait()
     after = told.read_text().splitlines()[len(before) :]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 
 import pytest
 
 from sparsebench.training.signals import Interrupted, StopSignals
-from tests.support.processes import DIGITS, finish, result, start
+from tests.support.processes import DIGITS, PATIENCE, finish, result, running, start, until
 
 
 def test_signals_are_noted_and_followed_when_asked():
@@ -67,7 +66,7 @@ def test_a_run_that_is_asked_to_stop_is_saved_at_that_step_and_goes_on_to_the_bi
         (signal.SIGUSR1, 75, "stopped by SIGUSR1; the same command goes on from there"),
         (signal.SIGINT, 130, "stopped by SIGINT"),
     ):
-        with start(broken, *argv) as process:
+        with running("train", "device=cpu", *argv, f"results_dir={broken}") as process:
             epochs = 0
             for line in process.stdout:
                 epochs += "  epoch " in line
@@ -75,7 +74,7 @@ def test_a_run_that_is_asked_to_stop_is_saved_at_that_step_and_goes_on_to_the_bi
                     break
             process.send_signal(number)
             output = process.stdout.read()
-            assert process.wait(timeout=60) == status
+            assert process.wait(timeout=PATIENCE) == status
         assert said in output and "Traceback" not in output
         (folder,) = broken.glob("*-*")
         assert (folder / "checkpoint.pt").exists()
@@ -96,20 +95,17 @@ def test_a_run_that_is_asked_to_stop_is_saved_at_that_step_and_goes_on_to_the_bi
 def test_a_second_process_waits_for_the_first_or_leaves_the_run_to_it(tmp_path):
     argv = (*DIGITS, "prune=dpf", "epochs=10")
     first = start(tmp_path, *argv)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".state/*.lease.1")):
-        assert time.monotonic() < deadline and first.poll() is None
-        time.sleep(0.05)
+    until(lambda: list(tmp_path.glob(".state/*.lease.1")) or first.poll() is not None, "a claim")
     first.send_signal(signal.SIGSTOP)  # so that it is still there when the others come
     try:
         third, said = start(tmp_path, *argv, "wait=false"), f"is held by process {first.pid} on "
-        output, _ = third.communicate(timeout=120)
+        output, _ = third.communicate(timeout=PATIENCE)
         assert third.returncode == 1 and said in output and len(output.splitlines()) == 1
         second = start(tmp_path, *argv)
         assert said in (line := second.stdout.readline()) and "waiting until it ends" in line
     finally:
         first.send_signal(signal.SIGCONT)
-    outputs = [process.communicate(timeout=120)[0] for process in (first, second)]
+    outputs = [process.communicate(timeout=PATIENCE)[0] for process in (first, second)]
     assert [process.returncode for process in (first, second)] == [0, 0], outputs
     assert "already finished; nothing done" in outputs[1]
     (folder,) = tmp_path.glob("*-*")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sparsebench.errors import SettingError
+from sparsebench.errors import require_int
 from sparsebench.pruning.allocation import Allocation
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.pruner import Probe
@@ -49,8 +49,7 @@ class SNIP(Static):
         training_mode: bool = False,
     ) -> None:
         super().__init__(weights, schedule, allocation, score, sanity, rounds)
-        if batches < 1:
-            raise SettingError("batches", batches, "at least one batch")
+        require_int("batches", batches, least=1)
         self.batches, self.training_mode = batches, training_mode
 
     def saliency(self, probe: Probe) -> dict[str, Tensor]:

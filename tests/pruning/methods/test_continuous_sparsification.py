@@ -176,7 +176,7 @@ def test_rounds_cost_as_much_as_dense_training_and_the_ticket_its_share():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rounds": 0}, "rounds=0: expected at least one round"),
+        ({"rounds": 0}, "rounds=0: expected an integer, at least 1"),
         ({"rewind": "3ep"}, "rewind=3ep: expected a time before the end, step 12"),
         ({"beta": 0.5}, "beta=0.5: expected a temperature of at least 1"),
     ],

@@ -108,6 +108,17 @@ def test_what_grows_has_the_largest_gradients():
     train(model, optimizer, pruner, look)
 
 
+def test_the_number_that_is_swapped_is_rounded_down_in_every_layer():
+    *_, pruner = make()
+    weights, before = pruner.weights, {name: mask.clone() for name, mask in pruner.weights.masks.items()}
+    for name, parameter in weights.parameters.items():
+        parameter.grad = (~before[name]).float()  # so that nothing that is dropped grows again
+    assert not pruner.after_backward(0)
+    pruner.after_step(0)
+    swapped = [int((weights.masks[name] & ~mask).sum()) for name, mask in before.items()]
+    assert swapped == [14, 4]  # of 0.3 · 48 = 14.4 and 0.3 · 16 = 4.8
+
+
 def test_dense_gradients_are_counted_on_updates_only():
     *_, pruner = make()
     assert [t for t in range(20) if pruner.dense_gradient(t)] == [0, 2, 4, 6, 8]
