@@ -1,4 +1,4 @@
-"""One module a subcommand, and ``main``, which chooses among them."""
+"""One module per subcommand, and ``main``, which dispatches to them."""
 
 from sparsebench.cli.main import main
 

@@ -1,4 +1,4 @@
-"""``sparsebench audit``: what finished runs say of themselves, checked against their weights, config and data."""
+"""``sparsebench audit``: verify the results of finished runs against their weights, config and data."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from sparsebench.runs.reopen import Datasets, FinishedRun
 from sparsebench.runs.result import Network, compute_cost_columns, layer_rows
 
 ELSEWHERE = 0.1
-"""Percentage points that accuracies may differ by where device or PyTorch are not those of the run."""
+"""Percentage points by which accuracies may differ if the device or the PyTorch version is not the run's."""
 
 LOSS = 1e-5
-"""Relative difference of a loss on the same device: threads share the additions out in another order."""
+"""Relative tolerance of a loss on the same device: the order of additions depends on the number of threads."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One claim that does not hold, or with ``kind="note"`` something to know of a run."""
+    """One claim that does not hold, or with ``kind="note"`` something to know about a run."""
 
     run: str
     kind: str
@@ -46,31 +46,34 @@ class Finding:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print, or write with ``-o``, every claim that does not hold.
+    """Print every claim that does not hold, or write them with ``-o``.
 
     Returns:
-        0 if all claims hold, 1 if any does not.
+        0 if all claims hold, else 1.
 
     Raises:
-        SettingError: There are no finished runs to check, or FILE cannot be one.
+        SettingError: There are no finished runs to check, or FILE is not writable.
     """
     parser = argparse.ArgumentParser(
         prog="sparsebench audit",
-        description="Checks finished runs: zeros, costs and layers are counted again in model.safetensors, accuracies "
-        "evaluated again, the hashes of the config computed again, and the files of a run compared with each other. "
-        "Lists every claim that does not hold. Times, memory, training FLOPs and kept_zeros leave nothing behind to "
-        "check them by.",
+        description="Verifies finished runs: recounts zeros, costs and layers in model.safetensors, repeats evaluations, "
+        "recomputes the hashes of the config, and compares the files of a run with each other. Lists every claim that "
+        "does not hold. Times, memory, training FLOPs and kept_zeros cannot be verified after the run.",
     )
-    parser.add_argument("paths", nargs="+", type=Path, metavar="FOLDER", help="a run folder, or one of runs")
-    parser.add_argument("--no-accuracy", action="store_true", help="evaluate nothing: quick")
+    parser.add_argument(
+        "paths", nargs="+", type=Path, metavar="FOLDER", help="a run folder, or a folder of runs"
+    )
+    parser.add_argument("--no-accuracy", action="store_true", help="skip the evaluation of accuracies (fast)")
     parser.add_argument(
         "--tolerance", type=float, metavar="POINTS",
-        help="percentage points that accuracies may differ by (default: 0 on the run's kind of device with its "
+        help="percentage points by which accuracies may differ (default: 0 on the run's kind of device with its "
         f"version of PyTorch, {ELSEWHERE} elsewhere)",
     )  # fmt: skip
-    parser.add_argument("--data-root", type=Path, metavar="FOLDER", help="where images lie on this machine")
+    parser.add_argument(
+        "--data-root", type=Path, metavar="FOLDER", help="folder of the data sets on this machine"
+    )
     parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write here instead of printing")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write to FILE instead of printing")
     options = parser.parse_args(arguments)
     if options.tolerance is not None and not options.tolerance >= 0:
         raise SettingError("tolerance", options.tolerance, "percentage points, 0 or more")
@@ -97,13 +100,13 @@ def main(arguments: Sequence[str]) -> int:
 def audit(
     path: Path, datasets: Datasets, accuracy: bool = True, tolerance: float | None = None
 ) -> list[Finding]:
-    """The claims of the run in the folder ``path`` that do not hold, and notes.
+    """The claims of the run in ``path`` that do not hold, and notes.
 
     Args:
         path: A folder with a summary.csv.
-        datasets: Read so far.
+        datasets: Cache of data sets.
         accuracy: Evaluate the model on its validation and test images.
-        tolerance: Percentage points that accuracies may differ by; by default none on the same kind of device with
+        tolerance: Percentage points by which accuracies may differ; by default 0 on the same kind of device with
             the same PyTorch, and :data:`ELSEWHERE` elsewhere.
     """
     checks = _Checks(path, tolerance)
@@ -111,12 +114,12 @@ def audit(
         checks.run(datasets, accuracy)
     except RunError as error:
         column, _, what = str(error).partition(": ")
-        checks.fail(column, "a file that can be read", what)
-    except Exception as error:  # whatever a damaged or foreign run ends in is a finding of that run alone
+        checks.fail(column, "a readable file", what)
+    except Exception as error:  # any error of a damaged or foreign run is a finding of that run alone
         what = (
             f"{type(error).__name__}: {error}" if not isinstance(error, (ValueError, OSError)) else str(error)
         )
-        checks.fail("run", "a run that can be built again", " ".join(what.split())[:300])
+        checks.fail("run", "a run that can be rebuilt", " ".join(what.split())[:300])
     return checks.found
 
 
@@ -147,13 +150,13 @@ class _Checks:
         self.found.append(Finding(self.path.name, "note", column, str(claimed), str(found)))
 
     def compare(self, found: Mapping[str, Any], within: float = 0.0, why: str = "") -> None:
-        """The row's columns against what was ``found``, numbers up to ``within``."""
+        """Compare the row's columns with what was ``found``, numbers up to ``within``."""
         for column, value in found.items():
             if not _same(self.row.get(column), value, within):
                 self.fail(column, self.row.get(column, "no such column"), f"{value}{why}")
 
     def names(self, run: FinishedRun) -> None:
-        """The run's names are hashes of its config; folder, row and run.json agree on them, and on the code."""
+        """The run's ids are hashes of its config; folder, row and run.json agree on them and on the code."""
         self.compare({"schema": schema.SCHEMA})
         if missing := [column for column in schema.SUMMARY_COLUMNS if column not in self.row]:
             self.fail("schema", f"{schema.SCHEMA}", f"no column {', '.join(missing)}")
@@ -166,16 +169,16 @@ class _Checks:
         self.compare(repeated, why=f" ({schema.PROVENANCE})")
 
     def notes(self, run: FinishedRun) -> None:
-        """What does not make a claim false, and should be known."""
+        """Facts that make no claim false, but should be known."""
         if self.row.get("git_dirty") == "True":
-            self.note("git_dirty", "True", "made by code that is in no commit")
+            self.note("git_dirty", "True", "made by code that differs from the commit")
         if self.row.get("status") == "diverged":
             self.note("status", "diverged", "no accuracy")
         elif self.row.get("sparsity_ok") == "False":
             self.note("sparsity_ok", "False", "missed its sparsity")
 
     def settings(self, run: FinishedRun, net: Network) -> None:
-        """Columns that repeat the config."""
+        """Check the columns that repeat the config."""
         cfg = run.cfg
         self.compare({
             "dataset": net.dataset.name, "model": getattr(net.model, "name", ""), "method": run.choices["prune"],
@@ -183,23 +186,23 @@ class _Checks:
         })  # fmt: skip
 
     def targets(self, run: FinishedRun, net: Network) -> tuple[int | None, int | None]:
-        """The number of zeros that was asked for, and the step of the last evaluation, where they are known."""
+        """The requested number of zeros and the step of the last evaluation, if known."""
         claimed = self.row.get("target_sparsity", "")
         try:
             components = build_run(run.cfg, net.dataset)
-        except SettingError as error:  # it takes its mask or sparsities from files that are not here
+        except SettingError as error:  # its mask or layer sparsities come from files that are missing here
             self.note("target_sparsity", claimed, f"not checked: {error}")
             return None, None
         pruner, target, steps = components.pruner, components.target_sparsity, components.clock.total_steps
         if pruner.trainings == 1 or target is None:
             self.compare({"target_sparsity": "" if target is None else target})
             return pruner.target_zeros(steps - 1), steps
-        if run.training == pruner.trainings - 1:  # the rounds before it have targets that metrics.csv says
+        if run.training == pruner.trainings - 1:  # the targets of earlier rounds are in metrics.csv
             self.compare({"target_sparsity": run.cfg.sparsity})
         return zeros_for(float(claimed), pruner.weights.numel), steps
 
     def counts(self, net: Network, target_zeros: int | None) -> None:
-        """Zeros and arithmetic, counted in the tensors."""
+        """Recount zeros and arithmetic in the tensors."""
         found = compute_cost_columns(
             net.model, net.prunable, net.layers, net.dataset.input_shape, target_zeros
         )
@@ -207,11 +210,11 @@ class _Checks:
         total = found["prunable"] - found["nonzero"]
         zeros = Zeros(total, pruned=total - int(self.row.get("kept_zeros") or 0))
         if self.row["sparsity_ok"] == "True" and not zeros.as_requested(target_zeros):
-            self.fail("sparsity_ok", "True", f"{zeros.pruned} weights pruned, asked were {target_zeros}")
+            self.fail("sparsity_ok", "True", f"{zeros.pruned} weights pruned, requested were {target_zeros}")
         self.masked = zeros.pruned / found["prunable"]
 
     def layers(self, net: Network, rows: list[dict[str, str]]) -> None:
-        """layers.csv, counted in the tensors."""
+        """Recount layers.csv in the tensors."""
         claimed = {row["layer"]: row for row in rows}
         found = {row["layer"]: row for row in layer_rows(net.model, net.prunable, net.layers)}
         for layer in [*found, *(claimed.keys() - found.keys())]:
@@ -223,7 +226,7 @@ class _Checks:
                     self.fail(f"{schema.LAYERS} {layer} {column}", claimed[layer].get(column, ""), value)
 
     def history(self, target_zeros: int | None, steps: int | None, net: Network) -> None:
-        """The row against metrics.csv: the last evaluation, and the best at the target."""
+        """Compare the row with metrics.csv: the last evaluation, and the best one at the target."""
         if not self.evaluations:
             self.fail(schema.METRICS, "evaluations", "none")
             return
@@ -253,7 +256,7 @@ class _Checks:
             self.compare({"test_top1_at_best_val": self.row["top1"]}, why=" (top1: the last is the best)")
 
     def accuracies(self, run: FinishedRun, net: Network) -> None:
-        """Accuracies and the loss, evaluated in the run's precision."""
+        """Evaluate accuracies and the loss in the run's precision."""
         if self.row["status"] != "finished":
             return
         here = {"device": net.device.label, "torch": torch.__version__}
@@ -262,7 +265,7 @@ class _Checks:
         where = f" (within {within} on {', '.join(differing) or 'the same device'})" if within else ""
         test = net.accuracy("test", run.cfg.batch_size)
         val = net.accuracy("val", run.cfg.batch_size)
-        # 1e-9: a per cent of samples is the same number however its digits were written
+        # 1e-9: percentages that were formatted in different ways
         self.compare({"top1": test.top1, "top5": test.top5, "val_top1": val.top1}, within or 1e-9, where)
         relative = max(LOSS, within / 10)  # 0.1 points and 1 % of the loss
         self.compare({"test_loss": test.loss}, relative * abs(test.loss), where)
@@ -275,10 +278,10 @@ class _Checks:
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """The rows of a run's CSV.
+    """Read the rows of a run's CSV.
 
     Raises:
-        RunError: It is missing or cannot be read.
+        RunError: It is missing or unreadable.
     """
     try:
         return read_csv(path)
@@ -289,19 +292,19 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 
 def _folders(paths: Sequence[Path]) -> tuple[list[Path], str]:
-    """The finished runs under ``paths``, each once, and a word on the others."""
+    """The finished runs under ``paths``, each once, and a remark on the others."""
     found: dict[Path, Path] = {}
     left_out = 0
     for path in paths:
         if not (finished := finished_runs(path)):
-            raise SettingError("path", path, "a folder with finished runs; a table has no models to check")
+            raise SettingError("path", path, "a folder with finished runs; a table has no models to verify")
         left_out += len(unfinished(path))
         found |= {run.resolve(): run for run in finished}
     return list(found.values()), f" ({left_out} unfinished left out)" if left_out else ""
 
 
 def _same(claimed: str | None, found: object, within: float = 0.0) -> bool:
-    """Whether a CSV's text says what was found: as text, or as a number up to ``within``."""
+    """Whether the text of a CSV equals what was found: as text, or as a number up to ``within``."""
     if claimed is None:
         return False
     if claimed == str(found):

@@ -1,4 +1,4 @@
-"""``sparsebench collect``: the rows of many runs as one CSV."""
+"""``sparsebench collect``: the results of many runs as one CSV."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from sparsebench.records.collect import rows
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print, or write with ``-o``, one row a finished run.
+    """Print one row per finished run, or write them with ``-o``.
 
     Raises:
-        SettingError: A folder holds no finished runs, or FILE cannot be one.
+        SettingError: A folder holds no finished runs, or FILE is not writable.
     """
     parser = argparse.ArgumentParser(
         prog="sparsebench collect",
-        description="One CSV of the finished runs under folders: a row each, every column, the texts of the runs' own "
-        "summaries. Where a run was kept (results_dir, data_root) is left out of its command.",
+        description="Writes one CSV of all finished runs in the folders: one row per run, all summary columns. Paths "
+        "(results_dir, data_root) are removed from the commands.",
     )
-    parser.add_argument("paths", nargs="+", type=Path, metavar="FOLDER", help="a run folder, or one of runs")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write here instead of printing")
+    parser.add_argument(
+        "paths", nargs="+", type=Path, metavar="FOLDER", help="a run folder, or a folder of runs"
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write to FILE instead of printing")
     options = parser.parse_args(arguments)
     found = [row for path in options.paths for row in rows(path)]
     columns = list(dict.fromkeys(column for row in found for column in row))

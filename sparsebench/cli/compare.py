@@ -26,33 +26,33 @@ from sparsebench.records.validity import run_states, valid_runs
 REFERENCE = "reference:"
 
 EPILOG = """\
-One PATH is compared to its dense runs, several to the first. Rows are joined by what the runs were told: what varies
-within a table tells rows apart, what only differs between tables is named and not joined by. Intervals are 95 %,
-paired by seed where both have at least two seeds in common. With a paper's table (reference:dpf RESULTS), ours stands
-beside theirs, and is called a reproduction only where the protocol is known to be the same. Exit status: 1 if a check
-that was asked for fails, 2 at bad input.
+One PATH is compared with its own dense runs, several PATHs with the first. Rows are joined on the settings of the runs:
+settings that vary within a table identify rows; settings that only differ between tables are listed and not joined on.
+Intervals are 95 % confidence intervals, paired by seed if both have at least two seeds in common. With a paper's table
+(reference:dpf RESULTS), our results are shown next to the published ones, and are called a reproduction only if the
+protocol is known to be the same. Exit status: 1 if a requested check fails, 2 for invalid input.
 """
 
 
 @dataclass(frozen=True)
 class TableSource:
-    """One thing to compare: its name as given, and the file or folder."""
+    """One table to compare: its name on the command line, and the file or folder."""
 
     given: str
     path: Path
 
     @property
     def published(self) -> bool:
-        """Whether it holds numbers of papers."""
+        """Whether it holds published numbers."""
         return self.path.is_file() and is_published(self.path)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print, or write with ``-o``, the comparison of the named results.
+    """Print the comparison of the named results, or write it with ``-o``.
 
     Raises:
-        SettingError: A path holds no results, a column does not exist, or FILE cannot be one.
-        RunError: A condition of ``--fail-below`` or ``--fail-on-missing`` holds; the table is out by then.
+        SettingError: A path holds no results, a column does not exist, or FILE is not writable.
+        RunError: A condition of ``--fail-below`` or ``--fail-on-missing`` holds; the table has been written.
     """
     options = _parser().parse_args(arguments)
     if options.output and (options.output.is_dir() or not options.output.parent.is_dir()):
@@ -81,21 +81,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--metric", default="top1", help="numeric column to compare (default: top1)")
     parser.add_argument(
-        "--on", type=lambda text: text.split(","), metavar="NAME,...", help="columns or settings to join by"
+        "--on", type=lambda text: text.split(","), metavar="NAME,...", help="columns or settings to join on"
     )
     parser.add_argument(
-        "--map", action="append", default=[], metavar="THEIRS=OURS", help="a column of a CSV that is not ours"
+        "--map",
+        action="append",
+        default=[],
+        metavar="THEIRS=OURS",
+        help="rename a column of another program's CSV",
     )
     parser.add_argument("--format", choices=FORMATS, default="table")
-    parser.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="write to FILE instead of the screen"
-    )
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write to FILE instead of printing")
     parser.add_argument(
         "--fail-below", type=float, metavar="DELTA",
-        help="fail where a difference is below DELTA, for example -0.5 (of a cost: where it grew by more than that)",
+        help="fail if a difference is below DELTA, for example -0.5 (for costs: if it grew by more than that)",
     )  # fmt: skip
     parser.add_argument(
-        "--fail-on-missing", action="store_true", help="fail where a configuration is not in every table"
+        "--fail-on-missing", action="store_true", help="fail if a configuration is missing from a table"
     )
     return parser
 
@@ -110,7 +112,7 @@ def _source(argument: str) -> TableSource:
 
 
 def _names(arguments: Iterable[str]) -> dict[str, str]:
-    """Their column -> ours."""
+    """Map of foreign column names to ours."""
     pairs = [pair.partition("=")[::2] for argument in arguments for pair in argument.split(",")]
     for theirs, ours in pairs:
         if not theirs or not ours:
@@ -124,25 +126,25 @@ def _read(
     columns = {*NEEDED, options.metric, *(options.on or ())}
     frame = read(source.path, columns, names)
     if options.metric not in frame:
-        frame = read(source.path, names=names)  # every column, for the error to name
+        frame = read(source.path, names=names)  # all columns, so that the error can list them
     if warning := _excluded_runs(frame, len(unfinished(source.path))):
         print(f"sparsebench: {source.given}: {warning}", file=sys.stderr)
     if options.metric in ("top1", "val_top1") and "schema" not in frame:
         values = pd.to_numeric(frame[options.metric], errors="coerce") if options.metric in frame else None
         if values is not None and values.max() <= 1:
             print(
-                f"sparsebench: warning: {label}: {options.metric} is at most 1; ours is per cent",
+                f"sparsebench: warning: {label}: {options.metric} is at most 1; ours is in percent",
                 file=sys.stderr,
             )
     return frame
 
 
 def _compared(sources: Sequence[TableSource], names: dict[str, str], options: argparse.Namespace) -> str:
-    """Compare tables of runs; what a --fail option found, or nothing."""
+    """Compare tables of runs; returns what a --fail option found, or an empty string."""
     labels = _labels([source.given for source in sources])
     tables = [(label, _read(s, label, names, options)) for label, s in zip(labels, sources, strict=True)]
     result = compare(tables, options.metric, options.on)
-    decimals = 2 if "top" in options.metric else None  # accuracies are per cent; the rest is of any size
+    decimals = 2 if "top" in options.metric else None  # accuracies are in percent; the rest is of any size
     if options.format in WITH_NOTES:
         shown, lines = format_for_display(result, decimals)
         _write_output(render(shown, options.format, lines), options)
@@ -161,12 +163,14 @@ def _published(
     names: dict[str, str],
     options: argparse.Namespace,
 ) -> str:
-    """Put ours beside a paper's; what a --fail option found, or nothing."""
+    """Compare our results with a paper's; returns what a --fail option found, or an empty string."""
     if len(papers) > 1 or len(sources) > 2:
-        raise SettingError("path", papers[-1].given, "one paper, and one table of results to put beside it")
+        raise SettingError("path", papers[-1].given, "one paper, and one table of results to compare with it")
     if options.metric != "top1" or options.on:
         name, value = ("on", ",".join(options.on)) if options.on else ("metric", options.metric)
-        allowed = f"top1, and no --on, with {papers[0].given}: its rows are joined by what the paper names"
+        allowed = (
+            f"top1, and no --on, with {papers[0].given}: its rows are joined on the columns of the paper"
+        )
         raise SettingError(name, value, allowed)
     paper = read_published(papers[0].path)
     frame, notes = listed(paper), list[str]()
@@ -184,7 +188,7 @@ def _published(
 
 
 def _failed_published(frame: pd.DataFrame, options: argparse.Namespace) -> str:
-    """Published rows that ours is too far below, or that have no runs of ours."""
+    """Published rows that our results fall too far below, or that we have no runs for."""
     sparsity = frame["sparsity"].map("{:g}".format)
     named = frame["model_as_published"] + " " + frame["method_as_published"] + " " + sparsity
     failed = []
@@ -208,14 +212,14 @@ def _print_notes(notes: Iterable[str]) -> None:
 
 
 def _regressions(result: Comparison, least: float, decimals: int | None) -> str:
-    """Configurations that got worse by too much, or have lost all their counted runs."""
+    """Configurations that got worse by too much, or that lost all their valid runs."""
     found, first = [], result.labels[0]
     sign = -1 if lower_is_better(result.metric) else 1
     for label in result.labels[1:]:
         difference = result.frame[f"difference [{label}]"]
         none_counts = (result.frame[f"n [{label}]"] == 0) & (result.frame[f"n [{first}]"] > 0)
         for row in result.frame.index[(sign * difference < least) | none_counts.fillna(False)]:
-            how = number(difference[row], decimals, "+") or "no run counts"
+            how = number(difference[row], decimals, "+") or "no valid run"
             found.append(f"{_named(result, row)} ({how})")
     how = "lower" if sign > 0 else "higher"
     return _line(f"{result.metric} {how} by more than allowed ({least:g})", found)
@@ -239,7 +243,7 @@ def _line(what: str, named: Iterable[str]) -> str:
 
 
 def _labels(given: Sequence[str]) -> list[str]:
-    """The shortest names that tell the paths apart: the last part, or the whole."""
+    """The shortest names that distinguish the paths: the last part, or the full path."""
     names = [Path(argument).name or argument for argument in given]
     if len(set(names)) == len(names):
         return names
@@ -247,7 +251,7 @@ def _labels(given: Sequence[str]) -> list[str]:
 
 
 def _excluded_runs(frame: pd.DataFrame, running: int) -> str:
-    """How many runs do not count, why, and which (the first three of a reason); empty if all do."""
+    """How many runs are excluded, why, and which (the first three per reason); empty if all are valid."""
     bad = frame[~valid_runs(frame)]
     reasons = []
     for reason, ids in bad.groupby(run_states(bad), sort=True)["run_id"]:

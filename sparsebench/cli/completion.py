@@ -1,4 +1,4 @@
-"""Shell completion without Hydra: candidates come from the names of config files and the keys in them."""
+"""Shell completion without Hydra: candidates are the names of config files and the keys in them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ OPTIONS = {
     "report": ("--help", "--output"),
     "status": ("--all", "--format", "--help", "--watch"),
 }
-"""Of the commands that have options of their own; asking their parsers would import pandas."""
+"""Options of the commands that have some; building their parsers would import pandas."""
 OPTIONS_OF_DATA = {
     "check": ("--help", "--no-decode", "--output"),
     "pack": ("--help", "--output", "--quality", "--side"),
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def answer(arguments: Sequence[str]) -> int:
-    """Print the candidates for the last word of a command line, one a line."""
+    """Print the candidates for the last word of a command line, one per line."""
     line = arguments[0] if arguments else ""
     words = line.split()
     last = "" if not words or line[-1].isspace() else words.pop()
@@ -80,7 +80,7 @@ def answer(arguments: Sequence[str]) -> int:
 
 
 def candidates(before: Sequence[str], last: str) -> list[str]:
-    """What the word ``last`` may become after the words ``before`` (without the program's name)."""
+    """Completions of the word ``last`` after the words ``before`` (without the program's name)."""
     if not before:
         return [name for name in COMMANDS if name.startswith(last)]
     if before[0] == "data" and (len(before) < 3 or last.startswith("-")):
@@ -115,7 +115,7 @@ def candidates(before: Sequence[str], last: str) -> list[str]:
 
 
 def _study_keys(before: Sequence[str]) -> list[str]:
-    """Settings of theory.yaml, and those of the chosen study."""
+    """Settings of theory.yaml and of the chosen study."""
     import yaml
 
     content = yaml.safe_load((config_dir() / "theory.yaml").read_text(encoding="utf-8"))
@@ -147,7 +147,7 @@ def _keys(before: Sequence[str]) -> list[str]:
         except yaml.YAMLError:
             continue
         if isinstance(content, dict) and "_target_" in content:
-            package = re.match(r"# @package ([a-z][\w.]*)", text)  # where it is not the group's own
+            package = re.match(r"# @package ([a-z][\w.]*)", text)  # if it is not the group's own package
             keys += _flatten(f"{package[1] if package else group}.", content)
     return keys
 

@@ -1,4 +1,4 @@
-"""``sparsebench data check`` and ``sparsebench data pack``: data sets on disk, verified and made faster to read."""
+"""``sparsebench data check`` and ``data pack``: verify data sets on disk, or pack them for faster reading."""
 
 from __future__ import annotations
 
@@ -32,35 +32,45 @@ from sparsebench.paths import expanded, options
 
 FOUND = ("split", "image", "what")
 AHEAD = 4
-"""Images in flight a thread."""
+"""Images in flight per thread."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Check or pack one data set.
 
     Returns:
-        0, or 1 if something is wrong with the data.
+        0, or 1 if there are problems in the data.
 
     Raises:
-        SettingError: There is no such data set, it is not where it should be, or a setting is wrong.
+        SettingError: There is no such data set, its files are missing, or a setting is wrong.
     """
     parser = argparse.ArgumentParser(prog="sparsebench data", description=__doc__.split(": ", 1)[1])
     commands = parser.add_subparsers(dest="command", required=True, metavar="check|pack")
-    check = commands.add_parser("check", help="counts, classes, unreadable images; checksums of packed ones")
-    check.add_argument(
-        "--no-decode", action="store_true", help="count only; of packed images compare checksums too"
+    check = commands.add_parser(
+        "check", help="count images and classes, find unreadable images, verify checksums of packed ones"
     )
-    check.add_argument("-o", "--output", type=Path, metavar="CSV", help="write what is found, an image a row")
-    packs = commands.add_parser("pack", help="make images smaller and pack them into a few large files")
-    packs.add_argument("--side", type=int, default=256, help="longest shorter side, in pixels (default: 256)")
-    packs.add_argument("--quality", type=int, default=95, help="of JPEG, 1 to 95 (default: 95)")
-    packs.add_argument("--output", type=Path, metavar="FOLDER", help="where to (default: data_root)")
+    check.add_argument(
+        "--no-decode", action="store_true", help="only count; for packed images also verify checksums"
+    )
+    check.add_argument(
+        "-o", "--output", type=Path, metavar="CSV", help="write the problems, one image per row"
+    )
+    packs = commands.add_parser("pack", help="downscale images and pack them into a few large files")
+    packs.add_argument(
+        "--side",
+        type=int,
+        default=256,
+        metavar="N",
+        help="resize the shorter side to at most N pixels (default: 256)",
+    )
+    packs.add_argument("--quality", type=int, default=95, help="JPEG quality, 1 to 95 (default: 95)")
+    packs.add_argument("--output", type=Path, metavar="FOLDER", help="output folder (default: data_root)")
     for command in (check, packs):
         command.add_argument("dataset", metavar="DATASET", help="as in dataset=...")
         command.add_argument(
             "settings", nargs="*", metavar="SETTING", help="data_root=..., dataset.packed=..., workers=..."
         )
-    settings = [word for word in arguments if "=" in word and word[0] != "-"]  # wherever they stand
+    settings = [word for word in arguments if "=" in word and word[0] != "-"]  # anywhere on the command line
     args = parser.parse_args([word for word in arguments if word not in settings])
     if args.dataset not in options("dataset"):
         raise SettingError("dataset", args.dataset, one_of(options("dataset"), args.dataset))
@@ -70,13 +80,13 @@ def main(arguments: Sequence[str]) -> int:
     if args.command == "pack":
         if not on_disk:
             raise SettingError(
-                "dataset", args.dataset, "a data set that is read from files: this one is kept in memory"
+                "dataset", args.dataset, "a data set that is read from files; this one is kept in memory"
             )
         return _pack(cfg, kind, args.side, args.quality, args.output)
     if not on_disk:
-        dataset = build(cfg.dataset, "dataset", device="cpu")  # reads everything, and refuses what is damaged
+        dataset = build(cfg.dataset, "dataset", device="cpu")  # reads everything, and refuses damaged files
         sizes = ", ".join(f"{len(getattr(dataset, split)):,} {split}" for split in ("train", "val", "test"))
-        print(f"{dataset.name}: {dataset.num_classes} classes, {sizes} images; nothing is wrong")
+        print(f"{dataset.name}: {dataset.num_classes} classes, {sizes} images; no problems found")
         return 0
     return _check(cfg, kind, not args.no_decode, args.output)
 
@@ -113,12 +123,12 @@ def _check(cfg: DictConfig, kind: type[FolderDataset], decoding: bool, output: P
     kinds = Counter(row["what"].split(":")[0] for row in rows)
     for what, count in sorted(kinds.items()):
         first = next(row for row in rows if row["what"].startswith(what))
-        print(f"{what}: {count:,}, the first {first['split']}:{first['image']} ({first['what']})")
+        print(f"{what}: {count:,}, first: {first['split']}:{first['image']} ({first['what']})")
     if output is not None:
         write_csv(output, FOUND, rows)
     wrong = sum(count for what, count in kinds.items() if what in ("unreadable", "checksum"))
     looked = "every image was decoded" if decoding else "no image was decoded"
-    print(f"{wrong:,} are wrong" if wrong else f"nothing is wrong; {looked}")
+    print(f"{wrong:,} problems found" if wrong else f"no problems found; {looked}")
     return int(wrong > 0)
 
 
@@ -130,13 +140,13 @@ def _compare_with_all_of_imagenet(found: ImageIndex) -> None:
         ("validation images, the test set", len(found.test), ImageNet.TEST),
     ):
         if here != all_:
-            print(f"{what}: {here:,}, where all of ImageNet has {all_:,}; results will be of imagenet_subset")
+            print(f"{what}: {here:,}, all of ImageNet has {all_:,}; results will be called imagenet_subset")
 
 
 def _checksums(split: str, source: Packed) -> list[dict[str, Any]]:
     about, _ = read_index(source.folder)
     return [
-        {"split": split, "image": name, "what": "checksum: not the SHA-256 that the index has"}
+        {"split": split, "image": name, "what": "checksum: differs from the SHA-256 in the index"}
         for name in tqdm(
             source.names, desc=f"{split} checksums", unit="shard", disable=not sys.stderr.isatty()
         )
@@ -145,7 +155,7 @@ def _checksums(split: str, source: Packed) -> list[dict[str, Any]]:
 
 
 def _decoded(split: str, source: ImageSource, workers: int) -> list[dict[str, Any]]:
-    """What is to be said of single images: those that cannot be read, and those that are not RGB."""
+    """Problems of single images: unreadable ones, and ones that are not RGB."""
 
     def look(index: int) -> str:
         try:
@@ -179,16 +189,16 @@ def _pack(cfg: DictConfig, kind: type[FolderDataset], side: int, quality: int, o
     if (folder / INDEX).is_file():
         before, _ = read_index(folder)
         if all(before[key] == value for key, value in {**about, "side": side, "quality": quality}.items()):
-            print(f"{folder}: packed already; sparsebench data check compares its checksums")
+            print(f"{folder}: already packed; sparsebench data check verifies its checksums")
             return 0
     total = sum(len(source) for _, source, _ in _splits(found))
     with tqdm(total=total, desc="pack", unit="image", disable=not sys.stderr.isatty()) as bar:
         metadata = pack(found, folder, side, quality, about, _workers(cfg), bar.update)
-    kept = f", {metadata['kept_shards']} of them from before" if metadata["kept_shards"] else ""
+    kept = f", {metadata['kept_shards']} of them reused" if metadata["kept_shards"] else ""
     size = f"{metadata['bytes'] / 1e9:.3g} GB in {len(metadata['sha256'])} shards"
     print(f"{folder}: {metadata['images']:,} images, {size}{kept}")
     if bad := metadata["unreadable"]:
-        print(f"{len(bad):,} unreadable images are packed as they are, the first {bad[0]}")
+        print(f"{len(bad):,} unreadable images are packed unchanged, first: {bad[0]}")
     where = output or cfg.data_root
     print(f"use it with dataset.packed={side} data_root={where}")
     return 0

@@ -1,4 +1,4 @@
-"""``sparsebench evaluate``: the evaluations of ``evaluate=...`` on runs that are finished."""
+"""``sparsebench evaluate``: run the evaluations of ``evaluate=...`` on finished runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sparsebench.runs.reopen import Datasets, FinishedRun
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Evaluate every finished run under the named folders; summary.csv and the model stay as they are.
+    """Evaluate every finished run under the given folders; summary.csv and the model stay unchanged.
 
     Returns:
         0, or 1 if a run could not be evaluated.
@@ -28,13 +28,15 @@ def main(arguments: Sequence[str]) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="sparsebench evaluate",
-        description=f"Evaluates finished runs and writes what is found to {FOLDER}/NAME.csv in each run folder.",
+        description=f"Evaluates finished runs and writes {FOLDER}/NAME.csv into each run folder.",
         epilog="example: sparsebench evaluate results/runs evaluate=[calibration,per_class]",
     )
     parser.add_argument(
         "arguments", nargs="+", metavar="FOLDER|SETTING", help="run folders, evaluate=... and its settings"
     )
-    parser.add_argument("--data-root", type=Path, metavar="FOLDER", help="where images lie on this machine")
+    parser.add_argument(
+        "--data-root", type=Path, metavar="FOLDER", help="folder of the data sets on this machine"
+    )
     args = parser.parse_args(arguments)
     settings = [text for text in args.arguments if text.lstrip("+").split("=")[0].split(".")[0] == "evaluate"]
     paths = [Path(text) for text in args.arguments if text not in settings]
@@ -63,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
                 raise RunError("diverged: there is nothing to evaluate")
             dense = dense_run(chosen, run.cfg, run.choices, path.parent)
             columns = apply(chosen, run.network(datasets), run.cfg.batch_size, dense, path)
-        except (RunError, SettingError) as error:  # of this run; the others go on
+        except (RunError, SettingError) as error:  # of this run; continue with the others
             tqdm.write(f"sparsebench: {path}: {error}", file=sys.stderr)
             failed += 1
             continue

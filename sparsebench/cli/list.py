@@ -1,4 +1,4 @@
-"""``sparsebench list``: what can be chosen, read from the configs and from the source, nothing imported."""
+"""``sparsebench list``: the available options, read from the configs and the source without importing it."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Entry:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print one line an option.
+    """Print one line per option.
 
     Raises:
         SettingError: There is no such group.
     """
     parser = argparse.ArgumentParser(
-        prog="sparsebench list", description="What can be chosen, with its paper."
+        prog="sparsebench list", description="Lists the available options with their papers."
     )
     parser.add_argument("group", nargs="?", help=", ".join(GROUPS))
     parser.add_argument("--format", choices=("table", "json"), default="table")
@@ -75,7 +75,7 @@ def entries(group: str) -> list[Entry]:
 def _entry(path: Path) -> Entry:
     text = path.read_text(encoding="utf-8")
     try:
-        content = yaml.safe_load(text) or {}  # an option that sets more than its own group names it
+        content = yaml.safe_load(text) or {}  # an option that also sets other groups nests its own
         target = content.get("_target_") or (content.get(path.parent.name) or {}).get("_target_")
     except (yaml.YAMLError, AttributeError):
         return Entry(path.stem, f"cannot be read: {path} is not a mapping in YAML", "")
@@ -89,7 +89,7 @@ def _entry(path: Path) -> Entry:
 
 
 def _docstring(target: str) -> str:
-    """The docstring of a dotted name, from the source file: importing it would import torch."""
+    """The docstring of a dotted name, read from the source file because importing it would import torch."""
     module, _, name = target.rpartition(".")
     file = find_source(module)
     if file is not None and file.is_dir():
@@ -107,16 +107,16 @@ def _docstring(target: str) -> str:
 
 
 def _imported(target: str) -> str:
-    """The docstring of what is not written where its name says, such as a class that a package passes on."""
+    """The docstring of an object that is defined elsewhere, such as a class that a package re-exports."""
     module, _, name = target.rpartition(".")
     try:
         return inspect.cleandoc(getattr(importlib.import_module(module), name).__doc__ or "")
-    except Exception:  # of a package that does not work: whatever its import ends in
+    except Exception:  # the import of a broken package can raise anything
         return ""
 
 
 def _reference(docstring: str) -> str:
-    """The first reference: up to its venue and year."""
+    """The first reference, up to its venue and year."""
     match = re.search(r"References:\n((?:[ ]+\S.*(?:\n|$))+)", docstring)
     if match is None:
         return ""

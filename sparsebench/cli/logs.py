@@ -1,4 +1,4 @@
-"""``sparsebench logs``: the log of a run."""
+"""``sparsebench logs``: print the log of a run."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         SettingError: There is no such run, or several.
     """
-    parser = argparse.ArgumentParser(prog="sparsebench logs", description="the log of a run")
-    parser.add_argument("run", metavar="RUN", help="its folder, or the beginning of its name or its run_id")
+    parser = argparse.ArgumentParser(prog="sparsebench logs", description="Prints the log of a run.")
+    parser.add_argument("run", metavar="RUN", help="run folder, or a prefix of its name or run_id")
     parser.add_argument("results", nargs="?", type=Path, default=Path("results/runs"), metavar="RESULTS",
-                        help="folder of results in which RUN is looked for; results/runs by default")  # fmt: skip
-    parser.add_argument("-n", "--lines", type=int, metavar="N", help="the last N lines")
-    parser.add_argument("-f", "--follow", action="store_true", help="go on as the log grows; Ctrl-C ends it")
+                        help="folder of results to search for RUN (default: results/runs)")  # fmt: skip
+    parser.add_argument("-n", "--lines", type=int, metavar="N", help="print only the last N lines")
+    parser.add_argument("-f", "--follow", action="store_true", help="keep printing new lines until Ctrl-C")
     args = parser.parse_args(arguments)
     require_int("--lines", args.lines, least=0, optional=True)
     path = _run(args.run, args.results)
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(name: str, results: Path) -> Path:
-    """The log of the one run that is meant, or what is known of one that never began."""
+    """The log of the one run that ``name`` refers to."""
     if (Path(name) / schema.LOG).is_file():
         return Path(name) / schema.LOG
     if Path(name).is_dir():
@@ -52,12 +52,12 @@ def _run(name: str, results: Path) -> Path:
         return found[0] / schema.LOG
     several = ", ".join(path.name for path in found[:5])
     raise SettingError(
-        "run", name, f"one run in {results}; these begin so: {several}" if found else f"a run in {results}"
+        "run", name, f"one run in {results}; several match: {several}" if found else f"a run in {results}"
     )
 
 
 def _follow(path: Path, lines: int | None, follow: bool) -> Iterator[str]:
-    """The text of a file, or its last ``lines``, and then what is added to it, for ever."""
+    """The text of a file, or its last ``lines``, then with ``follow`` everything appended to it."""
     text = path.read_text(encoding="utf-8", errors="replace")
     position = path.stat().st_size
     yield text if lines is None else "".join(text.splitlines(keepends=True)[-lines or len(text) :])

@@ -1,4 +1,4 @@
-"""The command line: subcommands in front of Hydra. Imports nothing heavy, so that help answers at once."""
+"""The command line: subcommands in front of Hydra. Imports nothing heavy, so that help is fast."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ examples:
   sparsebench report results/runs
   sparsebench theory study=overparam_prune
   sparsebench list methods
-  sparsebench train --cfg job          every setting with its value
+  sparsebench train --cfg job          print every setting
   eval "$(sparsebench completion bash)"
 
-The default data set is digits, 1,797 small images that come along: results on it show that a method
-works, and compare with nothing published. dataset=cifar10 is the benchmark. Settings are group=option or
-key=value; the configs lie in {configs}.
+The default data set is digits, 1,797 small bundled images: results on it show that a method works, and are
+not comparable with published ones. The benchmark is dataset=cifar10. Settings are group=option or key=value;
+the configs are in {configs}.
 """
 
 
@@ -41,16 +41,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        arguments: Words after the program's name; those of the process by default.
+        arguments: Arguments after the program's name; those of the process by default.
 
     Returns:
-        The exit status: 0 well, 1 a run that ended badly, 2 bad input, 75 stopped by SIGUSR1 or SIGUSR2 and to be
-        run again, 130 by Ctrl-C, 143 by SIGTERM.
+        The exit status: 0 on success, 1 if a run failed, 2 for invalid input, 75 if stopped by SIGUSR1 or SIGUSR2 (run
+        the command again), 130 by Ctrl-C, 143 by SIGTERM.
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
     try:
         status = _dispatch(argv)
-        sys.stdout.flush()  # a closed pipe shows here, not at the interpreter's exit
+        sys.stdout.flush()  # a closed pipe raises here, not at the interpreter's exit
         return status
     except (SettingError, RunError) as error:
         if os.environ.get("SPARSEBENCH_DEBUG") == "1":
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             str(error), 2 if isinstance(error, SettingError) else 1, should_report_error(argv, error)
         )
     except Interrupted as stop:
-        message = f"stopped by {stop}; the same command goes on from there"
+        message = f"stopped by {stop}; the same command resumes from there"
         return _fail(message, int(stop.code or 1), should_report_error(argv, stop))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at exit
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(what, 2, should_report_error(argv, error))
     except KeyboardInterrupt as error:
         resumable = argv[:1] in (["train"], ["sweep"], ["theory"])
-        more = "; the same command goes on from the last checkpoint" if resumable else ""
+        more = "; the same command resumes from the last checkpoint" if resumable else ""
         return _fail(f"interrupted{more}", 130, should_report_error(argv, error))
 
 
@@ -145,7 +145,7 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _parsed(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
-    """The status of a command whose parser ends the process after its help, and at bad words."""
+    """The exit status of a command whose parser raises SystemExit after its help and for invalid arguments."""
     try:
         return command(arguments)
     except SystemExit as done:

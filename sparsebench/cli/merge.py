@@ -1,4 +1,4 @@
-"""``sparsebench merge``: results of several clusters in one folder."""
+"""``sparsebench merge``: merge results of several clusters into one folder."""
 
 from __future__ import annotations
 
@@ -26,39 +26,37 @@ def main(arguments: Sequence[str]) -> int:
         The exit status, 0.
 
     Raises:
-        SettingError: A folder is not there, or has no finished runs.
-        RunError: A run is in two of them, with different results, or is being made at the target.
+        SettingError: A folder does not exist or has no finished runs.
+        RunError: A run is in two of them with different results, or is running at the target.
     """
     parser = argparse.ArgumentParser(
         prog="sparsebench merge",
-        description="Copy the finished runs of several folders into one. A run that is there already with the same "
-        "result is left out; one with another result is named, and the status is 1; nothing is overwritten.",
+        description="Copies the finished runs of several folders into one. Runs that are there with equal results are "
+        "skipped; runs with different results are listed, and the exit status is 1; nothing is overwritten.",
     )
     parser.add_argument("sources", nargs="+", type=Path, metavar="RESULTS", help="folder of results")
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="RESULTS", help="where they come together"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="RESULTS", help="output folder")
+    parser.add_argument("--dry-run", action="store_true", help="only print what would be done")
     args = parser.parse_args(arguments)
     found = [run for source in args.sources for run in _finished(source)]
     conflicts = merge(found, args.output, args.dry_run)
     if conflicts:
         raise RunError(
-            f"{len(conflicts)} runs have different results; left as they were: {'; '.join(conflicts)}"
+            f"{len(conflicts)} runs have different results; left unchanged: {'; '.join(conflicts)}"
         )
     return 0
 
 
 def merge(found: Sequence[Path], target: Path, dry_run: bool) -> list[str]:
-    """Copy run folders; says in one line what was done.
+    """Copy run folders, and print a summary in one line.
 
     Args:
         found: Folders of finished runs.
-        target: Where they go; made if missing.
+        target: Output folder; created if missing.
         dry_run: Copy nothing.
 
     Returns:
-        A line for every run whose results differ.
+        One line for every run whose results differ.
     """
     here, copied, same, conflicts = ResultsFolder(target).folders, 0, 0, []
     for folder in tqdm(found, desc="merging", unit="run", disable=None, leave=False):
@@ -73,14 +71,14 @@ def merge(found: Sequence[Path], target: Path, dry_run: bool) -> list[str]:
         if not dry_run:
             claimed = Lease.claim(target / FOLDER, name)
             if isinstance(claimed, Holder):
-                conflicts.append(f"{there or target / folder.name} is being made by {claimed}")
+                conflicts.append(f"{there or target / folder.name} is held by {claimed}")
                 continue
             with claimed:
                 _copy(folder, target, there)
         here[name] = folder
         copied += 1
     say = "would be copied" if dry_run else "copied"
-    print(f"{target}: {copied} runs {say}, {same} were there with the same result, {len(conflicts)} differ")
+    print(f"{target}: {copied} runs {say}, {same} exist with the same result, {len(conflicts)} differ")
     return conflicts
 
 
@@ -93,7 +91,7 @@ def _finished(source: Path) -> list[Path]:
 
 
 def _copy(folder: Path, target: Path, there: Path | None) -> None:
-    """A copy that appears whole or not at all, in the place of one that was begun there."""
+    """Copy a run folder atomically, replacing an unfinished one."""
     temporary = target / f".{folder.name}.{socket.gethostname()}.{os.getpid()}.tmp"
     shutil.copytree(folder, temporary, ignore=shutil.ignore_patterns("*.pt", "*.tmp"))
     if there is not None:

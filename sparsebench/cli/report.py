@@ -1,4 +1,4 @@
-"""``sparsebench report``: results as a page and figures."""
+"""``sparsebench report``: results as an HTML page and figures."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the report on RESULTS, and say where it lies.
+    """Write the report on RESULTS, and print its path.
 
     Raises:
-        SettingError: RESULTS holds no results, or FOLDER cannot be one.
+        SettingError: RESULTS holds no results, or FOLDER cannot be created.
     """
     parser = argparse.ArgumentParser(
         prog="sparsebench report",
-        description="A page with figures and a table of all runs, that needs no network, and each figure as PNG, SVG "
-        "and PDF with its data as CSV. From a CSV, without the run folders, there are no figures of single runs.",
+        description="Writes a self-contained page with figures and a table of runs, and each figure as PNG, SVG, PDF "
+        "with its data as CSV. From a CSV, without the run folders, there are no figures of single runs.",
     )
     parser.add_argument(
         "results", type=Path, metavar="RESULTS", help="run folder, folder of runs or theory studies, or CSV"
@@ -28,10 +28,10 @@ def main(arguments: Sequence[str]) -> int:
         "--output",
         type=Path,
         metavar="FOLDER",
-        help="write here (default: RESULTS/report, or <name>-report beside a CSV)",
+        help="output folder (default: RESULTS/report, or <name>-report next to a CSV)",
     )
     options = parser.parse_args(arguments)
-    from sparsebench.report.write import PAGE, write  # after the help: matplotlib takes a second
+    from sparsebench.report.write import PAGE, write  # after parsing: importing matplotlib takes a second
 
     source: Path = options.results
     beside = source.with_name(f"{source.stem}-report") if source.is_file() else source / "report"
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     summary_parts = [f"{studies} theory stud{'y' if studies == 1 else 'ies'}"] if studies else []
     if results is not None:
         valid = int(results.frame["counts"].sum())
-        summary_parts.append(f"{valid} of {len(results.frame)} runs count")
+        summary_parts.append(f"{valid} of {len(results.frame)} runs are valid")
         summary_parts += [f"{results.unfinished} unfinished"] if results.unfinished else []
     print(", ".join(summary_parts), file=sys.stderr)
     print(output / PAGE)

@@ -1,4 +1,4 @@
-"""``sparsebench status``: what runs are doing, from what they leave on disk."""
+"""``sparsebench status``: the state of runs, read from disk."""
 
 from __future__ import annotations
 
@@ -31,12 +31,17 @@ def main(arguments: Sequence[str]) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="sparsebench status",
-        description="planned, queued, running, interrupted, failed, diverged and finished runs",
+        description="Shows planned, queued, running, interrupted, failed, diverged and finished runs.",
     )
     parser.add_argument("path", type=Path, metavar="RESULTS", help="folder of results")
-    parser.add_argument("--all", action="store_true", help="finished runs, too, one by one")
+    parser.add_argument("--all", action="store_true", help="also list finished runs")
     parser.add_argument(
-        "--watch", nargs="?", type=float, const=5.0, metavar="SECONDS", help="again and again; Ctrl-C ends it"
+        "--watch",
+        nargs="?",
+        type=float,
+        const=5.0,
+        metavar="SECONDS",
+        help="refresh every SECONDS until Ctrl-C",
     )
     parser.add_argument("--format", default="text", metavar="FORMAT", help=f"{' or '.join(FORMATS)}")
     args = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""``sparsebench sweep``: one run for every combination of comma-separated values, or of an experiment's grids."""
+"""``sparsebench sweep``: one run per combination of comma-separated values, or of an experiment's grids."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sparsebench.cli import train
 from sparsebench.config import renamed
 
 INFO_FLAGS = frozenset({"--cfg", "-c", "--info", "-i"})
-"""Words with which Hydra shows something, and runs nothing."""
+"""Flags with which Hydra prints information instead of running."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
 
     Raises:
         SettingError: A setting is wrong.
-        RunError: Runs are left that failed.
+        RunError: Some runs failed.
     """
     register()
     argv = renamed.update_overrides(arguments)
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def expand_shorthand(override: str) -> str:
-    """What a short word of ``sparsebench sweep`` stands for.
+    """Expand a shorthand of ``sparsebench sweep`` to Hydra's override.
 
     Example:
         >>> in_full("launcher=slurm"), in_full("launcher.n_jobs=4"), in_full("retries=2"), in_full("--dry-run")
@@ -50,7 +50,7 @@ def expand_shorthand(override: str) -> str:
 
 
 def register() -> None:
-    """Make the sweeper and the launchers known to Hydra."""
+    """Register the sweeper and the launchers with Hydra."""
     from hydra.core.plugins import Plugins
 
     plugins_dir = str(Path(sparsebench.__file__).parent / "plugins")
@@ -58,7 +58,7 @@ def register() -> None:
     try:
         plugin = importlib.import_module("hydra_plugins.sparsebench_plugins")
     finally:
-        # Processes of a launcher that get this path would import the plugin while they import Hydra.
+        # Worker processes that inherit this path would import the plugin while they import Hydra.
         sys.path.remove(plugins_dir)
     for plugin_class in (plugin.GridSweeper, plugin.LocalLauncher, plugin.SlurmLauncher):
         Plugins.instance().register(plugin_class)

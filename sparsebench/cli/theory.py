@@ -1,4 +1,4 @@
-"""``sparsebench theory``: a paper's prediction beside a simulation, from a config to a folder of tables and figures."""
+"""``sparsebench theory``: compare a paper's prediction with a simulation; writes a folder of tables and figures."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from sparsebench.theory.study import Study, Tables
 HELP = """\
 usage: sparsebench theory study=NAME [study.KEY=VALUE ...] [device=cuda] [results_dir=FOLDER]
 
-  sparsebench theory study=NAME --cfg job      every setting with its value
-  sparsebench sweep study=NAME study.seed=0,1  one study for every combination of comma-separated values
+  sparsebench theory study=NAME --cfg job      print every setting
+  sparsebench sweep study=NAME study.seed=0,1  one study per combination of comma-separated values
 
 studies:"""
 
 _failed: list[Exception] = []
 _collected: list[bool] = []
-"""Not empty where the process that runs a study is the command's own, which raises what failed at its end."""
+"""Non-empty if the study runs in the command's own process, which raises the errors at its end."""
 
 
 @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="theory")
 def _task(cfg: DictConfig) -> None:
-    """One study; also what launchers send to other processes."""
+    """One study; launchers also run this in other processes."""
     job = HydraConfig.get()
     choices = dict(job.runtime.choices)
     try:
@@ -47,7 +47,7 @@ def _task(cfg: DictConfig) -> None:
         run_study(cfg, choices, _as_typed(job.overrides.task), about, _figures)
     except (SettingError, RunError, OSError) as error:
         note_failure(cfg, study_id(cfg, choices), error)
-        if job.mode == hydra.types.RunMode.MULTIRUN:  # the others go on
+        if job.mode == hydra.types.RunMode.MULTIRUN:  # the others continue
             print(f"sparsebench: {' '.join(_as_typed(job.overrides.task))}: {error}", file=sys.stderr)
             if not _collected:
                 raise
@@ -64,15 +64,15 @@ def _figures(name: str, definition: Study, tables: Tables) -> Iterator[tuple[str
 
 
 def main(arguments: Sequence[str], sweep: bool = False) -> int:
-    """Run ``sparsebench theory ARGUMENTS``, or one study for every combination with ``sweep``.
+    """Run ``sparsebench theory ARGUMENTS``, or with ``sweep`` one study per combination.
 
     Returns:
-        The exit status, 0: also where a check failed, which is a result.
+        The exit status, 0; a failed check is a result, not an error.
 
     Raises:
         SettingError: A setting is wrong.
     """
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed with a traceback
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors are raised here instead of printed with a traceback
     overrides = [expand_shorthand(override) for override in renamed.update_overrides(arguments)]
     overrides = [
         f"{STUDY}={override[6:]}" if override.startswith("study=") else override for override in overrides
@@ -108,5 +108,5 @@ def main(arguments: Sequence[str], sweep: bool = False) -> int:
 
 
 def _as_typed(overrides: Sequence[str]) -> list[str]:
-    """The overrides as they are written on the command line."""
+    """The overrides as typed on the command line."""
     return [override.replace(f"{STUDY}=", "study=") for override in overrides]

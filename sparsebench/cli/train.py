@@ -25,7 +25,7 @@ _failed: list[Exception] = []
 
 @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train")
 def _task(cfg: DictConfig) -> float | None:
-    """One run; also what launchers send to other processes, so everything else is imported here."""
+    """One run; launchers also run this in other processes, so everything else is imported here."""
     from sparsebench.runs.run import run
     from sparsebench.runs.tune_to_target import tune
 
@@ -37,19 +37,19 @@ def _task(cfg: DictConfig) -> float | None:
         return todo(cfg, choices, [*extra, *job.overrides.task])
     except (SettingError, RunError, OSError) as error:
         _note(cfg, choices, error)
-        if job.mode == hydra.types.RunMode.MULTIRUN:  # the others go on; the last word is the sweep's
+        if job.mode == hydra.types.RunMode.MULTIRUN:  # the others continue; the last word is the sweep's
             if should_report_error(job.overrides.task, error):
                 print(f"sparsebench: {' '.join(job.overrides.task)}: {error}", file=sys.stderr)
             raise
-        _failed.append(error)  # raised by main: Hydra would print a line of its own
+        _failed.append(error)  # raised by main, because Hydra would print its own message
         return None
-    except Exception as error:  # of a method of another package, say: the sweep names it, whenever it came
+    except Exception as error:  # such as a bug in another package's method: the sweep reports it
         _note(cfg, choices, error)
         raise
 
 
 def _note(cfg: DictConfig, choices: dict[str, str | None], error: Exception) -> None:
-    """Leave an error of a sweep's run where the sweep looks for it: one before the run was claimed has not done so."""
+    """Record an error of a run for its sweep, even if it was raised before the run was claimed."""
     from sparsebench.config.identity import run_id
     from sparsebench.runs.run_lock import note_failure
 
@@ -64,14 +64,14 @@ def main(arguments: Sequence[str]) -> int:
 
     Raises:
         SettingError: A setting is wrong.
-        RunError: The run diverged, or missed its sparsity.
+        RunError: The run diverged, or missed its target sparsity.
     """
     overrides = renamed.update_overrides(arguments)
     return run_hydra(overrides, overrides)
 
 
 def run_hydra(argv: Sequence[str], overrides: Sequence[str]) -> int:
-    """The exit status of Hydra's program, which runs one config, or a sweep.
+    """Run Hydra's program on one config or a sweep; returns the exit status.
 
     Args:
         argv: Overrides as typed on the command line.
@@ -79,9 +79,9 @@ def run_hydra(argv: Sequence[str], overrides: Sequence[str]) -> int:
 
     Raises:
         SettingError: A setting is wrong.
-        RunError: A run diverged, or missed its sparsity.
+        RunError: A run diverged, or missed its target sparsity.
     """
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed with a traceback
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors are raised here instead of printed with a traceback
     program, sys.argv = sys.argv, ["sparsebench", *overrides]
     try:
         _failed.clear()
@@ -89,7 +89,7 @@ def run_hydra(argv: Sequence[str], overrides: Sequence[str]) -> int:
             _task()
         if _failed:
             raise _failed[0]
-    except Exception as error:  # a config that is missing is an OSError too
+    except Exception as error:  # a missing config is an OSError too
         explained = explain(error, [override for override in argv if "=" in override])
         if explained is None:
             raise

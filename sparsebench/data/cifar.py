@@ -31,7 +31,7 @@ class _CIFAR(ImageDataset):
         root = expanded(data_root)
         folder = find(root, self.layout)
         if folder is None:
-            from sparsebench.data.download import download  # here: torchvision is slow to import
+            from sparsebench.data.download import download  # imported here: torchvision is slow to import
 
             folder = download(root, self.layout)
         train, test = read(folder, self.layout)
@@ -54,22 +54,22 @@ class _CIFAR(ImageDataset):
 class CIFAR10(_CIFAR):
     """60,000 colour 32x32 photographs in 10 classes, 10,000 of them for test.
 
-    Read without network from the authors' binary or python version, in ``data_root`` or
-    ``data_root``/cifar10; downloaded there by torchvision otherwise.
+    Read from the authors' binary or python version in ``data_root`` or ``data_root``/cifar10, or else downloaded
+    there by torchvision.
 
     Args:
         data_root: Folder that holds cifar-10-batches-bin or cifar-10-batches-py; ``~`` is the home folder.
-        val_fraction: See `ImageDataset`, as for all that follow.
+        val_fraction: See `ImageDataset`, also for the following arguments.
         split_seed: Seed of the split of the training images into ``train`` and ``val``.
-        train_samples: Keep only so many training images.
+        train_samples: Number of training images to keep.
         mean: Mean of each channel.
         std: Standard deviation of each channel.
-        pad: Padding of the random crop; 4 is the field's.
-        flip: Whether to mirror half of the training images.
-        device: Where all images live.
+        pad: Padding of the random crop; 4 is standard.
+        flip: Whether to flip training images horizontally.
+        device: Device of the images.
 
     Raises:
-        SettingError: The images are not there and cannot be had, or a file is damaged.
+        SettingError: The images are missing and cannot be downloaded, or a file is corrupt.
 
     References:
         Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", technical report,
@@ -83,22 +83,22 @@ class CIFAR10(_CIFAR):
 class CIFAR100(_CIFAR):
     """60,000 colour 32x32 photographs in 100 (fine) classes, 10,000 of them for test.
 
-    Read without network from the authors' binary or python version, in ``data_root`` or
-    ``data_root``/cifar100; downloaded there by torchvision otherwise.
+    Read from the authors' binary or python version in ``data_root`` or ``data_root``/cifar100, or else downloaded
+    there by torchvision.
 
     Args:
         data_root: Folder that holds cifar-100-binary or cifar-100-python; ``~`` is the home folder.
-        val_fraction: See `ImageDataset`, as for all that follow.
+        val_fraction: See `ImageDataset`, also for the following arguments.
         split_seed: Seed of the split of the training images into ``train`` and ``val``.
-        train_samples: Keep only so many training images.
+        train_samples: Number of training images to keep.
         mean: Mean of each channel.
         std: Standard deviation of each channel.
-        pad: Padding of the random crop; 4 is the field's.
-        flip: Whether to mirror half of the training images.
-        device: Where all images live.
+        pad: Padding of the random crop; 4 is standard.
+        flip: Whether to flip training images horizontally.
+        device: Device of the images.
 
     Raises:
-        SettingError: The images are not there and cannot be had, or a file is damaged.
+        SettingError: The images are missing and cannot be downloaded, or a file is corrupt.
 
     References:
         Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", technical report,

@@ -1,4 +1,4 @@
-"""The handwritten digits that come with scikit-learn."""
+"""The handwritten digits bundled with scikit-learn."""
 
 from __future__ import annotations
 
@@ -10,34 +10,33 @@ from sparsebench.data.arrays import ImageDataset, Split, stratified
 from sparsebench.errors import require_int
 
 TEST_FRACTION = 0.2
-TEST_SEED = 0  # not an argument: the test images are part of what the data set is
+TEST_SEED = 0  # not an argument: the test split is part of the data set's definition
 
 
 class Digits(ImageDataset):
     """1,797 grey 8x8 images of handwritten digits in 10 classes, bundled with scikit-learn.
 
-    The data set's authors publish no test split of these: a stratified fifth (359 images), drawn once
-    with a fixed seed, is ``test``. Pixels 0..16 are stored as round(255 x / 16), so that [0, 1] is their
-    scale as for any other image. The mean and deviation in conf/dataset/digits.yaml are those of the
-    1,438 images outside ``test``.
+    There is no official test split of these images: a stratified fifth (359 images), drawn with a fixed seed, is
+    ``test``. Pixels 0..16 are stored as round(255 x / 16), so that their scale is [0, 1] as for other images. The
+    mean and standard deviation in conf/dataset/digits.yaml are those of the 1,438 images outside ``test``.
 
     Args:
-        val_fraction: See `ImageDataset`, as for all that follow.
+        val_fraction: See `ImageDataset`, also for the following arguments.
         split_seed: Seed of the split of the training images into ``train`` and ``val``.
-        train_samples: Keep only so many training images.
+        train_samples: Number of training images to keep.
         mean: Mean of the one channel.
         std: Standard deviation of the one channel.
         pad: Padding of the random crop.
-        flip: Whether to mirror: digits are no longer themselves then.
-        channels: The grey image so many times: 3 for networks for colour images.
-        device: Where all images live.
+        flip: Whether to flip horizontally, which changes the digits.
+        channels: Number of copies of the grey channel: 3 for networks for colour images.
+        device: Device of the images.
 
     References:
         Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning
         Repository, 1998, doi 10.24432/C50P49.
     """
 
-    note = "digits is a small data set for trying things out: its accuracies compare with nothing published"
+    note = "digits is a small data set for trying things out: its accuracies are not comparable with published ones"
 
     def __init__(
         self,
@@ -52,7 +51,9 @@ class Digits(ImageDataset):
         channels: int = 1,
         device: torch.device | str = "cpu",
     ) -> None:
-        from sklearn.datasets import load_digits  # here: a second to import, and only this data set needs it
+        from sklearn.datasets import (
+            load_digits,
+        )  # imported here: it takes a second, and only this data set needs it
 
         require_int("channels", channels, least=1)
         digits = load_digits()

@@ -20,22 +20,22 @@ SIDE = 64  # pixels
 class TinyImageNet(ImageDataset):
     """110,000 colour photographs of 64x64 pixels in 200 classes, 10,000 of them for test.
 
-    Small enough for memory: decoded once at the start of a run (1.35 GB), then as CIFAR. Labels of the official test
-    images are not published, so its validation images are the test set here.
+    Kept in memory: decoded once at the start of a run (1.35 GB), then handled like CIFAR. The official test labels are
+    not published, so the validation images are the test set.
 
     Args:
-        data_root: Folder that holds tiny-imagenet-200 as unpacked, or is it.
-        val_fraction: See `ImageDataset`, as for all that follow.
+        data_root: Folder that contains tiny-imagenet-200 as unpacked, or that folder itself.
+        val_fraction: See `ImageDataset`, also for the following arguments.
         split_seed: Seed of the split of the training images into ``train`` and ``val``.
-        train_samples: Keep only so many training images.
+        train_samples: Number of training images to keep.
         mean: Mean of each channel.
         std: Standard deviation of each channel.
         pad: Padding of the random crop.
-        flip: Whether to mirror half of the training images.
-        device: Where all images live.
+        flip: Whether to flip training images horizontally.
+        device: Device of the images.
 
     Raises:
-        SettingError: The images are not there, or one cannot be read.
+        SettingError: The images are missing, or one is unreadable.
 
     References:
         Le and Yang, "Tiny ImageNet Visual Recognition Challenge", CS 231N report, Stanford University, 2015.
@@ -86,7 +86,7 @@ class TinyImageNet(ImageDataset):
 
 def _decoded(source: ImageSource) -> Tensor:
     """All images of ``source``, uint8 [N, 3, 64, 64]."""
-    from sparsebench.data.decoding import decode  # here: torchvision is slow to import
+    from sparsebench.data.decoding import decode  # imported here: torchvision is slow to import
 
     images = torch.empty(len(source), 3, SIDE, SIDE, dtype=torch.uint8)
 
@@ -98,7 +98,7 @@ def _decoded(source: ImageSource) -> Tensor:
                     f"{image.shape[2]}x{image.shape[1]} pixels where there should be {SIDE}x{SIDE}"
                 )
         except (OSError, ValueError) as error:
-            raise SettingError("data_root", source.name(index), f"a whole image: {error}") from error
+            raise SettingError("data_root", source.name(index), f"a valid image: {error}") from error
         images[index] = image
 
     with ThreadPoolExecutor() as pool:

@@ -1,4 +1,4 @@
-"""Figures of means: accuracy against sparsity, and against what training and inference cost."""
+"""Figures of means: accuracy against sparsity, and against the cost of training and inference."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from matplotlib.ticker import LogLocator, NullLocator
 from sparsebench.report.style import COLORS, DENSE, LINES, count, legend, plain, scale, sparsity_axis
 
 TOGETHER = 8
-"""Lines that can be told apart in one panel; more get a panel each."""
+"""Lines that can be distinguished in one panel; more get a panel each."""
 
 MOST = 48
-"""Lines in a figure; those with the most runs."""
+"""Maximum number of lines in a figure; those with the most runs are shown."""
 
 SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -34,14 +34,14 @@ Curves = list[tuple[str, pd.DataFrame]]
 
 
 def accuracy(points: pd.DataFrame, styles: dict[str, dict[str, Any]]) -> tuple[Figure, str]:
-    """Accuracy against sparsity: lines, a panel for each where they are many, or dots where none has two points.
+    """Accuracy against sparsity: lines (one panel each if there are many), or dots if none has two points.
 
     Args:
-        points: Of one data set and model, as :func:`sparsebench.report.data.points` gives them.
+        points: Configurations of one data set and model, as :func:`sparsebench.report.data.points` gives them.
         styles: Label -> colour, marker and line style.
 
     Returns:
-        The figure, and a sentence that says how to read it.
+        The figure, and a caption.
     """
     dense, sparse = points[points["method"] == "dense"], points[points["method"] != "dense"]
     every = [(str(label), rows) for label, rows in sparse.groupby("label", sort=True)]
@@ -50,7 +50,7 @@ def accuracy(points: pd.DataFrame, styles: dict[str, dict[str, Any]]) -> tuple[F
     bars = "Means over n seeds; error bars and bands are the sample standard deviation."
     if all(rows["sparsity"].round(2).nunique() < 2 for _, rows in curves):
         kept = points[points["label"].isin([*(label for label, _ in curves), *dense["label"]])]
-        return _dots(kept), f"{bars} Every method has one sparsity here: its own row, best on top.{left}"
+        return _dots(kept), f"{bars} Every method has one sparsity here; one row each, best on top.{left}"
     if len(curves) > TOGETHER:
         figure, grid = _panels(curves, dense, lambda rows: scale_like(rows, sparse))
         sparsity_axis(grid[0], sparse["sparsity"], most=5)
@@ -76,13 +76,13 @@ def cost(
     """Accuracy against a cost, with the Pareto front of every budget.
 
     Args:
-        points: Of one data set and model.
+        points: Configurations of one data set and model.
         styles: Label -> colour, marker and line style.
-        column: Of the cost.
-        name: What the cost is called on the axis, with its unit.
+        column: Column of the cost.
+        name: Axis label of the cost, with its unit.
 
     Returns:
-        The figure, a sentence that says how to read it, and the points with a column ``pareto``.
+        The figure, a caption, and the points with a column ``pareto``.
     """
     points = points.assign(pareto=pareto(points, column))
     dense, sparse = points[points["method"] == "dense"], points[points["method"] != "dense"]
@@ -91,7 +91,7 @@ def cost(
     xlabel = f"{name} (×10{str(power).translate(SUPERSCRIPT)})" if power else name
     wide = 0 < points[column].min() * 30 < points[column].max()
     read = (
-        "A point a configuration, mean over n seeds with the sample standard deviation. Thin steps: the Pareto front"
+        "One point per configuration: mean over n seeds and sample standard deviation. Thin steps: the Pareto front"
         f"{' of each budget' if points['budget'].nunique() > 1 else ''}, where nothing cheaper is as accurate."
     )
     if len(curves) > TOGETHER and any(len(rows) > 1 for _, rows in curves):
@@ -120,11 +120,11 @@ def cost(
     _cost_axis(axes, wide)
     axes.set(xlabel=xlabel, ylabel=ACCURACY)
     legend(figure, 1 + (len(curves) > 30))
-    return figure, f"{read} The legend is in the order of accuracy.", points
+    return figure, f"{read} The legend is ordered by accuracy.", points
 
 
 def pareto(points: pd.DataFrame, column: str) -> pd.Series:
-    """Which points are more accurate than every other of the same budget that costs no more."""
+    """Which points are on the Pareto front: more accurate than all others of the same budget that cost no more."""
     ordered = points.sort_values([column, "top1"], ascending=[True, False], kind="stable")
     best = ordered.groupby("budget")["top1"].transform(
         lambda values: values.astype(float).cummax().shift(fill_value=-math.inf)
@@ -133,7 +133,7 @@ def pareto(points: pd.DataFrame, column: str) -> pd.Series:
 
 
 def _fronts(axes: Axes, points: pd.DataFrame, column: str, power: int, named: bool = False) -> None:
-    """The Pareto front of every budget as steps; ``named``: with the names of its points."""
+    """Draw the Pareto front of every budget as steps; ``named``: with the names of its points."""
     for i, (_, rows) in enumerate(points[points["pareto"]].groupby("budget")):
         front = rows.sort_values(column)
         x = [*front[column] / 10**power, points[column].max() / 10**power]
@@ -155,7 +155,7 @@ def _cost_axis(axes: Axes, wide: bool) -> None:
 
 
 def scale_like(rows: pd.DataFrame, every: pd.DataFrame) -> pd.Series:
-    """Positions of ``rows`` on the axis of ``every``."""
+    """Positions of ``rows`` on the axis that shows ``every``."""
     return scale(every["sparsity"]).loc[rows.index]
 
 
@@ -165,7 +165,7 @@ def _most_runs(curves: Curves) -> Curves:
 
 
 def _dense_lines(axes: Axes, dense: pd.DataFrame, *, vertical: bool = False, named: bool = True) -> None:
-    """Dense runs as lines across the axes, with a band of one deviation."""
+    """Draw dense runs as horizontal lines, with a band of one standard deviation."""
     line, band = (axes.axvline, axes.axvspan) if vertical else (axes.axhline, axes.axhspan)
     for i, row in enumerate(dense.to_dict("records")):
         style = {**DENSE, "linestyle": DENSE["linestyle"] if i == 0 else LINES[1 + i % 3]}
@@ -179,11 +179,11 @@ def _dense_lines(axes: Axes, dense: pd.DataFrame, *, vertical: bool = False, nam
 def _panels(
     curves: Curves, dense: pd.DataFrame, place: Callable[[pd.DataFrame], pd.Series]
 ) -> tuple[Figure, list[Axes]]:
-    """Small multiples: the same axes for all, one line in colour in each; ``place`` gives the positions of rows."""
+    """Small multiples: the same axes for all, one highlighted line in each; ``place`` gives the positions of rows."""
     columns = 4 if len(curves) <= 12 else 6
     lines = math.ceil(len(curves) / columns)
     height = 1.6 * lines + 1.1
-    figure = Figure(figsize=(10, height))  # placed by hand: a layout of many panels takes seconds
+    figure = Figure(figsize=(10, height))  # fixed positions: automatic layout of many panels takes seconds
     figure.subplots_adjust(
         left=0.06, right=0.99, bottom=0.5 / height, top=1 - 0.65 / height, wspace=0.12, hspace=0.35
     )
@@ -209,7 +209,7 @@ def _panels(
 
 
 def _dots(points: pd.DataFrame) -> Figure:
-    """One row a configuration, best on top; the dense run's accuracy as a vertical line."""
+    """One row per configuration, best on top; the dense run's accuracy as a vertical line."""
     points = points.sort_values("top1", kind="stable")
     dense, sparse = points[points["method"] == "dense"], points[points["method"] != "dense"]
     shown = sparse if len(sparse) else dense
@@ -234,14 +234,14 @@ def _usual(points: pd.DataFrame) -> float:
 
 
 def _named(label: str, rows: pd.DataFrame, usual: float) -> str:
-    """A line with its number of seeds, and its sparsity if it is one and not the ``usual``."""
+    """A line's label with its number of seeds, and its sparsity if that is a single unusual one."""
     text = f"{label} ({count(rows['n'])})"
     unusual = len(rows) == 1 and abs(rows["sparsity"].iloc[0] - usual) > 0.004
     return f"{text} at {rows['sparsity'].iloc[0]:.3f}" if unusual else text
 
 
 def _wrapped(text: str, width: int) -> str:
-    """``text`` in two lines at most."""
+    """``text`` in at most two lines."""
     if len(text) <= width:
         return text
     cut = text.rfind(" ", 0, width + 1)

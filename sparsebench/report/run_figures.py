@@ -1,4 +1,4 @@
-"""Figures of single runs: sparsity of every layer, and how trainings went."""
+"""Figures of single runs: sparsity of every layer, and training curves."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from sparsebench.report.figures import MOST
 from sparsebench.report.style import COLORS, MARKERS, count, legend, plain
 
 TOGETHER = 6
-"""Trainings in one figure: a colour each."""
+"""Runs per figure of training curves: one colour each."""
 
 FIGURES = 3
-"""Figures of trainings for a data set and model."""
+"""Maximum number of figures of training curves per data set and model."""
 
 NEAR = 0.02
-"""Distance from a sparsity at which a method that is asked for none is shown beside those that are."""
+"""Distance from the target sparsity within which methods without a target are shown with those that have one."""
 
 PANELS = (
     ("val_top1", "validation top-1 accuracy (%)"),
     ("sparsity", "sparsity (fraction of zeros)"),
-    ("mask_flips", "mask flips (share of mask bits)"),
+    ("mask_flips", "mask flips (fraction of mask bits)"),
     ("pruning_error", "pruning error ‖w − m⊙w‖² / ‖w‖²"),
 )
 
 
 def level(points: pd.DataFrame) -> float:
-    """The target sparsity that most configurations have, of several the highest; 0 if none is pruned."""
+    """The most common target sparsity, in case of ties the highest; 0 if nothing is pruned."""
     counts = points.loc[points["target_sparsity"] > 0, "target_sparsity"].value_counts()
     if counts.empty:
         found = points.loc[points["method"] != "dense", "sparsity"]
@@ -45,18 +45,18 @@ def level(points: pd.DataFrame) -> float:
 
 
 def at(points: pd.DataFrame, sparsity: float) -> pd.DataFrame:
-    """The configurations that were asked for ``sparsity``, or came near it without being asked for any."""
+    """The configurations with the target ``sparsity``, and those without a target that came near it."""
     requested = (points["target_sparsity"] - sparsity).abs() < 1e-9
     near = points["target_sparsity"].isna() & ((points["sparsity"] - sparsity).abs() <= NEAR)
     return points[requested | near]
 
 
 def layers(results: ReportData, points: pd.DataFrame) -> tuple[Figure, pd.DataFrame] | None:
-    """Heat map of the sparsity of every layer, means over seeds: a row a configuration.
+    """Heat map of the sparsity of every layer, means over seeds: one row per configuration.
 
     Args:
-        results: With the run folders.
-        points: The configurations, of one model; the :data:`MOST` with the most runs are shown.
+        results: The runs, with their folders.
+        points: Configurations of one model; the :data:`MOST` with the most runs are shown.
 
     Returns:
         The figure and its data, or ``None`` if no run has layers.
@@ -85,15 +85,15 @@ def layers(results: ReportData, points: pd.DataFrame) -> tuple[Figure, pd.DataFr
 
 
 def trainings(results: ReportData, points: pd.DataFrame) -> list[tuple[Figure, list[str], pd.DataFrame]]:
-    """How runs went: accuracy, sparsity with its schedule, mask flips and pruning error over the epochs.
+    """Training curves: accuracy, sparsity with its schedule, mask flips and pruning error over the epochs.
 
     Args:
-        results: With the run folders.
-        points: The configurations; of each, the run with the lowest seed is shown.
+        results: The runs, with their folders.
+        points: Configurations; of each, the run with the lowest seed is shown.
 
     Returns:
-        Figure, labels of its lines, and their data, for groups of :data:`TOGETHER` configurations in the order of
-        their accuracy; at most :data:`FIGURES`. A run that was evaluated once has no curve.
+        Figure, labels of its lines, and their data, for groups of :data:`TOGETHER` configurations ordered by
+        accuracy; at most :data:`FIGURES`. A run that was evaluated only once has no curve.
     """
     histories: list[tuple[str, pd.DataFrame]] = []
     for row in points.sort_values("top1", ascending=False, kind="stable").to_dict("records"):
@@ -113,16 +113,16 @@ def trainings(results: ReportData, points: pd.DataFrame) -> list[tuple[Figure, l
 
 
 def _folders(results: ReportData, config_hash: str) -> list[Path]:
-    """The run folders of a configuration's runs that count, by seed."""
+    """The run folders of a configuration's valid runs, by seed."""
     frame = results.frame
     own = frame[(frame["config_hash"] == config_hash) & frame["counts"]].sort_values("seed", kind="stable")
     return [results.folders[run] for run in own["run_id"] if run in results.folders]
 
 
 def _layers(path: Path) -> pd.Series | None:
-    """Layer -> sparsity, not a number where it is not prunable; ``None`` if the file is not there."""
+    """Layer -> sparsity, NaN if it is not prunable; ``None`` if the file does not exist."""
     try:
-        rows = read_csv(path)  # hundreds of small files: pandas takes ten times as long
+        rows = read_csv(path)  # not pandas, which takes ten times as long for hundreds of small files
         return pd.Series(
             {r["layer"]: float(r["sparsity"]) if r["prunable"] == "True" else math.nan for r in rows},
             dtype=float,
@@ -135,13 +135,13 @@ def _layers(path: Path) -> pd.Series | None:
 
 
 def _metrics(path: Path) -> pd.DataFrame | None:
-    """The evaluations of a run; ``None`` if the file is not there."""
+    """The evaluations of a run; ``None`` if the file does not exist."""
     try:
         frame = pd.read_csv(path)
         return frame[list(schema.METRICS_COLUMNS)].astype(float)
     except FileNotFoundError:
         return None
-    except (KeyError, ValueError) as error:  # pandas' errors of parsing and decoding are the latter
+    except (KeyError, ValueError) as error:  # pandas' parsing and decoding errors are ValueErrors
         allowed = f"a CSV of evaluations: {', '.join(schema.METRICS_COLUMNS)}"
         raise SettingError("path", path, allowed) from error
 
@@ -182,7 +182,7 @@ def _heat_map(matrix: pd.DataFrame) -> Figure:
 
 
 def _short(value: float) -> str:
-    """``.93``; ``1`` only where all are zero, ``0`` only where none is."""
+    """Format as ``.93``; ``1`` only if all are zero, ``0`` only if none is."""
     if value in (0, 1):
         return f"{value:.0f}"
     return (
@@ -209,7 +209,7 @@ def _curves(group: list[tuple[str, pd.DataFrame]]) -> Figure:
     for axes in grid[2:]:
         axes.set_xlabel("epoch")
     grid[1].set_ylim(-0.02, 1.02)
-    grid[2].set_yscale("symlog", linthresh=1e-4)  # from all of the mask to single weights, and none
+    grid[2].set_yscale("symlog", linthresh=1e-4)  # shows whole masks, single weights, and zero
     grid[2].yaxis.set_major_formatter(plain)
     grid[2].yaxis.set_minor_locator(NullLocator())
     grid[2].set_ylim(bottom=0)

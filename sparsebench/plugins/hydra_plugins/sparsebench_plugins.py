@@ -1,6 +1,6 @@
-"""Where Hydra finds the sweeper and the launchers: it takes plugins from packages of this namespace only.
+"""The sweeper and launchers where Hydra finds them: it only loads plugins from packages of this namespace.
 
-Here they are given the subcommands that they call, so that sweeps need not know of the command line.
+They are given the subcommands that they call here, so that ``sweeps`` does not depend on ``cli``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from sparsebench.sweeps import launchers, sweeper
 
 
 def _compare(tables: Sequence[str]) -> int:
-    from sparsebench.cli import compare  # imports pandas, and is not always asked for
+    from sparsebench.cli import compare  # imports pandas, and is not always needed
 
     return compare.main(tables)
 
