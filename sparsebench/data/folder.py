@@ -309,7 +309,8 @@ class ImageNet(FolderDataset):
         classes, train, test = here
         note = (
             f"{classes:,} classes with {train:,} and {test:,} images; ImageNet has {self.CLASSES:,} with "
-            f"{self.TRAIN:,} and {self.TEST:,}: results are called imagenet_subset and are not comparable with published ones"
+            f"{self.TRAIN:,} and {self.TEST:,}: results are called "
+            "imagenet_subset and are not comparable with published ones"
         )
         return "imagenet_subset", note
 
