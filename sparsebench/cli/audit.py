@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="sparsebench audit",
-        description="Verifies finished runs: recounts zeros, costs and layers in model.safetensors, repeats evaluations, "
+        description="Verifies finished runs: recounts zeros, costs and layers of model.safetensors, evaluates again, "
         "recomputes the hashes of the config, and compares the files of a run with each other. Lists every claim that "
         "does not hold. Times, memory, training FLOPs and kept_zeros cannot be verified after the run.",
     )
@@ -65,10 +65,12 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--no-accuracy", action="store_true", help="skip the evaluation of accuracies (fast)")
     parser.add_argument(
-        "--tolerance", type=float, metavar="POINTS",
+        "--tolerance",
+        type=float,
+        metavar="POINTS",
         help="percentage points by which accuracies may differ (default: 0 on the run's kind of device with its "
         f"version of PyTorch, {ELSEWHERE} elsewhere)",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--data-root", type=Path, metavar="FOLDER", help="folder of the data sets on this machine"
     )
@@ -180,10 +182,17 @@ class _Checks:
     def settings(self, run: FinishedRun, net: Network) -> None:
         """Check the columns that repeat the config."""
         cfg = run.cfg
-        self.compare({
-            "dataset": net.dataset.name, "model": getattr(net.model, "name", ""), "method": run.choices["prune"],
-            "seed": cfg.seed, "epochs": epochs(cfg), "batch_size": cfg.batch_size, "precision": cfg.precision,
-        })  # fmt: skip
+        self.compare(
+            {
+                "dataset": net.dataset.name,
+                "model": getattr(net.model, "name", ""),
+                "method": run.choices["prune"],
+                "seed": cfg.seed,
+                "epochs": epochs(cfg),
+                "batch_size": cfg.batch_size,
+                "precision": cfg.precision,
+            }
+        )
 
     def targets(self, run: FinishedRun, net: Network) -> tuple[int | None, int | None]:
         """The requested number of zeros and the step of the last evaluation, if known."""

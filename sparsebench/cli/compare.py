@@ -93,9 +93,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--format", choices=FORMATS, default="table")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write to FILE instead of printing")
     parser.add_argument(
-        "--fail-below", type=float, metavar="DELTA",
+        "--fail-below",
+        type=float,
+        metavar="DELTA",
         help="fail if a difference is below DELTA, for example -0.5 (for costs: if it grew by more than that)",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--fail-on-missing", action="store_true", help="fail if a configuration is missing from a table"
     )

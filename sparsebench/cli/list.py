@@ -18,11 +18,20 @@ from sparsebench.errors import SettingError, one_of
 from sparsebench.paths import find_source, groups, options
 
 GROUPS = {
-    "models": "model", "datasets": "dataset", "methods": "prune", "schedules": "schedule",
-    "allocations": "allocation", "scores": "score", "optimizers": "optimizer", "lr_schedules": "lr_schedule",
-    "recipes": "recipe", "evaluations": "evaluate", "trackers": "tracker", "experiments": "experiment",
+    "models": "model",
+    "datasets": "dataset",
+    "methods": "prune",
+    "schedules": "schedule",
+    "allocations": "allocation",
+    "scores": "score",
+    "optimizers": "optimizer",
+    "lr_schedules": "lr_schedule",
+    "recipes": "recipe",
+    "evaluations": "evaluate",
+    "trackers": "tracker",
+    "experiments": "experiment",
     "theory": "theory",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,14 @@ def main(arguments: Sequence[str]) -> int:
     """
     parser = argparse.ArgumentParser(prog="sparsebench logs", description="Prints the log of a run.")
     parser.add_argument("run", metavar="RUN", help="run folder, or a prefix of its name or run_id")
-    parser.add_argument("results", nargs="?", type=Path, default=Path("results/runs"), metavar="RESULTS",
-                        help="folder of results to search for RUN (default: results/runs)")  # fmt: skip
+    parser.add_argument(
+        "results",
+        nargs="?",
+        type=Path,
+        default=Path("results/runs"),
+        metavar="RESULTS",
+        help="folder of results to search for RUN (default: results/runs)",
+    )
     parser.add_argument("-n", "--lines", type=int, metavar="N", help="print only the last N lines")
     parser.add_argument("-f", "--follow", action="store_true", help="keep printing new lines until Ctrl-C")
     args = parser.parse_args(arguments)

@@ -58,7 +58,10 @@ def merge(found: Sequence[Path], target: Path, dry_run: bool) -> list[str]:
     Returns:
         One line for every run whose results differ.
     """
-    here, copied, same, conflicts = ResultsFolder(target).folders, 0, 0, []
+    here = ResultsFolder(target).folders
+    copied = 0
+    same = 0
+    conflicts = []
     for folder in tqdm(found, desc="merging", unit="run", disable=None, leave=False):
         name = run_id_of(folder)
         there = here.get(name)

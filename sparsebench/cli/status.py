@@ -66,12 +66,24 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _json(found: Sequence[RunState]) -> str:
-    return json.dumps([
-        {"run_id": run.run_id, "state": run.state, "name": run.name, "folder": run.folder and str(run.folder),
-         "heartbeat": run.heartbeat and round(age(run.heartbeat), 1), "error": run.error,
-         **{name: run.row.get(name) for name in ("epoch", "epochs", "val_top1", "top1", "sparsity", "eta")}}
-        for run in found
-    ], indent=2)  # fmt: skip
+    return json.dumps(
+        [
+            {
+                "run_id": run.run_id,
+                "state": run.state,
+                "name": run.name,
+                "folder": run.folder and str(run.folder),
+                "heartbeat": run.heartbeat and round(age(run.heartbeat), 1),
+                "error": run.error,
+                **{
+                    name: run.row.get(name)
+                    for name in ("epoch", "epochs", "val_top1", "top1", "sparsity", "eta")
+                },
+            }
+            for run in found
+        ],
+        indent=2,
+    )
 
 
 def _text(found: Sequence[RunState], everything: bool) -> str:

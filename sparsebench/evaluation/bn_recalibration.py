@@ -61,7 +61,9 @@ class BNRecalibration:
                 if len(part) > 1 or len(sampled) == 1:
                     model(normalize(part))
         logits = subject.logits(test, model)
-        return Result({
-            "top1_recalibrated": percent(predicted_classes(logits) == test.labels),
-            "test_loss_recalibrated": float(cross_entropy(logits.double(), test.labels)),
-        })  # fmt: skip
+        return Result(
+            {
+                "top1_recalibrated": percent(predicted_classes(logits) == test.labels),
+                "test_loss_recalibrated": float(cross_entropy(logits.double(), test.labels)),
+            }
+        )

@@ -60,9 +60,14 @@ def accuracy(points: pd.DataFrame, styles: dict[str, dict[str, Any]]) -> tuple[F
     axes = figure.add_subplot()
     for label, rows in curves:
         axes.errorbar(
-            scale_like(rows, sparse), rows["top1"], rows["top1_std"], label=f"{label} ({count(rows['n'])})",
-            capsize=2.5, elinewidth=0.8, **styles[label],
-        )  # fmt: skip
+            scale_like(rows, sparse),
+            rows["top1"],
+            rows["top1_std"],
+            label=f"{label} ({count(rows['n'])})",
+            capsize=2.5,
+            elinewidth=0.8,
+            **styles[label],
+        )
     _dense_lines(axes, dense)
     sparsity_axis(axes, sparse["sparsity"])
     axes.set(xlabel=SPARSITY, ylabel=ACCURACY)
@@ -113,9 +118,15 @@ def cost(
         if rows["method"].iloc[0] == "dense":
             style = {"color": "black", "marker": "*", "markersize": 9, "linestyle": ""}
         axes.errorbar(
-            rows[column] / 10**power, rows["top1"], rows["top1_std"], label=_named(label, rows, usual[label]),
-            capsize=2.5, elinewidth=0.8, alpha=0.9, **style,
-        )  # fmt: skip
+            rows[column] / 10**power,
+            rows["top1"],
+            rows["top1_std"],
+            label=_named(label, rows, usual[label]),
+            capsize=2.5,
+            elinewidth=0.8,
+            alpha=0.9,
+            **style,
+        )
     _fronts(axes, points, column, power, named=not joined)
     _cost_axis(axes, wide)
     axes.set(xlabel=xlabel, ylabel=ACCURACY)
@@ -137,12 +148,27 @@ def _fronts(axes: Axes, points: pd.DataFrame, column: str, power: int, named: bo
     for i, (_, rows) in enumerate(points[points["pareto"]].groupby("budget")):
         front = rows.sort_values(column)
         x = [*front[column] / 10**power, points[column].max() / 10**power]
-        axes.step(x, [*front["top1"], front["top1"].max()], where="post", color="#666666", linewidth=0.8,
-                  linestyle=LINES[(i + 1) % 4], zorder=1, label=None if i else "Pareto front")  # fmt: skip
+        axes.step(
+            x,
+            [*front["top1"], front["top1"].max()],
+            where="post",
+            color="#666666",
+            linewidth=0.8,
+            linestyle=LINES[(i + 1) % 4],
+            zorder=1,
+            label=None if i else "Pareto front",
+        )
         for place, accuracy_, label in zip(x, front["top1"], front["label"], strict=False):
             if named and len(front) <= 12:
-                axes.annotate(str(label), (place, accuracy_), (-3, 4), textcoords="offset points", ha="right",
-                              fontsize=6, color="#444444")  # fmt: skip
+                axes.annotate(
+                    str(label),
+                    (place, accuracy_),
+                    (-3, 4),
+                    textcoords="offset points",
+                    ha="right",
+                    fontsize=6,
+                    color="#444444",
+                )
 
 
 def _cost_axis(axes: Axes, wide: bool) -> None:
@@ -193,8 +219,16 @@ def _panels(
     for axes, (label, rows) in zip(grid, curves, strict=False):
         axes.add_collection(LineCollection(segments, colors="#cccccc", linewidths=0.6, zorder=1))
         axes.plot(single[:, 0], single[:, 1], ".", color="#cccccc", markersize=3, zorder=1)
-        axes.errorbar(place(rows), rows["top1"], rows["top1_std"], color=COLORS[0], marker="o", markersize=3.5,
-                      capsize=2, elinewidth=0.8)  # fmt: skip
+        axes.errorbar(
+            place(rows),
+            rows["top1"],
+            rows["top1_std"],
+            color=COLORS[0],
+            marker="o",
+            markersize=3.5,
+            capsize=2,
+            elinewidth=0.8,
+        )
         _dense_lines(axes, dense[dense["budget"].isin(rows["budget"])], named=False)
         axes.set_title(_wrapped(f"{label} ({count(rows['n'])})", 32), fontsize=7, pad=3)
     for axes in grid[len(curves) :]:

@@ -170,8 +170,16 @@ def _heat_map(matrix: pd.DataFrame) -> Figure:
         for (i, j), value in np.ndenumerate(values):
             if np.isfinite(value):
                 bright = (value - min(low, 0.9)) / (1 - min(low, 0.9)) > 0.55
-                axes.text(j + 0.5, i + 0.5, _short(value), ha="center", va="center", fontsize=4.5,
-                          color="black" if bright else "white", in_layout=False)  # fmt: skip
+                axes.text(
+                    j + 0.5,
+                    i + 0.5,
+                    _short(value),
+                    ha="center",
+                    va="center",
+                    fontsize=4.5,
+                    color="black" if bright else "white",
+                    in_layout=False,
+                )
     axes.set_xticks(np.arange(0, columns, step) + 0.5, names[::step], rotation=90, fontsize=6)
     axes.set_yticks(np.arange(rows) + 0.5, list(matrix.index), fontsize=7)
     axes.invert_yaxis()
