@@ -22,19 +22,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from sparsebench.data.arrays import ImageDataset, Split
+from sparsebench.data.arrays import ArrayDataset, Content, Split
 from sparsebench.data.cifar import CIFAR10
 from sparsebench.data.loader import TrainLoader
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
-def synthetic(**settings) -> ImageDataset:
+def synthetic(**settings) -> ArrayDataset:
     """Random images in the shape and number of CIFAR-10."""
     random = torch.Generator().manual_seed(0)
     images = torch.randint(256, (50_000, 3, 32, 32), dtype=torch.uint8, generator=random)
     split = Split(images, torch.arange(50_000) % 10)
-    return ImageDataset("synthetic", 10, split, split, **settings)
+    return ArrayDataset(content=Content("synthetic", 10, split, split), **settings)
 
 
 class OneByOne(Dataset):

@@ -24,12 +24,12 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 from tqdm import tqdm
 
-from sparsebench.data.arrays import ImageDataset, Split
+from sparsebench.data.arrays import ArrayDataset, Content, Split
 from sparsebench.paths import config_dir
 from sparsebench.runs.build import build_run
 from sparsebench.training.checkpoint import Checkpoint
 from sparsebench.training.flops import TrainingFLOPs
-from sparsebench.training.runner import Runner
+from sparsebench.training.runner import RecordSettings, Runner, StepSettings, TrainingSetup
 
 WARM_UP = 2
 
@@ -41,28 +41,39 @@ class Silent:
         pass
 
 
-def images(pixels: int, count: int, device: str) -> ImageDataset:
+def images(pixels: int, count: int, device: str) -> ArrayDataset:
     """Random images: their content does not change the time of a step."""
     generator = torch.Generator().manual_seed(0)
     pictures = torch.randint(0, 256, (count, 3, pixels, pixels), generator=generator, dtype=torch.uint8)
     split = Split(pictures, torch.arange(count) % 10)
-    return ImageDataset(
-        "random", 10, split, split, val_fraction=0.1, split_seed=0, train_samples=None, mean=[0.5] * 3, std=[0.25] * 3,
-        pad=0, flip=False, device=device,
-    )  # fmt: skip
+    settings = {"val_fraction": 0.1, "split_seed": 0, "train_samples": None, "pad": 0, "flip": False}
+    content = Content("random", 10, split, split)
+    return ArrayDataset(content=content, **settings, mean=[0.5] * 3, std=[0.25] * 3, device=device)
 
 
-def make(method: str, argv: list[str], dataset: ImageDataset, batch_size: int) -> Runner:
+def make(method: str, argv: list[str], dataset: ArrayDataset, batch_size: int) -> Runner:
     """A runner of ``method``, at a mask update after three eighths of the training."""
     cfg = compose("train", overrides=[f"prune={method}", *argv, f"batch_size={batch_size}"])
     made = build_run(cfg, dataset)
-    runner = Runner(
-        model=made.model, data=made.data, evaluation=lambda split: iter(()), optimizer=made.optimizer,
-        lr_schedule=made.lr_schedule, pruner=made.pruner, device=made.device, clock=made.clock,
-        criterion=nn.CrossEntropyLoss(), checkpoint=Checkpoint(Path(tempfile.gettempdir()), print), record=print,
-        flops=TrainingFLOPs(made.layers, made.pruner.weights), progress=lambda total, done: Silent(),
-        eval_every=10**9, save_every=10**9,
-    )  # fmt: skip
+    setup = TrainingSetup(
+        model=made.model,
+        data=made.data,
+        evaluation=lambda split: iter(()),
+        criterion=nn.CrossEntropyLoss(),
+        optimizer=made.optimizer,
+        lr_schedule=made.lr_schedule,
+        pruner=made.pruner,
+        clock=made.clock,
+        flops=TrainingFLOPs(made.layers, made.pruner.weights),
+    )
+    records = RecordSettings(
+        checkpoint=Checkpoint(Path(tempfile.gettempdir()), print),
+        record=print,
+        progress=lambda total, done: Silent(),
+        eval_every=10**9,
+        save_every=10**9,
+    )
+    runner = Runner(setup, StepSettings(made.device), records)
     runner.progress = Silent()
     made.pruner.on_start(runner._probe())
     updates = due(runner)

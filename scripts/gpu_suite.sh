@@ -11,7 +11,7 @@
 #
 #   PYTHON   the interpreter (the repository's .venv, else python3)
 #   LIMIT    seconds of one call (540)
-#   JOBS     trainings at once (6): ResNet-20 alone does not fill a GPU
+#   JOBS     trainings at once (12): ResNet-20 alone does not fill a GPU
 #   EPOCHS   of a training (300, as published)
 #   STAGES   words of the names of the stages to run, for example "bench tests" (all)
 #   STATE    where it is remembered what is done, and where the runs lie (results/gpu)
@@ -81,11 +81,20 @@ images_are_here() {
     return 1
 }
 
+# Kernels of several processes run at the same time under CUDA's Multi-Process Service only; else they take turns.
+share_gpu() {
+    command -v nvidia-cuda-mps-control >/dev/null || return 0
+    export CUDA_MPS_PIPE_DIRECTORY=/tmp/sparsebench-mps CUDA_MPS_LOG_DIRECTORY=/tmp/sparsebench-mps/log
+    mkdir -p "$CUDA_MPS_LOG_DIRECTORY"
+    nvidia-cuda-mps-control -d || return 0
+    trap 'echo quit | nvidia-cuda-mps-control' EXIT
+}
+
 # The experiment's own settings, so that rows join with those of other machines.
 trainings() {
     "$python" -m sparsebench sweep experiment=dpf_cifar10 model=resnet model.depth=20 epochs="${EPOCHS:-300}" \
         precision=bf16 channels_last=true eval_every=10ep save_every=10ep results_dir="$state"/runs \
-        launcher=local launcher.n_jobs="${JOBS:-6}" "$@"
+        launcher=local launcher.n_jobs="${JOBS:-12}" "$@"
 }
 
 run() {
@@ -106,8 +115,9 @@ print(torch.cuda.get_device_name().lower().replace(" ", "_") if torch.cuda.is_av
     images_are_here || leave "no cifar-10-batches-bin below SPARSEBENCH_DATA=$SPARSEBENCH_DATA: trainings wait for it"
     export -f trainings
     export python state
-    stage first.txt bash -c 'trainings prune=dense,gmp,dpf sparsity=0.9,0.95 seed=0,1'
-    stage second.txt bash -c 'trainings prune=dense,gmp,dpf sparsity=0.8,0.9,0.95 seed=0,1,2'
+    share_gpu
+    stage trainings.txt bash -c 'trainings prune=dense,gmp,dpf sparsity=0.9,0.95 seed=0,1,2'
+    stage more_trainings.txt bash -c 'trainings prune=dense,gmp,dpf,snfs,dsr,snip seed=0,1,2'
     stage theory.txt "$python" -m sparsebench theory study=overparam_prune device=cuda results_dir="$state"/theory \
         'study.diag={n: 4000, informative: 1200, weak: 18800, features: [800, 1200, 3000, 6000, 12000, 20000], keep: []}' \
         'study.rf={n: 4000, d: 2000, keep: 800, features: [1000, 2000, 3000, 6000, 8000], seeds: 4, draws: 8}'

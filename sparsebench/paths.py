@@ -38,7 +38,8 @@ def reference_dir() -> Path:
 def references() -> dict[str, Path]:
     """The tables behind ``reference:NAME``, by name: measurements of this code and numbers from papers."""
     folder = reference_dir()
-    return {path.stem: path for path in sorted([*folder.glob("*.csv"), *folder.glob("papers/*.csv")])}
+    found = [path for location in (".", "gpu", "papers") for path in (folder / location).glob("*.csv")]
+    return {path.stem: path for path in sorted(found)}
 
 
 def groups() -> list[str]:

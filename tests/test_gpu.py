@@ -99,18 +99,11 @@ def test_a_wait_for_the_device_is_noticed():
 
 def test_the_training_step_never_waits_for_the_device(hydra_config):
     from sparsebench.runs.build import build_run
-    from sparsebench.training.flops import TrainingFLOPs
-    from sparsebench.training.runner import Runner
-    from tests.support.training import SMALL, Quiet
+    from tests.support.training import SMALL, Quiet, runner_of
 
     cfg, _ = hydra_config(*SMALL[:-1], "device=cuda", "prune=dpf")
     made = build_run(cfg)
-    runner = Runner(
-        model=made.model, data=made.data, evaluation=lambda split: iter(()), optimizer=made.optimizer,
-        lr_schedule=made.lr_schedule, pruner=made.pruner, device=made.device, clock=made.clock,
-        criterion=torch.nn.CrossEntropyLoss(), checkpoint=None, record=None, eval_every=10**9, save_every=10**9,
-        flops=TrainingFLOPs(made.layers, made.pruner.weights), progress=lambda total, done: Quiet(),
-    )  # fmt: skip
+    runner = runner_of(made, lambda split: iter(()))
     runner.progress = Quiet()
     runner.train_step(*made.data.batch(0))
     with refusing_to_wait():

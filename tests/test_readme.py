@@ -1,4 +1,4 @@
-"""Every command in the README is run; shortened where it would train for long."""
+"""Every command in the README and in docs is run; shortened where it would train for long."""
 
 from __future__ import annotations
 
@@ -10,17 +10,23 @@ import sys
 import pytest
 
 from sparsebench.cli import main
+from sparsebench.paths import groups, options
 from tests.support import ROOT, imagenet_tree
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))
+}
 COMMANDS = [
     line.split(" # ")[0].strip()
-    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for page in PAGES.values()
+    for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
     for line in block.splitlines()
     if line.startswith("scripts/sparsebench ")
 ]
 
-EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+EXAMPLES = [
+    example for page in PAGES.values() for example in re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+]
 
 
 def needs_images(argv):
@@ -57,15 +63,24 @@ def test_the_commands_of_the_readme_run_in_their_order(tmp_path, monkeypatch, ca
     assert len((tmp_path / "accuracy.csv").read_text().splitlines()) == 1 + 1 + 2 * 3
 
 
-def test_what_the_readme_lists_is_what_there_is():
-    from tests.support.configs import options
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_what_a_page_links_to_is_there(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]*)(#[^)]*)?\)", PAGES[page])
+    for target, anchor in links:
+        path = (page.parent / target).resolve() if target else page
+        assert path.exists(), target
+        if anchor and path.suffix == ".md":
+            titles = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor[1:] in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
-    for group in ("prune", "model", "dataset", "recipe", "schedule", "allocation", "experiment", "scale"):
-        (line,) = re.findall(rf"^\| `{group}` \| (.*)\|$", README, re.MULTILINE)
-        named = set(re.findall(r"`(\w+)`", line))
-        assert set(options(group)) <= named, group
-    (studies,) = re.findall(r"^\| `study` \|.*\n\|---\|---\|\n((?:\|.*\n)+)", README, re.MULTILINE)
-    assert set(re.findall(r"^\| `(\w+)`", studies, re.MULTILINE)) >= set(options("theory"))
+
+def test_every_page_is_linked_to_and_every_option_that_a_page_chooses_exists():
+    linked = {target for target, _ in re.findall(r"\]\((docs/[^)#]*)(#[^)]*)?\)", PAGES[ROOT / "README.md"])}
+    assert linked == {f"docs/{path.name}" for path in PAGES if path.parent.name == "docs"}
+    for page, text in PAGES.items():
+        for group, option in re.findall(r"\b([a-z_]+)=([a-z]\w*)", text):
+            if group in groups() and option not in ("mysite",):
+                assert option in options(group), (page, f"{group}={option}")
 
 
 def test_the_python_in_the_readme_runs_and_reaches_its_sparsity(tmp_path):

@@ -1,4 +1,4 @@
-"""One module per subcommand, and ``main``, which dispatches to them."""
+"""One module a subcommand (its ``COMMAND``), and ``main``, which finds them and chooses among them."""
 
 from sparsebench.cli.main import main
 

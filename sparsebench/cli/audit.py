@@ -2,50 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
-import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import pandas as pd
-import torch
-from tqdm import tqdm
-
-from sparsebench.compare.table import exact
-from sparsebench.config.build import format_override
-from sparsebench.errors import RunError, SettingError
-from sparsebench.files import read_csv, write_text
+from sparsebench.cli.subcommand import Section, Subcommand
+from sparsebench.errors import SettingError
 from sparsebench.paths import expanded
-from sparsebench.pruning.allocation import zeros_for
-from sparsebench.pruning.parameters import Zeros
-from sparsebench.records import schema
-from sparsebench.records.run_folder import finished_runs, unfinished
-from sparsebench.runs.build import build_run, epochs
-from sparsebench.runs.reopen import Datasets, FinishedRun
-from sparsebench.runs.result import Network, compute_cost_columns, layer_rows
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    from sparsebench.runs.audit import Finding
 
 ELSEWHERE = 0.1
 """Percentage points by which accuracies may differ if the device or the PyTorch version is not the run's."""
 
-LOSS = 1e-5
-"""Relative tolerance of a loss on the same device: the order of additions depends on the number of threads."""
 
-
-@dataclass(frozen=True)
-class Finding:
-    """One claim that does not hold, or with ``kind="note"`` something to know about a run."""
-
-    run: str
-    kind: str
-    column: str
-    claimed: str
-    found: str
-
-
-def main(arguments: Sequence[str]) -> int:
+def run(options: Namespace) -> int:
     """Print every claim that does not hold, or write them with ``-o``.
 
     Returns:
@@ -54,12 +29,74 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         SettingError: There are no finished runs to check, or FILE is not writable.
     """
-    parser = argparse.ArgumentParser(
-        prog="sparsebench audit",
-        description="Verifies finished runs: recounts zeros, costs and layers of model.safetensors, evaluates again, "
-        "recomputes the hashes of the config, and compares the files of a run with each other. Lists every claim that "
-        "does not hold. Times, memory, training FLOPs and kept_zeros cannot be verified after the run.",
-    )
+    from tqdm import tqdm
+
+    from sparsebench.files import write_text
+    from sparsebench.runs.audit import audit
+    from sparsebench.runs.reopen import Datasets
+
+    if options.tolerance is not None and not options.tolerance >= 0:
+        raise SettingError("tolerance", options.tolerance, "percentage points, 0 or more")
+    if options.output and (options.output.is_dir() or not options.output.parent.is_dir()):
+        raise SettingError("output", options.output, "a file in a folder that exists")
+    folders, left_out = _folders(options.paths)
+    datasets = Datasets(expanded(options.data_root) if options.data_root else None)
+    tolerances = (0.0, ELSEWHERE) if options.tolerance is None else (options.tolerance, options.tolerance)
+    found: list[Finding] = []
+    for path in tqdm(folders, desc="audit", unit="run", disable=not sys.stderr.isatty()):
+        found += audit(path, datasets, not options.no_accuracy, tolerances)
+    failed = [finding for finding in found if finding.kind == "claim"]
+    accuracy = ", accuracies not evaluated" if options.no_accuracy else ""
+    bad = f" in {len({f.run for f in failed})} runs" if failed else ""
+    last = f"{len(folders)} runs audited{left_out}{accuracy}, {len(failed)} claims do not hold{bad}"
+    text = _text(found, options.format)
+    if options.output:
+        write_text(options.output, text)
+    else:
+        sys.stdout.write(text)
+    print(last, file=sys.stdout if options.format == "table" or options.output else sys.stderr)
+    return 1 if failed else 0
+
+
+def _folders(paths: Sequence[Path]) -> tuple[list[Path], str]:
+    """The finished runs under ``paths``, each once, and a remark on the others."""
+    from sparsebench.records.run_folder import finished_runs, unfinished
+
+    found: dict[Path, Path] = {}
+    left_out = 0
+    for path in paths:
+        if not (finished := finished_runs(path)):
+            raise SettingError("path", path, "a folder with finished runs; a table has no models to verify")
+        left_out += len(unfinished(path))
+        found |= {run.resolve(): run for run in finished}
+    return list(found.values()), f" ({left_out} unfinished left out)" if left_out else ""
+
+
+def _text(found: Sequence[Finding], form: str) -> str:
+    from dataclasses import asdict
+
+    import pandas as pd
+
+    from sparsebench.compare.table import exact
+    from sparsebench.runs.audit import Finding
+
+    columns = list(Finding.__dataclass_fields__)
+    if form == "table":
+        return "".join(f"{line}\n" for line in _lines(found))
+    frame = pd.DataFrame([asdict(f) for f in found], columns=columns)
+    return exact(frame, form)
+
+
+def _lines(found: Sequence[Finding]) -> Iterator[str]:
+    for finding in found:
+        if finding.kind == "note":
+            yield f"{finding.run}  note: {finding.column}={finding.claimed}: {finding.found}"
+        else:
+            yield f"{finding.run}  {finding.column}: claimed {finding.claimed}, found {finding.found}"
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Which runs are checked, and how."""
     parser.add_argument(
         "paths", nargs="+", type=Path, metavar="FOLDER", help="a run folder, or a folder of runs"
     )
@@ -76,266 +113,18 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write to FILE instead of printing")
-    options = parser.parse_args(arguments)
-    if options.tolerance is not None and not options.tolerance >= 0:
-        raise SettingError("tolerance", options.tolerance, "percentage points, 0 or more")
-    if options.output and (options.output.is_dir() or not options.output.parent.is_dir()):
-        raise SettingError("output", options.output, "a file in a folder that exists")
-    folders, left_out = _folders(options.paths)
-    datasets = Datasets(expanded(options.data_root) if options.data_root else None)
-    found: list[Finding] = []
-    for path in tqdm(folders, desc="audit", unit="run", disable=not sys.stderr.isatty()):
-        found += audit(path, datasets, not options.no_accuracy, options.tolerance)
-    failed = [finding for finding in found if finding.kind == "claim"]
-    accuracy = ", accuracies not evaluated" if options.no_accuracy else ""
-    bad = f" in {len({f.run for f in failed})} runs" if failed else ""
-    last = f"{len(folders)} runs audited{left_out}{accuracy}, {len(failed)} claims do not hold{bad}"
-    text = _text(found, options.format)
-    if options.output:
-        write_text(options.output, text)
-    else:
-        sys.stdout.write(text)
-    print(last, file=sys.stdout if options.format == "table" or options.output else sys.stderr)
-    return 1 if failed else 0
 
 
-def audit(
-    path: Path, datasets: Datasets, accuracy: bool = True, tolerance: float | None = None
-) -> list[Finding]:
-    """The claims of the run in ``path`` that do not hold, and notes.
-
-    Args:
-        path: A folder with a summary.csv.
-        datasets: Cache of data sets.
-        accuracy: Evaluate the model on its validation and test images.
-        tolerance: Percentage points by which accuracies may differ; by default 0 on the same kind of device with
-            the same PyTorch, and :data:`ELSEWHERE` elsewhere.
-    """
-    checks = _Checks(path, tolerance)
-    try:
-        checks.run(datasets, accuracy)
-    except RunError as error:
-        column, _, what = str(error).partition(": ")
-        checks.fail(column, "a readable file", what)
-    except Exception as error:  # any error of a damaged or foreign run is a finding of that run alone
-        what = (
-            f"{type(error).__name__}: {error}" if not isinstance(error, (ValueError, OSError)) else str(error)
-        )
-        checks.fail("run", "a run that can be rebuilt", " ".join(what.split())[:300])
-    return checks.found
-
-
-class _Checks:
-    def __init__(self, path: Path, tolerance: float | None) -> None:
-        self.path, self.tolerance, self.found = path, tolerance, list[Finding]()
-
-    def run(self, datasets: Datasets, accuracy: bool) -> None:
-        run = FinishedRun(self.path)
-        self.row = run.row
-        self.names(run)
-        self.notes(run)
-        self.evaluations = read_table(self.path / schema.METRICS)
-        layers = read_table(self.path / schema.LAYERS)
-        net = run.network(datasets)
-        self.settings(run, net)
-        target_zeros, steps = self.targets(run, net)
-        self.counts(net, target_zeros)
-        self.layers(net, layers)
-        self.history(target_zeros, steps, net)
-        if accuracy:
-            self.accuracies(run, net)
-
-    def fail(self, column: str, claimed: object, found: object) -> None:
-        self.found.append(Finding(self.path.name, "claim", column, str(claimed), str(found)))
-
-    def note(self, column: str, claimed: object, found: object) -> None:
-        self.found.append(Finding(self.path.name, "note", column, str(claimed), str(found)))
-
-    def compare(self, found: Mapping[str, Any], within: float = 0.0, why: str = "") -> None:
-        """Compare the row's columns with what was ``found``, numbers up to ``within``."""
-        for column, value in found.items():
-            if not _same(self.row.get(column), value, within):
-                self.fail(column, self.row.get(column, "no such column"), f"{value}{why}")
-
-    def names(self, run: FinishedRun) -> None:
-        """The run's ids are hashes of its config; folder, row and run.json agree on them and on the code."""
-        self.compare({"schema": schema.SCHEMA})
-        if missing := [column for column in schema.SUMMARY_COLUMNS if column not in self.row]:
-            self.fail("schema", f"{schema.SCHEMA}", f"no column {', '.join(missing)}")
-        run_id, settings = run.opened.run_id, [format_override(*item) for item in run.opened.changed.items()]
-        what = f" ({' '.join(settings) or 'all defaults'} with the defaults of this version)"
-        self.compare({"run_id": run_id, "config_hash": run.opened.config_hash}, why=what)
-        if not self.path.name.endswith(f"-{run_id}"):
-            self.fail("folder", self.path.name, f"...-{run_id}")
-        repeated = {c: run.provenance[c] for c in schema.SUMMARY_COLUMNS if c in run.provenance}
-        self.compare(repeated, why=f" ({schema.PROVENANCE})")
-
-    def notes(self, run: FinishedRun) -> None:
-        """Facts that make no claim false, but should be known."""
-        if self.row.get("git_dirty") == "True":
-            self.note("git_dirty", "True", "made by code that differs from the commit")
-        if self.row.get("status") == "diverged":
-            self.note("status", "diverged", "no accuracy")
-        elif self.row.get("sparsity_ok") == "False":
-            self.note("sparsity_ok", "False", "missed its sparsity")
-
-    def settings(self, run: FinishedRun, net: Network) -> None:
-        """Check the columns that repeat the config."""
-        cfg = run.cfg
-        self.compare(
-            {
-                "dataset": net.dataset.name,
-                "model": getattr(net.model, "name", ""),
-                "method": run.choices["prune"],
-                "seed": cfg.seed,
-                "epochs": epochs(cfg),
-                "batch_size": cfg.batch_size,
-                "precision": cfg.precision,
-            }
-        )
-
-    def targets(self, run: FinishedRun, net: Network) -> tuple[int | None, int | None]:
-        """The requested number of zeros and the step of the last evaluation, if known."""
-        claimed = self.row.get("target_sparsity", "")
-        try:
-            components = build_run(run.cfg, net.dataset)
-        except SettingError as error:  # its mask or layer sparsities come from files that are missing here
-            self.note("target_sparsity", claimed, f"not checked: {error}")
-            return None, None
-        pruner, target, steps = components.pruner, components.target_sparsity, components.clock.total_steps
-        if pruner.trainings == 1 or target is None:
-            self.compare({"target_sparsity": "" if target is None else target})
-            return pruner.target_zeros(steps - 1), steps
-        if run.training == pruner.trainings - 1:  # the targets of earlier rounds are in metrics.csv
-            self.compare({"target_sparsity": run.cfg.sparsity})
-        return zeros_for(float(claimed), pruner.weights.numel), steps
-
-    def counts(self, net: Network, target_zeros: int | None) -> None:
-        """Recount zeros and arithmetic in the tensors."""
-        found = compute_cost_columns(
-            net.model, net.prunable, net.layers, net.dataset.input_shape, target_zeros
-        )
-        self.compare(found)
-        total = found["prunable"] - found["nonzero"]
-        zeros = Zeros(total, pruned=total - int(self.row.get("kept_zeros") or 0))
-        if self.row["sparsity_ok"] == "True" and not zeros.as_requested(target_zeros):
-            self.fail("sparsity_ok", "True", f"{zeros.pruned} weights pruned, requested were {target_zeros}")
-        self.masked = zeros.pruned / found["prunable"]
-
-    def layers(self, net: Network, rows: list[dict[str, str]]) -> None:
-        """Recount layers.csv in the tensors."""
-        claimed = {row["layer"]: row for row in rows}
-        found = {row["layer"]: row for row in layer_rows(net.model, net.prunable, net.layers)}
-        for layer in [*found, *(claimed.keys() - found.keys())]:
-            if layer not in claimed or layer not in found:
-                self.fail(f"{schema.LAYERS} {layer}", *("a row", "no row")[:: 1 if layer in claimed else -1])
-                continue
-            for column, value in found[layer].items():
-                if not _same(claimed[layer].get(column), value):
-                    self.fail(f"{schema.LAYERS} {layer} {column}", claimed[layer].get(column, ""), value)
-
-    def history(self, target_zeros: int | None, steps: int | None, net: Network) -> None:
-        """Compare the row with metrics.csv: the last evaluation, and the best one at the target."""
-        if not self.evaluations:
-            self.fail(schema.METRICS, "evaluations", "none")
-            return
-        last, why = self.evaluations[-1], f" ({schema.METRICS})"
-        self.compare({"val_top1": last["val_top1"]}, why=why)
-        if self.row["status"] != "finished":
-            return
-        if steps is not None and int(last["step"]) != steps:
-            self.fail(f"{schema.METRICS} step", last["step"], steps)
-        if self.row["target_sparsity"] and last["scheduled_sparsity"]:
-            self.compare({"target_sparsity": last["scheduled_sparsity"]}, why=why)
-        if self.row["sparsity_ok"] == "True" and not _same(last["sparsity"], self.masked, 1e-12):
-            self.fail(f"{schema.METRICS} sparsity", last["sparsity"], f"{self.masked} (last evaluation)")
-        numel = sum(p.numel() for p in net.prunable.values())
-        at_target = [
-            r
-            for r in self.evaluations
-            if target_zeros is not None and round(float(r["sparsity"]) * numel) == target_zeros
-        ]
-        at_target = at_target or ([last] if target_zeros is None else [])
-        best = max((float(row["val_top1"]) for row in at_target), default="")
-        self.compare({"best_val_top1": best}, why=f" ({schema.METRICS}, at the target)")
-        if (
-            at_target
-            and [float(row["val_top1"]) == best for row in at_target].index(True) == len(at_target) - 1
-        ):
-            self.compare({"test_top1_at_best_val": self.row["top1"]}, why=" (top1: the last is the best)")
-
-    def accuracies(self, run: FinishedRun, net: Network) -> None:
-        """Evaluate accuracies and the loss in the run's precision."""
-        if self.row["status"] != "finished":
-            return
-        here = {"device": net.device.label, "torch": torch.__version__}
-        differing = [f"{name} {here[name]}" for name in here if self.row.get(name) != here[name]]
-        within = self.tolerance if self.tolerance is not None else ELSEWHERE if differing else 0.0
-        where = f" (within {within} on {', '.join(differing) or 'the same device'})" if within else ""
-        test = net.accuracy("test", run.cfg.batch_size)
-        val = net.accuracy("val", run.cfg.batch_size)
-        # 1e-9: percentages that were formatted in different ways
-        self.compare({"top1": test.top1, "top5": test.top5, "val_top1": val.top1}, within or 1e-9, where)
-        relative = max(LOSS, within / 10)  # 0.1 points and 1 % of the loss
-        self.compare({"test_loss": test.loss}, relative * abs(test.loss), where)
-        if differing:
-            self.note(
-                "device",
-                f"{self.row['device']}, torch {self.row['torch']}",
-                f"audited on {', '.join(differing)}",
-            )
-
-
-def read_table(path: Path) -> list[dict[str, str]]:
-    """Read the rows of a run's CSV.
-
-    Raises:
-        RunError: It is missing or unreadable.
-    """
-    try:
-        return read_csv(path)
-    except FileNotFoundError as error:
-        raise RunError(f"{path.name}: missing") from error
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path.name}: cannot be read: {error}") from error
-
-
-def _folders(paths: Sequence[Path]) -> tuple[list[Path], str]:
-    """The finished runs under ``paths``, each once, and a remark on the others."""
-    found: dict[Path, Path] = {}
-    left_out = 0
-    for path in paths:
-        if not (finished := finished_runs(path)):
-            raise SettingError("path", path, "a folder with finished runs; a table has no models to verify")
-        left_out += len(unfinished(path))
-        found |= {run.resolve(): run for run in finished}
-    return list(found.values()), f" ({left_out} unfinished left out)" if left_out else ""
-
-
-def _same(claimed: str | None, found: object, within: float = 0.0) -> bool:
-    """Whether the text of a CSV equals what was found: as text, or as a number up to ``within``."""
-    if claimed is None:
-        return False
-    if claimed == str(found):
-        return True
-    try:
-        a, b = float(claimed), float(str(found))
-    except ValueError:
-        return False
-    return a == b or (math.isnan(a) and math.isnan(b)) or abs(a - b) <= within
-
-
-def _text(found: Sequence[Finding], form: str) -> str:
-    columns = list(Finding.__dataclass_fields__)
-    if form == "table":
-        return "".join(f"{line}\n" for line in _lines(found))
-    frame = pd.DataFrame([asdict(f) for f in found], columns=columns)
-    return exact(frame, form)
-
-
-def _lines(found: Sequence[Finding]) -> Iterator[str]:
-    for finding in found:
-        if finding.kind == "note":
-            yield f"{finding.run}  note: {finding.column}={finding.claimed}: {finding.found}"
-        else:
-            yield f"{finding.run}  {finding.column}: claimed {finding.claimed}, found {finding.found}"
+COMMAND = Subcommand(
+    name="audit",
+    help="verify finished runs against their weights, config and data",
+    section=Section.RESULTS,
+    order=2,
+    description="Checks finished runs: zeros, costs and layers are counted again in model.safetensors, accuracies "
+    "evaluated again, the hashes of the config computed again, and the files of a run compared with each other. "
+    "Lists every claim that does not hold. Times, memory, training FLOPs and kept_zeros leave nothing behind to "
+    "check them by.",
+    files=True,
+    arguments=arguments,
+    run=run,
+)

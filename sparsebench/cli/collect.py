@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import argparse
-import csv
-import io
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from sparsebench.cli.subcommand import Section, Subcommand
 from sparsebench.errors import SettingError
-from sparsebench.files import write_text
-from sparsebench.records.collect import rows
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
 
 
-def main(arguments: Sequence[str]) -> int:
+def run(options: Namespace) -> int:
     """Print one row per finished run, or write them with ``-o``.
 
     Raises:
         SettingError: A folder holds no finished runs, or FILE is not writable.
     """
-    parser = argparse.ArgumentParser(
-        prog="sparsebench collect",
-        description="Writes one CSV of all finished runs in the folders: one row per run, all summary columns. Paths "
-        "(results_dir, data_root) are removed from the commands.",
-    )
-    parser.add_argument(
-        "paths", nargs="+", type=Path, metavar="FOLDER", help="a run folder, or a folder of runs"
-    )
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write to FILE instead of printing")
-    options = parser.parse_args(arguments)
+    import csv
+    import io
+
+    from sparsebench.files import write_text
+    from sparsebench.records.collect import rows
+
     found = [row for path in options.paths for row in rows(path)]
     columns = list(dict.fromkeys(column for row in found for column in row))
     text = io.StringIO()
@@ -44,3 +39,25 @@ def main(arguments: Sequence[str]) -> int:
     write_text(options.output, text.getvalue())
     print(f"{len(found)} runs in {options.output}", file=sys.stderr)
     return 0
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Which runs, and where the CSV goes."""
+    parser.add_argument(
+        "paths", nargs="+", type=Path, metavar="FOLDER", help="a run folder, or a folder of runs"
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write to FILE instead of printing")
+
+
+COMMAND = Subcommand(
+    name="collect",
+    help="the results of many runs as one CSV",
+    section=Section.FOLLOW,
+    order=2,
+    description="One CSV of the finished runs under folders: a row each, every column, the texts of the runs' own "
+    "summaries. Where a run was kept (results_dir, data_root) is left out of its command.",
+    examples=("sparsebench collect results/runs -o table.csv",),
+    files=True,
+    arguments=arguments,
+    run=run,
+)

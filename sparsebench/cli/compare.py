@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-import pandas as pd
-
-from sparsebench.compare.comparison import Comparison, compare, configurations
-from sparsebench.compare.configurations import NEEDED
-from sparsebench.compare.layout import constant_columns, format_for_display, number
-from sparsebench.compare.published import cells, compare_with_paper, is_published, listed, read_published
-from sparsebench.compare.table import FORMATS, WITH_NOTES, exact, render
+from sparsebench.cli.subcommand import Section, Subcommand
 from sparsebench.errors import RunError, SettingError, one_of
-from sparsebench.files import write_text
 from sparsebench.paths import references
-from sparsebench.records.collect import read
-from sparsebench.records.run_folder import unfinished
-from sparsebench.records.schema import lower_is_better
-from sparsebench.records.validity import run_states, valid_runs
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    import pandas as pd
+
+    from sparsebench.compare.comparison import Comparison
 
 REFERENCE = "reference:"
 
@@ -34,8 +29,7 @@ protocol is known to be the same. Exit status: 1 if a requested check fails, 2 f
 """
 
 
-@dataclass(frozen=True)
-class TableSource:
+class TableSource(NamedTuple):
     """One table to compare: its name on the command line, and the file or folder."""
 
     given: str
@@ -44,17 +38,18 @@ class TableSource:
     @property
     def published(self) -> bool:
         """Whether it holds published numbers."""
+        from sparsebench.compare.published import is_published
+
         return self.path.is_file() and is_published(self.path)
 
 
-def main(arguments: Sequence[str]) -> int:
+def run(options: Namespace) -> int:
     """Print the comparison of the named results, or write it with ``-o``.
 
     Raises:
         SettingError: A path holds no results, a column does not exist, or FILE is not writable.
         RunError: A condition of ``--fail-below`` or ``--fail-on-missing`` holds; the table has been written.
     """
-    options = _parser().parse_args(arguments)
     if options.output and (options.output.is_dir() or not options.output.parent.is_dir()):
         raise SettingError("output", options.output, "a file in a folder that exists")
     sources = [_source(argument) for argument in options.paths]
@@ -70,12 +65,196 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="sparsebench compare",
-        description="Means over seeds, sample standard deviations, ranks and differences, joined by configuration.",
-        epilog=EPILOG,
+def _source(argument: str) -> TableSource:
+    if not argument.startswith(REFERENCE):
+        return TableSource(argument, Path(argument))
+    name, known = argument[len(REFERENCE) :], references()
+    if name not in known:
+        raise SettingError("reference", name or None, one_of(known, name))
+    return TableSource(argument, known[name])
+
+
+def _names(arguments: Iterable[str]) -> dict[str, str]:
+    """Map of foreign column names to ours."""
+    pairs = [pair.partition("=")[::2] for argument in arguments for pair in argument.split(",")]
+    for theirs, ours in pairs:
+        if not theirs or not ours:
+            raise SettingError("map", f"{theirs}={ours}", "THEIRS=OURS, for example accuracy=top1")
+    return dict(pairs)
+
+
+def _read(source: TableSource, label: str, names: dict[str, str], options: Namespace) -> pd.DataFrame:
+    import pandas as pd
+
+    from sparsebench.compare.configurations import NEEDED
+    from sparsebench.records.collect import read
+    from sparsebench.records.run_folder import unfinished
+
+    columns = {*NEEDED, options.metric, *(options.on or ())}
+    frame = read(source.path, columns, names)
+    if options.metric not in frame:
+        frame = read(source.path, names=names)  # all columns, so that the error can list them
+    if warning := _excluded_runs(frame, len(unfinished(source.path))):
+        print(f"sparsebench: {source.given}: {warning}", file=sys.stderr)
+    if options.metric in ("top1", "val_top1") and "schema" not in frame:
+        values = pd.to_numeric(frame[options.metric], errors="coerce") if options.metric in frame else None
+        if values is not None and values.max() <= 1:
+            print(
+                f"sparsebench: warning: {label}: {options.metric} is at most 1; ours is in percent",
+                file=sys.stderr,
+            )
+    return frame
+
+
+def _compared(sources: Sequence[TableSource], names: dict[str, str], options: Namespace) -> str:
+    """Compare tables of runs; returns what a --fail option found, or an empty string."""
+    from sparsebench.compare.comparison import compare
+    from sparsebench.compare.layout import format_for_display
+    from sparsebench.compare.table import WITH_NOTES, exact, render
+
+    labels = _labels([source.given for source in sources])
+    tables = [(label, _read(s, label, names, options)) for label, s in zip(labels, sources, strict=True)]
+    result = compare(tables, options.metric, options.on)
+    decimals = 2 if "top" in options.metric else None  # accuracies are in percent; the rest is of any size
+    if options.format in WITH_NOTES:
+        shown, lines = format_for_display(result, decimals)
+        _write_output(render(shown, options.format, lines), options)
+    else:
+        _write_output(exact(result.frame, options.format), options)
+        _print_notes(result.notes)
+    failed = [] if options.fail_below is None else [_regressions(result, options.fail_below, decimals)]
+    if options.fail_on_missing and len(sources) > 1:
+        failed.append(_missing(result))
+    return "; ".join(text for text in failed if text)
+
+
+def _published(
+    sources: Sequence[TableSource], papers: Sequence[TableSource], names: dict[str, str], options: Namespace
+) -> str:
+    """Compare our results with a paper's; returns what a --fail option found, or an empty string."""
+    from sparsebench.compare.published import cells, compare_with_paper, listed, read_published
+    from sparsebench.compare.table import WITH_NOTES, exact, render
+
+    if len(papers) > 1 or len(sources) > 2:
+        raise SettingError("path", papers[-1].given, "one paper, and one table of results to compare with it")
+    if options.metric != "top1" or options.on:
+        name, value = ("on", ",".join(options.on)) if options.on else ("metric", options.metric)
+        allowed = (
+            f"top1, and no --on, with {papers[0].given}: its rows are joined on the columns of the paper"
+        )
+        raise SettingError(name, value, allowed)
+    paper = read_published(papers[0].path)
+    frame, notes = listed(paper), list[str]()
+    for source in sources:
+        if not source.published:
+            (label,) = _labels([source.given])
+            frame, notes = compare_with_paper(paper, label, _read(source, label, names, options))
+    if options.format in WITH_NOTES:
+        shown, lines = cells(frame)
+        _write_output(render(shown, options.format, [*lines, *notes]), options)
+    else:
+        _write_output(exact(frame, options.format), options)
+        _print_notes(notes)
+    return _failed_published(frame, options) if "gap" in frame else ""
+
+
+def _failed_published(frame: pd.DataFrame, options: Namespace) -> str:
+    """Published rows that our results fall too far below, or that we have no runs for."""
+    sparsity = frame["sparsity"].map("{:g}".format)
+    named = frame["model_as_published"] + " " + frame["method_as_published"] + " " + sparsity
+    failed = []
+    if options.fail_below is not None:
+        failed.append(_line(f"gap below {options.fail_below:g}", named[frame["gap"] < options.fail_below]))
+    if options.fail_on_missing:
+        failed.append(_line("no runs of ours", named[frame["n"].isna()]))
+    return "; ".join(text for text in failed if text)
+
+
+def _write_output(text: str, options: Namespace) -> None:
+    if options.output:
+        from sparsebench.files import write_text
+
+        write_text(options.output, text)
+    else:
+        sys.stdout.write(text)
+
+
+def _print_notes(notes: Iterable[str]) -> None:
+    for note in notes:
+        print(f"sparsebench: {note}", file=sys.stderr)
+
+
+def _regressions(result: Comparison, least: float, decimals: int | None) -> str:
+    """Configurations that got worse by too much, or have lost all their valid_runs runs."""
+    from sparsebench.compare.layout import number
+    from sparsebench.records.schema import lower_is_better
+
+    found, first = [], result.labels[0]
+    sign = -1 if lower_is_better(result.metric) else 1
+    for label in result.labels[1:]:
+        difference = result.frame[f"difference [{label}]"]
+        none_counts = (result.frame[f"n [{label}]"] == 0) & (result.frame[f"n [{first}]"] > 0)
+        for row in result.frame.index[(sign * difference < least) | none_counts.fillna(False)]:
+            how = number(difference[row], decimals, "+") or "no valid run"
+            found.append(f"{_named(result, row)} ({how})")
+    how = "lower" if sign > 0 else "higher"
+    return _line(f"{result.metric} {how} by more than allowed ({least:g})", found)
+
+
+def _missing(result: Comparison) -> str:
+    rows = result.frame.index[result.frame["only_in"] != ""]
+    return _line(
+        "not in every table", [f"{_named(result, r)} (only in {result.frame['only_in'][r]})" for r in rows]
     )
+
+
+def _named(result: Comparison, row: int) -> str:
+    from sparsebench.compare.layout import constant_columns
+
+    values = (result.frame[key][row] for key in result.keys if key not in constant_columns(result))
+    return " ".join(str(value) for value in values if value == value and value not in (None, ""))
+
+
+def _line(what: str, named: Iterable[str]) -> str:
+    from sparsebench.compare.comparison import configurations
+
+    found = list(named)
+    return f"{what} in {configurations(len(found))}: {', '.join(found)}" if found else ""
+
+
+def _labels(given: Sequence[str]) -> list[str]:
+    """The shortest names that distinguish the paths: the last part, or the full path."""
+    names = [Path(argument).name or argument for argument in given]
+    if len(set(names)) == len(names):
+        return names
+    return list(given) if len(set(given)) == len(given) else [f"{n} ({i})" for i, n in enumerate(given, 1)]
+
+
+def _excluded_runs(frame: pd.DataFrame, running: int) -> str:
+    """How many runs are excluded, why, and which (the first three per reason); empty if all are valid."""
+    from sparsebench.records.validity import run_states, valid_runs
+
+    bad = frame[~valid_runs(frame)]
+    reasons = []
+    for reason, ids in bad.groupby(run_states(bad), sort=True)["run_id"]:
+        named = [*ids.astype(str)[:3], *(["..."] if len(ids) > 3 else [])]
+        reasons.append(f"{len(ids)} {reason} ({', '.join(named)})")
+    if running:
+        reasons.append(f"{running} unfinished")
+    total = len(frame) + running
+    return f"{len(bad) + running} of {total} runs left out: {', '.join(reasons)}" if reasons else ""
+
+
+def candidates(before: Sequence[str], last: str) -> list[str]:
+    """Reference tables, once the word begins like one; file names are the shell's."""
+    return [f"{REFERENCE}{table}" for table in references()] if last else []
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """What is compared, how it is joined, and what fails."""
+    from sparsebench.compare.table import FORMATS
+
+    parser.epilog = EPILOG
     parser.add_argument(
         "paths", nargs="+", metavar="PATH", help="run folder, folder of runs, CSV, or reference:NAME"
     )
@@ -101,165 +280,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--fail-on-missing", action="store_true", help="fail if a configuration is missing from a table"
     )
-    return parser
 
 
-def _source(argument: str) -> TableSource:
-    if not argument.startswith(REFERENCE):
-        return TableSource(argument, Path(argument))
-    name, known = argument[len(REFERENCE) :], references()
-    if name not in known:
-        raise SettingError("reference", name or None, one_of(known, name))
-    return TableSource(argument, known[name])
-
-
-def _names(arguments: Iterable[str]) -> dict[str, str]:
-    """Map of foreign column names to ours."""
-    pairs = [pair.partition("=")[::2] for argument in arguments for pair in argument.split(",")]
-    for theirs, ours in pairs:
-        if not theirs or not ours:
-            raise SettingError("map", f"{theirs}={ours}", "THEIRS=OURS, for example accuracy=top1")
-    return dict(pairs)
-
-
-def _read(
-    source: TableSource, label: str, names: dict[str, str], options: argparse.Namespace
-) -> pd.DataFrame:
-    columns = {*NEEDED, options.metric, *(options.on or ())}
-    frame = read(source.path, columns, names)
-    if options.metric not in frame:
-        frame = read(source.path, names=names)  # all columns, so that the error can list them
-    if warning := _excluded_runs(frame, len(unfinished(source.path))):
-        print(f"sparsebench: {source.given}: {warning}", file=sys.stderr)
-    if options.metric in ("top1", "val_top1") and "schema" not in frame:
-        values = pd.to_numeric(frame[options.metric], errors="coerce") if options.metric in frame else None
-        if values is not None and values.max() <= 1:
-            print(
-                f"sparsebench: warning: {label}: {options.metric} is at most 1; ours is in percent",
-                file=sys.stderr,
-            )
-    return frame
-
-
-def _compared(sources: Sequence[TableSource], names: dict[str, str], options: argparse.Namespace) -> str:
-    """Compare tables of runs; returns what a --fail option found, or an empty string."""
-    labels = _labels([source.given for source in sources])
-    tables = [(label, _read(s, label, names, options)) for label, s in zip(labels, sources, strict=True)]
-    result = compare(tables, options.metric, options.on)
-    decimals = 2 if "top" in options.metric else None  # accuracies are in percent; the rest is of any size
-    if options.format in WITH_NOTES:
-        shown, lines = format_for_display(result, decimals)
-        _write_output(render(shown, options.format, lines), options)
-    else:
-        _write_output(exact(result.frame, options.format), options)
-        _print_notes(result.notes)
-    failed = [] if options.fail_below is None else [_regressions(result, options.fail_below, decimals)]
-    if options.fail_on_missing and len(sources) > 1:
-        failed.append(_missing(result))
-    return "; ".join(text for text in failed if text)
-
-
-def _published(
-    sources: Sequence[TableSource],
-    papers: Sequence[TableSource],
-    names: dict[str, str],
-    options: argparse.Namespace,
-) -> str:
-    """Compare our results with a paper's; returns what a --fail option found, or an empty string."""
-    if len(papers) > 1 or len(sources) > 2:
-        raise SettingError("path", papers[-1].given, "one paper, and one table of results to compare with it")
-    if options.metric != "top1" or options.on:
-        name, value = ("on", ",".join(options.on)) if options.on else ("metric", options.metric)
-        allowed = (
-            f"top1, and no --on, with {papers[0].given}: its rows are joined on the columns of the paper"
-        )
-        raise SettingError(name, value, allowed)
-    paper = read_published(papers[0].path)
-    frame, notes = listed(paper), list[str]()
-    for source in sources:
-        if not source.published:
-            (label,) = _labels([source.given])
-            frame, notes = compare_with_paper(paper, label, _read(source, label, names, options))
-    if options.format in WITH_NOTES:
-        shown, lines = cells(frame)
-        _write_output(render(shown, options.format, [*lines, *notes]), options)
-    else:
-        _write_output(exact(frame, options.format), options)
-        _print_notes(notes)
-    return _failed_published(frame, options) if "gap" in frame else ""
-
-
-def _failed_published(frame: pd.DataFrame, options: argparse.Namespace) -> str:
-    """Published rows that our results fall too far below, or that we have no runs for."""
-    sparsity = frame["sparsity"].map("{:g}".format)
-    named = frame["model_as_published"] + " " + frame["method_as_published"] + " " + sparsity
-    failed = []
-    if options.fail_below is not None:
-        failed.append(_line(f"gap below {options.fail_below:g}", named[frame["gap"] < options.fail_below]))
-    if options.fail_on_missing:
-        failed.append(_line("no runs of ours", named[frame["n"].isna()]))
-    return "; ".join(text for text in failed if text)
-
-
-def _write_output(text: str, options: argparse.Namespace) -> None:
-    if options.output:
-        write_text(options.output, text)
-    else:
-        sys.stdout.write(text)
-
-
-def _print_notes(notes: Iterable[str]) -> None:
-    for note in notes:
-        print(f"sparsebench: {note}", file=sys.stderr)
-
-
-def _regressions(result: Comparison, least: float, decimals: int | None) -> str:
-    """Configurations that got worse by too much, or that lost all their valid runs."""
-    found, first = [], result.labels[0]
-    sign = -1 if lower_is_better(result.metric) else 1
-    for label in result.labels[1:]:
-        difference = result.frame[f"difference [{label}]"]
-        none_counts = (result.frame[f"n [{label}]"] == 0) & (result.frame[f"n [{first}]"] > 0)
-        for row in result.frame.index[(sign * difference < least) | none_counts.fillna(False)]:
-            how = number(difference[row], decimals, "+") or "no valid run"
-            found.append(f"{_named(result, row)} ({how})")
-    how = "lower" if sign > 0 else "higher"
-    return _line(f"{result.metric} {how} by more than allowed ({least:g})", found)
-
-
-def _missing(result: Comparison) -> str:
-    rows = result.frame.index[result.frame["only_in"] != ""]
-    return _line(
-        "not in every table", [f"{_named(result, r)} (only in {result.frame['only_in'][r]})" for r in rows]
-    )
-
-
-def _named(result: Comparison, row: int) -> str:
-    values = (result.frame[key][row] for key in result.keys if key not in constant_columns(result))
-    return " ".join(str(value) for value in values if value == value and value not in (None, ""))
-
-
-def _line(what: str, named: Iterable[str]) -> str:
-    found = list(named)
-    return f"{what} in {configurations(len(found))}: {', '.join(found)}" if found else ""
-
-
-def _labels(given: Sequence[str]) -> list[str]:
-    """The shortest names that distinguish the paths: the last part, or the full path."""
-    names = [Path(argument).name or argument for argument in given]
-    if len(set(names)) == len(names):
-        return names
-    return list(given) if len(set(given)) == len(given) else [f"{n} ({i})" for i, n in enumerate(given, 1)]
-
-
-def _excluded_runs(frame: pd.DataFrame, running: int) -> str:
-    """How many runs are excluded, why, and which (the first three per reason); empty if all are valid."""
-    bad = frame[~valid_runs(frame)]
-    reasons = []
-    for reason, ids in bad.groupby(run_states(bad), sort=True)["run_id"]:
-        named = [*ids.astype(str)[:3], *(["..."] if len(ids) > 3 else [])]
-        reasons.append(f"{len(ids)} {reason} ({', '.join(named)})")
-    if running:
-        reasons.append(f"{running} unfinished")
-    total = len(frame) + running
-    return f"{len(bad) + running} of {total} runs left out: {', '.join(reasons)}" if reasons else ""
+COMMAND = Subcommand(
+    name="compare",
+    help="compare runs with each other or with papers: means, intervals, differences",
+    section=Section.RESULTS,
+    order=0,
+    description="Means over seeds, sample standard deviations, ranks and differences, joined by configuration.",
+    examples=("sparsebench compare results/runs", "sparsebench compare reference:dpf results/runs"),
+    files=True,
+    candidates=candidates,
+    arguments=arguments,
+    run=run,
+)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from sparsebench.cli.subcommands import COMMANDS
+from sparsebench.cli.subcommand import Section, Subcommand, subcommands
 from sparsebench.errors import SettingError, one_of
-from sparsebench.paths import config_dir, groups, options, references
+from sparsebench.paths import config_dir, groups, options
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
 
 # "=" and ":" break words in bash: the words are taken from the line, and the part before the break is cut off.
 BASH = r"""_sparsebench() {
@@ -33,39 +37,25 @@ _sparsebench() {
 }
 compdef _sparsebench sparsebench
 """
-FISH = r"""set -l with_files audit collect compare evaluate logs merge report status
+FISH = r"""set -l with_files @FILES@
 complete -c sparsebench -f -n "not __fish_seen_subcommand_from $with_files" \
     -a '(sparsebench _complete (commandline -cp) 2>/dev/null)'
 complete -c sparsebench -F -n "__fish_seen_subcommand_from $with_files" \
     -a '(sparsebench _complete (commandline -cp) 2>/dev/null)'
 """
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
-OPTIONS = {
-    "audit": ("--data-root", "--format", "--help", "--no-accuracy", "--output", "--tolerance"),
-    "collect": ("--help", "--output"),
-    "compare": (
-        *("--fail-below", "--fail-on-missing", "--format", "--help", "--map", "--metric", "--on", "--output"),
-    ),
-    "evaluate": ("--data-root", "--help"),
-    "list": ("--format", "--help"),
-    "logs": ("--follow", "--help", "--lines"),
-    "merge": ("--dry-run", "--help", "--output"),
-    "report": ("--help", "--output"),
-    "status": ("--all", "--format", "--help", "--watch"),
-}
-"""Options of the commands that have some; building their parsers would import pandas."""
-OPTIONS_OF_DATA = {
-    "check": ("--help", "--no-decode", "--output"),
-    "pack": ("--help", "--output", "--quality", "--side"),
-}
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Print the completion script of a shell, for ``eval "$(sparsebench completion bash)"``."""
-    shell = arguments[0] if arguments else ""
-    if shell not in SCRIPTS:
-        raise SettingError("completion", shell or None, one_of(SCRIPTS, shell))
-    print(SCRIPTS[shell], end="")
+def run(args: Namespace) -> int:
+    """Print the completion script of a shell, for ``eval "$(sparsebench completion bash)"``.
+
+    Raises:
+        SettingError: There is none for this shell.
+    """
+    if args.shell not in SCRIPTS:
+        raise SettingError("completion", args.shell or None, one_of(SCRIPTS, args.shell))
+    with_files = sorted(command.name for command in subcommands().values() if command.files)
+    print(SCRIPTS[args.shell].replace("@FILES@", " ".join(with_files)), end="")
     return 0
 
 
@@ -81,36 +71,47 @@ def answer(arguments: Sequence[str]) -> int:
 
 def candidates(before: Sequence[str], last: str) -> list[str]:
     """Completions of the word ``last`` after the words ``before`` (without the program's name)."""
+    commands = subcommands()
     if not before:
-        return [name for name in COMMANDS if name.startswith(last)]
-    if before[0] == "data" and (len(before) < 3 or last.startswith("-")):
-        offered = list(OPTIONS_OF_DATA if len(before) == 1 else options("dataset"))
-        if last.startswith("-"):
-            offered = list(OPTIONS_OF_DATA.get(before[1], ()) if len(before) > 1 else ())
-        return [name for name in offered if name.startswith(last)]
-    if last.startswith("-"):
-        return [name for name in OPTIONS.get(before[0], ()) if name.startswith(last)]
-    if before[0] == "list":
-        from sparsebench.cli.list import GROUPS
-
-        return [name for name in GROUPS if name.startswith(last)]
-    if before[0] == "compare":
-        start = "reference:"
-        if not last or not (start.startswith(last) or last.startswith(start)):
-            return []  # file names are the shell's
-        return [name for name in (f"{start}{table}" for table in references()) if name.startswith(last)]
-    if before[0] == "completion":
-        return [name for name in SCRIPTS if name.startswith(last)]
-    if before[0] == "evaluate" and not last.startswith("evaluate="):
-        return ["evaluate="] if "evaluate=".startswith(last) else []
-    if before[0] not in ("train", "sweep", "theory", "evaluate", "data"):
+        return [name for name in commands if name.startswith(last)]
+    command = commands.get(before[0])
+    if command is None:
         return []
+    if last.startswith("-"):
+        offered = list(flags(command.parser(), before[1:])) if command.arguments else []
+    elif command.candidates is not None:
+        offered = list(command.candidates(before[1:], last))
+    else:
+        offered = settings(command.config, before[1:], last) if command.config else []
+    return [name for name in offered if name.startswith(last)]
+
+
+def flags(parser: ArgumentParser, before: Sequence[str]) -> Iterator[str]:
+    """The long options of a parser, or of that of its action that is among the words ``before``, by name."""
+    known = parser._option_string_actions
+    for action in parser._actions:  # argparse offers no other way to ask
+        if isinstance(action.choices, dict):
+            for name in before:
+                if name in action.choices:
+                    yield from flags(action.choices[name], ())
+                    return
+    yield from sorted(name for name in known if name.startswith("--"))
+
+
+def settings(config: str, before: Sequence[str], last: str) -> list[str]:
+    """The settings of a primary config that begin as ``last``, or the options of the group that it sets.
+
+    Args:
+        config: Its name; of ``train`` with a study among the words, ``theory``.
+        before: Overrides so far.
+        last: The word that is completed.
+    """
     key, equals, value = last.partition("=")
     if equals:
         done, comma, current = value.rpartition(",")
         found = options("theory" if key == "study" else key)
         return [f"{key}={done}{comma}{name}" for name in found if name.startswith(current)]
-    of_theory = before[0] == "theory" or any(word.startswith("study=") for word in before)
+    of_theory = config == "theory" or any(word.startswith("study=") for word in before)
     return [f"{name}=" for name in (_study_keys if of_theory else _keys)(before) if name.startswith(last)]
 
 
@@ -159,3 +160,24 @@ def _flatten(prefix: str, content: dict[str, object]) -> list[str]:
             continue
         keys += _flatten(f"{prefix}{name}.", value) if isinstance(value, dict) else [f"{prefix}{name}"]
     return keys
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Which shell."""
+    parser.add_argument("shell", nargs="?", default="", metavar="SHELL", help=", ".join(SCRIPTS))
+
+
+def _shells(before: Sequence[str], last: str) -> Sequence[str]:
+    return () if before else tuple(SCRIPTS)
+
+
+COMMAND = Subcommand(
+    name="completion",
+    help="print the completion script for bash, zsh or fish",
+    section=Section.OTHER,
+    order=2,
+    examples=('eval "$(sparsebench completion bash)"',),
+    candidates=_shells,
+    arguments=arguments,
+    run=run,
+)

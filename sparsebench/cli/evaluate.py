@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
-from sparsebench.config.open import compose_config
+from sparsebench.cli.subcommand import Section, Subcommand
 from sparsebench.errors import RunError, SettingError, one_of
 from sparsebench.paths import expanded, options
-from sparsebench.records.run_folder import finished_runs
-from sparsebench.runs.evaluations import FOLDER, apply, build_evaluations, dense_run
-from sparsebench.runs.reopen import Datasets, FinishedRun
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
 
 
-def main(arguments: Sequence[str]) -> int:
+def run(args: Namespace) -> int:
     """Evaluate every finished run under the given folders; summary.csv and the model stay unchanged.
 
     Returns:
@@ -26,18 +24,13 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         SettingError: There are no finished runs, or a setting is wrong.
     """
-    parser = argparse.ArgumentParser(
-        prog="sparsebench evaluate",
-        description=f"Evaluates finished runs and writes {FOLDER}/NAME.csv into each run folder.",
-        epilog="example: sparsebench evaluate results/runs evaluate=[calibration,per_class]",
-    )
-    parser.add_argument(
-        "arguments", nargs="+", metavar="FOLDER|SETTING", help="run folders, evaluate=... and its settings"
-    )
-    parser.add_argument(
-        "--data-root", type=Path, metavar="FOLDER", help="folder of the data sets on this machine"
-    )
-    args = parser.parse_args(arguments)
+    from tqdm import tqdm
+
+    from sparsebench.config.open import compose_config
+    from sparsebench.records.run_folder import finished_runs
+    from sparsebench.runs.evaluations import apply, build_evaluations, dense_run
+    from sparsebench.runs.reopen import Datasets, FinishedRun
+
     settings = [text for text in args.arguments if text.lstrip("+").split("=")[0].split(".")[0] == "evaluate"]
     paths = [Path(text) for text in args.arguments if text not in settings]
     chosen = build_evaluations(compose_config(settings)[0])
@@ -75,3 +68,34 @@ def main(arguments: Sequence[str]) -> int:
 
 def _shown(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value) or "-"
+
+
+def candidates(before: Sequence[str], last: str) -> list[str]:
+    """The setting that is needed, and its options; folders are the shell's."""
+    from sparsebench.cli.completion import settings
+
+    return settings("train", before, last) if last.startswith("evaluate=") else ["evaluate="]
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Which runs, and how they are evaluated."""
+    parser.add_argument(
+        "arguments", nargs="+", metavar="FOLDER|SETTING", help="run folders, evaluate=... and its settings"
+    )
+    parser.add_argument(
+        "--data-root", type=Path, metavar="FOLDER", help="folder of the data sets on this machine"
+    )
+
+
+COMMAND = Subcommand(
+    name="evaluate",
+    help="evaluate calibration, classes, corruptions, ... of finished runs",
+    section=Section.RESULTS,
+    order=3,
+    description="Evaluates finished runs and writes what is found to evaluation/NAME.csv in each run folder.",
+    examples=("sparsebench evaluate results/runs 'evaluate=[calibration,per_class]'",),
+    files=True,
+    candidates=candidates,
+    arguments=arguments,
+    run=run,
+)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from sparsebench.cli.subcommand import Section, Subcommand
 from sparsebench.errors import SettingError, require_int
-from sparsebench.records import schema
-from sparsebench.records.run_folder import run_id_of
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run ``sparsebench logs ARGUMENTS``.
+def run(args: Namespace) -> int:
+    """Print a run's log, and with ``--follow`` what is added to it.
 
     Returns:
         The exit status, 0.
@@ -21,19 +23,6 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         SettingError: There is no such run, or several.
     """
-    parser = argparse.ArgumentParser(prog="sparsebench logs", description="Prints the log of a run.")
-    parser.add_argument("run", metavar="RUN", help="run folder, or a prefix of its name or run_id")
-    parser.add_argument(
-        "results",
-        nargs="?",
-        type=Path,
-        default=Path("results/runs"),
-        metavar="RESULTS",
-        help="folder of results to search for RUN (default: results/runs)",
-    )
-    parser.add_argument("-n", "--lines", type=int, metavar="N", help="print only the last N lines")
-    parser.add_argument("-f", "--follow", action="store_true", help="keep printing new lines until Ctrl-C")
-    args = parser.parse_args(arguments)
     require_int("--lines", args.lines, least=0, optional=True)
     path = _run(args.run, args.results)
     try:
@@ -46,6 +35,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(name: str, results: Path) -> Path:
     """The log of the one run that ``name`` refers to."""
+    from sparsebench.records import schema
+    from sparsebench.records.run_folder import run_id_of
+
     if (Path(name) / schema.LOG).is_file():
         return Path(name) / schema.LOG
     if Path(name).is_dir():
@@ -75,3 +67,29 @@ def _follow(path: Path, lines: int | None, follow: bool) -> Iterator[str]:
                 added = file.read()
             position = size
             yield added.decode("utf-8", errors="replace")
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Which run, and how much of its log."""
+    parser.add_argument("run", metavar="RUN", help="run folder, or a prefix of its name or run_id")
+    parser.add_argument(
+        "results",
+        nargs="?",
+        type=Path,
+        default=Path("results/runs"),
+        metavar="RESULTS",
+        help="folder of results to search for RUN (default: results/runs)",
+    )
+    parser.add_argument("-n", "--lines", type=int, metavar="N", help="print only the last N lines")
+    parser.add_argument("-f", "--follow", action="store_true", help="keep printing new lines until Ctrl-C")
+
+
+COMMAND = Subcommand(
+    name="logs",
+    help="print the log of a run",
+    section=Section.FOLLOW,
+    order=1,
+    files=True,
+    arguments=arguments,
+    run=run,
+)

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
-import os
-import shutil
-import socket
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
+from sparsebench.cli.subcommand import Section, Subcommand
 from sparsebench.errors import RunError, SettingError
-from sparsebench.files import read_csv
-from sparsebench.records import schema
-from sparsebench.records.lease import FOLDER, Holder, Lease
-from sparsebench.records.run_folder import RunFolder, finished_runs, is_finished, run_id_of
-from sparsebench.records.states import ResultsFolder
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run ``sparsebench merge ARGUMENTS``.
+def run(args: Namespace) -> int:
+    """Copy finished runs into one folder.
 
     Returns:
         The exit status, 0.
@@ -29,15 +22,8 @@ def main(arguments: Sequence[str]) -> int:
         SettingError: A folder does not exist or has no finished runs.
         RunError: A run is in two of them with different results, or is running at the target.
     """
-    parser = argparse.ArgumentParser(
-        prog="sparsebench merge",
-        description="Copies the finished runs of several folders into one. Runs that are there with equal results are "
-        "skipped; runs with different results are listed, and the exit status is 1; nothing is overwritten.",
-    )
-    parser.add_argument("sources", nargs="+", type=Path, metavar="RESULTS", help="folder of results")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="RESULTS", help="output folder")
-    parser.add_argument("--dry-run", action="store_true", help="only print what would be done")
-    args = parser.parse_args(arguments)
+    from sparsebench.records.merge import merge
+
     found = [run for source in args.sources for run in _finished(source)]
     conflicts = merge(found, args.output, args.dry_run)
     if conflicts:
@@ -47,45 +33,9 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def merge(found: Sequence[Path], target: Path, dry_run: bool) -> list[str]:
-    """Copy run folders, and print a summary in one line.
-
-    Args:
-        found: Folders of finished runs.
-        target: Output folder; created if missing.
-        dry_run: Copy nothing.
-
-    Returns:
-        One line for every run whose results differ.
-    """
-    here = ResultsFolder(target).folders
-    copied = 0
-    same = 0
-    conflicts = []
-    for folder in tqdm(found, desc="merging", unit="run", disable=None, leave=False):
-        name = run_id_of(folder)
-        there = here.get(name)
-        if there is not None and is_finished(there):
-            if differing := _differing(folder, there):
-                conflicts.append(f"{folder} and {there}: {', '.join(differing)}")
-            else:
-                same += 1
-            continue
-        if not dry_run:
-            claimed = Lease.claim(target / FOLDER, name)
-            if isinstance(claimed, Holder):
-                conflicts.append(f"{there or target / folder.name} is held by {claimed}")
-                continue
-            with claimed:
-                _copy(folder, target, there)
-        here[name] = folder
-        copied += 1
-    say = "would be copied" if dry_run else "copied"
-    print(f"{target}: {copied} runs {say}, {same} exist with the same result, {len(conflicts)} differ")
-    return conflicts
-
-
 def _finished(source: Path) -> list[Path]:
+    from sparsebench.records.run_folder import finished_runs
+
     if not source.is_dir():
         raise SettingError("RESULTS", source, "a folder of results")
     if not (found := finished_runs(source)):
@@ -93,21 +43,21 @@ def _finished(source: Path) -> list[Path]:
     return found
 
 
-def _copy(folder: Path, target: Path, there: Path | None) -> None:
-    """Copy a run folder atomically, replacing an unfinished one."""
-    temporary = target / f".{folder.name}.{socket.gethostname()}.{os.getpid()}.tmp"
-    shutil.copytree(folder, temporary, ignore=shutil.ignore_patterns("*.pt", "*.tmp"))
-    if there is not None:
-        RunFolder(target, there.name).clear()
-    temporary.rename(target / folder.name)
-    RunFolder(target, folder.name).mark()
+def arguments(parser: ArgumentParser) -> None:
+    """What is merged, and where."""
+    parser.add_argument("sources", nargs="+", type=Path, metavar="RESULTS", help="folder of results")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="RESULTS", help="output folder")
+    parser.add_argument("--dry-run", action="store_true", help="only print what would be done")
 
 
-def _differing(one: Path, other: Path) -> list[str]:
-    """The columns in which two results of a run differ, with both values."""
-    first, second = (read_csv(folder / schema.SUMMARY)[0] for folder in (one, other))
-    return [
-        f"{c} {first.get(c)} and {second.get(c)}"
-        for c in schema.REPEATED_COLUMNS
-        if first.get(c) != second.get(c)
-    ]
+COMMAND = Subcommand(
+    name="merge",
+    help="merge the runs of several folders",
+    section=Section.FOLLOW,
+    order=3,
+    description="Copy the finished runs of several folders into one. A run that is there already with the same "
+    "result is left out; one with another result is named, and the status is 1; nothing is overwritten.",
+    files=True,
+    arguments=arguments,
+    run=run,
+)

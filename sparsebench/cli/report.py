@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
-import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparsebench.cli.subcommand import Section, Subcommand
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
 
 
-def main(arguments: Sequence[str]) -> int:
+def run(options: Namespace) -> int:
     """Write the report on RESULTS, and print its path.
 
     Raises:
         SettingError: RESULTS holds no results, or FOLDER cannot be created.
     """
-    parser = argparse.ArgumentParser(
-        prog="sparsebench report",
-        description="Writes a self-contained page with figures and a table of runs, and each figure as PNG, SVG, PDF "
-        "with its data as CSV. From a CSV, without the run folders, there are no figures of single runs.",
-    )
-    parser.add_argument(
-        "results", type=Path, metavar="RESULTS", help="run folder, folder of runs or theory studies, or CSV"
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="FOLDER",
-        help="output folder (default: RESULTS/report, or <name>-report next to a CSV)",
-    )
-    options = parser.parse_args(arguments)
-    from sparsebench.report.write import PAGE, write  # after parsing: importing matplotlib takes a second
+    import shlex
+
+    from sparsebench.report.write import PAGE, write
 
     source: Path = options.results
     beside = source.with_name(f"{source.stem}-report") if source.is_file() else source / "report"
@@ -45,3 +34,31 @@ def main(arguments: Sequence[str]) -> int:
     print(", ".join(summary_parts), file=sys.stderr)
     print(output / PAGE)
     return 0
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Which results, and where the report goes."""
+    parser.add_argument(
+        "results", type=Path, metavar="RESULTS", help="run folder, folder of runs or theory studies, or CSV"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="output folder (default: RESULTS/report, or <name>-report next to a CSV)",
+    )
+
+
+COMMAND = Subcommand(
+    name="report",
+    help="an HTML page and figures of results",
+    section=Section.RESULTS,
+    order=1,
+    description="A page with figures and a table of all runs, that needs no network, and each figure as PNG, SVG "
+    "and PDF with its data as CSV. From a CSV, without the run folders, there are no figures of single runs.",
+    examples=("sparsebench report results/runs",),
+    files=True,
+    arguments=arguments,
+    run=run,
+)

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-import shutil
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sparsebench.clock import format_duration
+from sparsebench.cli.subcommand import Section, Subcommand
 from sparsebench.errors import SettingError, one_of
-from sparsebench.records.states import STATES, RunState, age, states
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    from sparsebench.records.states import RunState
 
 COLUMNS = ("state", "run", "epoch", "top1", "sparsity", "images/s", "heartbeat", "ETA", "")
 FORMATS = ("text", "json")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run ``sparsebench status ARGUMENTS``.
+def run(args: Namespace) -> int:
+    """Print the states of a folder's runs, once or again and again.
 
     Returns:
         The exit status, 0.
@@ -29,22 +30,8 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         SettingError: There is no such folder.
     """
-    parser = argparse.ArgumentParser(
-        prog="sparsebench status",
-        description="Shows planned, queued, running, interrupted, failed, diverged and finished runs.",
-    )
-    parser.add_argument("path", type=Path, metavar="RESULTS", help="folder of results")
-    parser.add_argument("--all", action="store_true", help="also list finished runs")
-    parser.add_argument(
-        "--watch",
-        nargs="?",
-        type=float,
-        const=5.0,
-        metavar="SECONDS",
-        help="refresh every SECONDS until Ctrl-C",
-    )
-    parser.add_argument("--format", default="text", metavar="FORMAT", help=f"{' or '.join(FORMATS)}")
-    args = parser.parse_args(arguments)
+    from sparsebench.records.states import states
+
     if not args.path.is_dir():
         raise SettingError("path", args.path, "a folder of results")
     if args.format not in FORMATS:
@@ -66,6 +53,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _json(found: Sequence[RunState]) -> str:
+    import json
+
+    from sparsebench.records.states import age
+
     return json.dumps(
         [
             {
@@ -87,6 +78,10 @@ def _json(found: Sequence[RunState]) -> str:
 
 
 def _text(found: Sequence[RunState], everything: bool) -> str:
+    import shutil
+
+    from sparsebench.records.states import STATES
+
     counts = Counter(run.state for run in found)
     summary = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
     shown = [run for run in found if everything or run.state != "finished"]
@@ -103,6 +98,9 @@ def _text(found: Sequence[RunState], everything: bool) -> str:
 
 
 def _cells(run: RunState) -> tuple[str, ...]:
+    from sparsebench.clock import format_duration
+    from sparsebench.records.states import age
+
     row = run.row
     epoch = _number(row.get("epoch"), ".1f")
     if epoch and row.get("epochs"):
@@ -123,3 +121,30 @@ def _cells(run: RunState) -> tuple[str, ...]:
 
 def _number(value: Any, form: str) -> str:
     return "" if value in (None, "") else format(float(value), form)
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Which results, and how much of them."""
+    parser.add_argument("path", type=Path, metavar="RESULTS", help="folder of results")
+    parser.add_argument("--all", action="store_true", help="also list finished runs")
+    parser.add_argument(
+        "--watch",
+        nargs="?",
+        type=float,
+        const=5.0,
+        metavar="SECONDS",
+        help="refresh every SECONDS until Ctrl-C",
+    )
+    parser.add_argument("--format", default="text", metavar="FORMAT", help=f"{' or '.join(FORMATS)}")
+
+
+COMMAND = Subcommand(
+    name="status",
+    help="the state of the runs in a folder",
+    section=Section.FOLLOW,
+    order=0,
+    description="Shows planned, queued, running, interrupted, failed, diverged and finished runs.",
+    files=True,
+    arguments=arguments,
+    run=run,
+)

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-import sparsebench
-from sparsebench.cli import train
-from sparsebench.config import renamed
-
-INFO_FLAGS = frozenset({"--cfg", "-c", "--info", "-i"})
-"""Flags with which Hydra prints information instead of running."""
+from sparsebench.cli import theory, train
+from sparsebench.cli.hydra_program import INFO_FLAGS, expand_shorthand, register
+from sparsebench.cli.subcommand import Section, Subcommand
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -25,40 +19,22 @@ def main(arguments: Sequence[str]) -> int:
         SettingError: A setting is wrong.
         RunError: Some runs failed.
     """
+    if any(override.startswith("study=") for override in arguments):
+        return theory.main(arguments, sweep=True)
+    from sparsebench.config import renamed
+
     register()
     argv = renamed.update_overrides(arguments)
     overrides = [expand_shorthand(override) for override in argv]
     return train.run_hydra(argv, overrides if INFO_FLAGS & set(overrides) else [*overrides, "--multirun"])
 
 
-def expand_shorthand(override: str) -> str:
-    """Expand a shorthand of ``sparsebench sweep`` to Hydra's override.
-
-    Example:
-        >>> in_full("launcher=slurm"), in_full("launcher.n_jobs=4"), in_full("retries=2"), in_full("--dry-run")
-        ('hydra/launcher=slurm', 'hydra.launcher.n_jobs=4', 'hydra.sweeper.retries=2', 'hydra.sweeper.dry_run=true')
-    """
-    for short, full in (
-        ("launcher=", "hydra/launcher="),
-        ("launcher.", "hydra.launcher."),
-        ("retries=", "hydra.sweeper.retries="),
-        ("--dry-run", "hydra.sweeper.dry_run=true"),
-    ):
-        if override.startswith(short):
-            return full + override[len(short) :]
-    return override
-
-
-def register() -> None:
-    """Register the sweeper and the launchers with Hydra."""
-    from hydra.core.plugins import Plugins
-
-    plugins_dir = str(Path(sparsebench.__file__).parent / "plugins")
-    sys.path.append(plugins_dir)
-    try:
-        plugin = importlib.import_module("hydra_plugins.sparsebench_plugins")
-    finally:
-        # Worker processes that inherit this path would import the plugin while they import Hydra.
-        sys.path.remove(plugins_dir)
-    for plugin_class in (plugin.GridSweeper, plugin.LocalLauncher, plugin.SlurmLauncher):
-        Plugins.instance().register(plugin_class)
+COMMAND = Subcommand(
+    name="sweep",
+    help="one run per combination of comma-separated values",
+    section=Section.RUN,
+    order=1,
+    config="train",
+    examples=("sparsebench sweep prune=dense,gmp,dpf sparsity=0.9,0.95 seed=0,1,2",),
+    run=main,
+)

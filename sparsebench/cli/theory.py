@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
-
+from sparsebench.cli import hydra_program
 from sparsebench.cli import list as listing
-from sparsebench.cli.sweep import INFO_FLAGS, expand_shorthand, register
-from sparsebench.config import renamed
-from sparsebench.config.compose import STUDY
-from sparsebench.config.identity import study_id
-from sparsebench.config.open import explain
+from sparsebench.cli.hydra_program import INFO_FLAGS, expand_shorthand, register
+from sparsebench.cli.subcommand import Section, Subcommand
 from sparsebench.errors import RunError, SettingError, one_of
-from sparsebench.paths import config_dir, options
-from sparsebench.runs.run_lock import note_failure
-from sparsebench.runs.study import run_study
-from sparsebench.theory.study import Study, Tables
+from sparsebench.paths import options
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from sparsebench.theory.study import Study, Tables
 
 HELP = """\
 usage: sparsebench theory study=NAME [study.KEY=VALUE ...] [device=cuda] [results_dir=FOLDER]
@@ -35,19 +31,27 @@ _collected: list[bool] = []
 """Non-empty if the study runs in the command's own process, which raises the errors at its end."""
 
 
-@hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="theory")
 def _task(cfg: DictConfig) -> None:
-    """One study; launchers also run this in other processes."""
+    """One study; also what launchers send to other processes, so everything else is imported here."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from sparsebench.config.catalog import entries
+    from sparsebench.config.compose import STUDY
+    from sparsebench.config.identity import study_id
+    from sparsebench.runs.run_lock import note_failure
+    from sparsebench.runs.study import run_study
+
     job = HydraConfig.get()
     choices = dict(job.runtime.choices)
     try:
         name = str(choices[STUDY])
-        entry = next(entry for entry in listing.entries("theory") if entry.name == name)
+        entry = next(entry for entry in entries("theory") if entry.name == name)
         about = {"shows": entry.description, "paper": entry.reference}
         run_study(cfg, choices, _as_typed(job.overrides.task), about, _figures)
     except (SettingError, RunError, OSError) as error:
-        note_failure(cfg, study_id(cfg, choices), error)
-        if job.mode == hydra.types.RunMode.MULTIRUN:  # the others continue
+        note_failure(cfg, lambda: study_id(cfg, choices), error)
+        if job.mode == RunMode.MULTIRUN:  # the others continue
             print(f"sparsebench: {' '.join(_as_typed(job.overrides.task))}: {error}", file=sys.stderr)
             if not _collected:
                 raise
@@ -72,7 +76,10 @@ def main(arguments: Sequence[str], sweep: bool = False) -> int:
     Raises:
         SettingError: A setting is wrong.
     """
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors are raised here instead of printed with a traceback
+    from sparsebench.config import renamed
+    from sparsebench.config.compose import STUDY
+    from sparsebench.config.open import explain
+
     overrides = [expand_shorthand(override) for override in renamed.update_overrides(arguments)]
     overrides = [
         f"{STUDY}={override[6:]}" if override.startswith("study=") else override for override in overrides
@@ -81,15 +88,14 @@ def main(arguments: Sequence[str], sweep: bool = False) -> int:
         if not {"--help", "-h"} & set(overrides):
             raise SettingError("study", None, one_of(options("theory"), ""))
         print(HELP)
-        return listing.main(["theory"])
+        return listing.COMMAND.main(["theory"])
     if sweep and not INFO_FLAGS & set(overrides):
         overrides.append("--multirun")
     register()
-    program, sys.argv = sys.argv, ["sparsebench", *overrides]
     try:
         _failed.clear()
         _collected.append(True)
-        _task()
+        hydra_program.call(_task, "theory", overrides)
         if _failed and "--multirun" in overrides:
             raise RunError(f"{len(_failed)} studies failed; the first: {_failed[0]}")
         if _failed:
@@ -102,11 +108,23 @@ def main(arguments: Sequence[str], sweep: bool = False) -> int:
             explained = SettingError("study", explained.given, explained.allowed)
         raise explained from error
     finally:
-        sys.argv = program
         _collected.clear()
     return 0
 
 
 def _as_typed(overrides: Sequence[str]) -> list[str]:
     """The overrides as typed on the command line."""
+    from sparsebench.config.compose import STUDY
+
     return [override.replace(f"{STUDY}=", "study=") for override in overrides]
+
+
+COMMAND = Subcommand(
+    name="theory",
+    help="compare a paper's prediction with a simulation",
+    section=Section.RUN,
+    order=2,
+    config="theory",
+    examples=("sparsebench theory study=overparam_prune",),
+    run=main,
+)

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-
-from sparsebench.config import renamed
-from sparsebench.config.open import explain
-from sparsebench.distributed.rank_env import main_rank_stdout_only, should_report_error
+from sparsebench.cli import hydra_program
+from sparsebench.cli.subcommand import Section, Subcommand
 from sparsebench.errors import RunError, SettingError
-from sparsebench.paths import config_dir
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-
 _failed: list[Exception] = []
 
 
-@hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train")
 def _task(cfg: DictConfig) -> float | None:
     """One run; launchers also run this in other processes, so everything else is imported here."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
     from sparsebench.runs.run import run
     from sparsebench.runs.tune_to_target import tune
 
@@ -37,7 +32,9 @@ def _task(cfg: DictConfig) -> float | None:
         return todo(cfg, choices, [*extra, *job.overrides.task])
     except (SettingError, RunError, OSError) as error:
         _note(cfg, choices, error)
-        if job.mode == hydra.types.RunMode.MULTIRUN:  # the others continue; the last word is the sweep's
+        if job.mode == RunMode.MULTIRUN:  # the others continue; the last word is the sweep's
+            from sparsebench.distributed.rank_env import should_report_error
+
             if should_report_error(job.overrides.task, error):
                 print(f"sparsebench: {' '.join(job.overrides.task)}: {error}", file=sys.stderr)
             raise
@@ -53,7 +50,7 @@ def _note(cfg: DictConfig, choices: dict[str, str | None], error: Exception) -> 
     from sparsebench.config.identity import run_id
     from sparsebench.runs.run_lock import note_failure
 
-    note_failure(cfg, run_id(cfg, choices), error)
+    note_failure(cfg, lambda: run_id(cfg, choices), error)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -66,6 +63,8 @@ def main(arguments: Sequence[str]) -> int:
         SettingError: A setting is wrong.
         RunError: The run diverged, or missed its target sparsity.
     """
+    from sparsebench.config import renamed
+
     overrides = renamed.update_overrides(arguments)
     return run_hydra(overrides, overrides)
 
@@ -81,12 +80,13 @@ def run_hydra(argv: Sequence[str], overrides: Sequence[str]) -> int:
         SettingError: A setting is wrong.
         RunError: A run diverged, or missed its target sparsity.
     """
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors are raised here instead of printed with a traceback
-    program, sys.argv = sys.argv, ["sparsebench", *overrides]
+    from sparsebench.config.open import explain
+    from sparsebench.distributed.rank_env import main_rank_stdout_only
+
     try:
         _failed.clear()
         with main_rank_stdout_only(argv):
-            _task()
+            hydra_program.call(_task, "train", overrides)
         if _failed:
             raise _failed[0]
     except Exception as error:  # a missing config is an OSError too
@@ -94,6 +94,18 @@ def run_hydra(argv: Sequence[str], overrides: Sequence[str]) -> int:
         if explained is None:
             raise
         raise explained from error
-    finally:
-        sys.argv = program
     return 0
+
+
+COMMAND = Subcommand(
+    name="train",
+    help="train and prune one model, or resume an interrupted run",
+    section=Section.RUN,
+    order=0,
+    config="train",
+    examples=(
+        "sparsebench train model=resnet prune=dpf sparsity=0.9",
+        "sparsebench train --cfg job          print every setting",
+    ),
+    run=main,
+)

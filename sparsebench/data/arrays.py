@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,17 +65,32 @@ def stratified(labels: Tensor, size: int, seed: int) -> Tensor:
     return torch.from_numpy(np.sort(np.concatenate(drawn)))
 
 
-class ImageDataset:
-    """A data set in memory on one device, split into ``train``, ``val`` and ``test``.
-
-    The validation split is taken from the official training images with ``split_seed``, independent of the seed
-    of a run: all methods and all runs use the same images for choices and for reporting.
+@dataclass(frozen=True, eq=False)
+class Content:
+    """What a data set has published.
 
     Args:
-        name: The data set's name, as in conf/dataset.
+        name: Its name, as in conf/dataset.
         num_classes: Number of classes.
         train: The official training images, which are split into ``train`` and ``val``.
         test: The official test images.
+    """
+
+    name: str
+    num_classes: int
+    train: Split
+    test: Split
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class ImageDataset(ABC):
+    """A data set in memory on one device, split into ``train``, ``val`` and ``test``.
+
+    The validation split is taken from the official training images with ``split_seed``, independent of the seed
+    of a run: all methods and all runs use the same images for choices and for reporting. Data sets inherit
+    these arguments, and add what they need to :meth:`read` their images.
+
+    Args:
         val_fraction: Fraction of the training images held out as ``val``, stratified, in (0, 1).
         split_seed: Seed of that split.
         train_samples: Number of (stratified) training images to keep after the split; None keeps all.
@@ -88,40 +104,42 @@ class ImageDataset:
         SettingError: A value is out of range.
     """
 
+    val_fraction: float
+    split_seed: int
+    train_samples: int | None
+    mean: tuple[float, ...]  # a list will do
+    std: tuple[float, ...]
+    pad: int
+    flip: bool
+    device: torch.device | str = "cpu"
+
     note = ""
     """Remark on results with this data set, printed at the start of a run."""
 
-    def __init__(
-        self,
-        name: str,
-        num_classes: int,
-        train: Split,
-        test: Split,
-        *,
-        val_fraction: float,
-        split_seed: int,
-        train_samples: int | None,
-        mean: Sequence[float],
-        std: Sequence[float],
-        pad: int,
-        flip: bool,
-        device: torch.device | str,
-    ) -> None:
-        require_int("pad", pad, least=0)
-        _, channels, height, width = train.images.shape
-        self.name, self.num_classes = name, num_classes
-        self.input_shape = self.train_shape = (channels, height, width)
-        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
-        if len(self.mean) != channels:
-            raise SettingError("mean", list(mean), f"one number for each of {channels} channels")
-        if len(self.std) != channels or min(self.std) <= 0:
-            raise SettingError("std", list(std), f"one positive number for each of {channels} channels")
-        self.pad, self.flip = pad, bool(flip)
+    @abstractmethod
+    def read(self) -> Content:
+        """All images; whatever the arguments of the data set itself say of them is in effect when this returns."""
 
-        kept, held_out = splits_of(train.labels, num_classes, val_fraction, split_seed, train_samples)
-        train, val = train.take(kept), train.take(held_out)
+    def __post_init__(self) -> None:
+        content = self.read()
+        require_int("pad", self.pad, least=0)
+        _, channels, height, width = content.train.images.shape
+        self.name, self.num_classes = content.name, content.num_classes
+        self.input_shape = self.train_shape = (channels, height, width)
+        if len(self.mean) != channels:
+            raise SettingError("mean", list(self.mean), f"one number for each of {channels} channels")
+        if len(self.std) != channels or min(self.std) <= 0:
+            raise SettingError("std", list(self.std), f"one positive number for each of {channels} channels")
+        self.mean, self.std = tuple(map(float, self.mean)), tuple(map(float, self.std))
+        self.flip = bool(self.flip)
+
+        kept, held_out = splits_of(
+            content.train.labels, self.num_classes, self.val_fraction, self.split_seed, self.train_samples
+        )
+        train, val = content.train.take(kept), content.train.take(held_out)
         self.train, self.val, self.test = (
-            Split(split.images.to(device), split.labels.to(device)) for split in (train, val, test)
+            Split(split.images.to(self.device), split.labels.to(self.device))
+            for split in (train, val, content.test)
         )
 
     def loader(self, batch_size: int, seed: int, *, channels_last: bool = False) -> TrainLoader:
@@ -143,6 +161,21 @@ class ImageDataset:
     def summary(self) -> dict[str, Any]:
         """No extra columns."""
         return {}
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class ArrayDataset(ImageDataset):
+    """A data set of images that are at hand.
+
+    Args:
+        content: The images; the other arguments are those of `ImageDataset`.
+    """
+
+    content: Content
+
+    def read(self) -> Content:
+        """What was given."""
+        return self.content
 
 
 def splits_of(

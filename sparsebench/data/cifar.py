@@ -2,55 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
-from sparsebench.data.arrays import ImageDataset
+from sparsebench.data.arrays import Content, ImageDataset
 from sparsebench.data.cifar_files import LAYOUT_10, LAYOUT_100, Layout, find, read
 from sparsebench.paths import expanded
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class _CIFAR(ImageDataset):
     layout: ClassVar[Layout]
 
-    def __init__(
-        self,
-        *,
-        data_root: str,
-        val_fraction: float,
-        split_seed: int,
-        train_samples: int | None,
-        mean: Sequence[float],
-        std: Sequence[float],
-        pad: int,
-        flip: bool,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        root = expanded(data_root)
+    data_root: str
+
+    def read(self) -> Content:
+        root = expanded(self.data_root)
         folder = find(root, self.layout)
         if folder is None:
             from sparsebench.data.download import download  # imported here: torchvision is slow to import
 
             folder = download(root, self.layout)
-        train, test = read(folder, self.layout)
-        super().__init__(
-            self.layout.name,
-            self.layout.num_classes,
-            train,
-            test,
-            val_fraction=val_fraction,
-            split_seed=split_seed,
-            train_samples=train_samples,
-            mean=mean,
-            std=std,
-            pad=pad,
-            flip=flip,
-            device=device,
-        )
+        return Content(self.layout.name, self.layout.num_classes, *read(folder, self.layout))
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class CIFAR10(_CIFAR):
     """60,000 colour 32x32 photographs in 10 classes, 10,000 of them for test.
 
@@ -58,15 +34,8 @@ class CIFAR10(_CIFAR):
     there by torchvision.
 
     Args:
-        data_root: Folder that holds cifar-10-batches-bin or cifar-10-batches-py; ``~`` is the home folder.
-        val_fraction: See `ImageDataset`, also for the following arguments.
-        split_seed: Seed of the split of the training images into ``train`` and ``val``.
-        train_samples: Number of training images to keep.
-        mean: Mean of each channel.
-        std: Standard deviation of each channel.
-        pad: Padding of the random crop; 4 is standard.
-        flip: Whether to flip training images horizontally.
-        device: Device of the images.
+        data_root: Folder that holds cifar-10-batches-bin or cifar-10-batches-py; ``~`` is the home folder. The
+            other arguments are those of `ImageDataset`.
 
     Raises:
         SettingError: The images are missing and cannot be downloaded, or a file is corrupt.
@@ -80,6 +49,7 @@ class CIFAR10(_CIFAR):
     layout = LAYOUT_10
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class CIFAR100(_CIFAR):
     """60,000 colour 32x32 photographs in 100 (fine) classes, 10,000 of them for test.
 
@@ -87,15 +57,8 @@ class CIFAR100(_CIFAR):
     there by torchvision.
 
     Args:
-        data_root: Folder that holds cifar-100-binary or cifar-100-python; ``~`` is the home folder.
-        val_fraction: See `ImageDataset`, also for the following arguments.
-        split_seed: Seed of the split of the training images into ``train`` and ``val``.
-        train_samples: Number of training images to keep.
-        mean: Mean of each channel.
-        std: Standard deviation of each channel.
-        pad: Padding of the random crop; 4 is standard.
-        flip: Whether to flip training images horizontally.
-        device: Device of the images.
+        data_root: Folder that holds cifar-100-binary or cifar-100-python; ``~`` is the home folder. The
+            other arguments are those of `ImageDataset`.
 
     Raises:
         SettingError: The images are missing and cannot be downloaded, or a file is corrupt.

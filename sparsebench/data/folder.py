@@ -311,8 +311,8 @@ class ImageNet(FolderDataset):
         classes, train, test = here
         note = (
             f"{classes:,} classes with {train:,} and {test:,} images; ImageNet has {self.CLASSES:,} with "
-            f"{self.TRAIN:,} and {self.TEST:,}: results are called imagenet_subset and are not comparable with "
-            "published ones"
+            f"{self.TRAIN:,} and {self.TEST:,}: results are called "
+            "imagenet_subset and are not comparable with published ones"
         )
         return "imagenet_subset", note
 
@@ -352,5 +352,5 @@ class ImageFolder(FolderDataset):
             name,
             ""
             if found.test is not None
-            else "there is no test folder: a fifth of the images is held out for test",
+            else "there is no test folder: a fifth of the images is held out for test for test",
         )

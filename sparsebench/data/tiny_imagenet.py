@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sparsebench.data import listing
-from sparsebench.data.arrays import ImageDataset, Split
+from sparsebench.data.arrays import Content, ImageDataset, Split
 from sparsebench.data.listing import ImageSource
 from sparsebench.errors import SettingError
 from sparsebench.paths import expanded
@@ -17,6 +17,7 @@ from sparsebench.paths import expanded
 SIDE = 64  # pixels
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class TinyImageNet(ImageDataset):
     """110,000 colour photographs of 64x64 pixels in 200 classes, 10,000 of them for test.
 
@@ -24,15 +25,8 @@ class TinyImageNet(ImageDataset):
     not published, so the validation images are the test set.
 
     Args:
-        data_root: Folder that contains tiny-imagenet-200 as unpacked, or that folder itself.
-        val_fraction: See `ImageDataset`, also for the following arguments.
-        split_seed: Seed of the split of the training images into ``train`` and ``val``.
-        train_samples: Number of training images to keep.
-        mean: Mean of each channel.
-        std: Standard deviation of each channel.
-        pad: Padding of the random crop.
-        flip: Whether to flip training images horizontally.
-        device: Device of the images.
+        data_root: Folder that holds tiny-imagenet-200 as unpacked, or is it. The other arguments are those of
+            `ImageDataset`.
 
     Raises:
         SettingError: The images are missing, or one is unreadable.
@@ -41,20 +35,11 @@ class TinyImageNet(ImageDataset):
         Le and Yang, "Tiny ImageNet Visual Recognition Challenge", CS 231N report, Stanford University, 2015.
     """
 
-    def __init__(
-        self,
-        *,
-        data_root: str,
-        val_fraction: float,
-        split_seed: int,
-        train_samples: int | None,
-        mean: Sequence[float],
-        std: Sequence[float],
-        pad: int,
-        flip: bool,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        root = expanded(data_root)
+    data_root: str
+
+    def read(self) -> Content:
+        """All images, decoded."""
+        root = expanded(self.data_root)
         candidate_folders = [
             parent / folder
             for parent in (root, root / "tiny_imagenet")
@@ -68,19 +53,11 @@ class TinyImageNet(ImageDataset):
             )
         found = listing.tiny_imagenet(folder)
         assert found.test is not None
-        super().__init__(
+        return Content(
             "tiny_imagenet",
             len(found.classes),
             Split(_decoded(found.train), found.train_labels),
             Split(_decoded(found.test), found.test_labels),
-            val_fraction=val_fraction,
-            split_seed=split_seed,
-            train_samples=train_samples,
-            mean=mean,
-            std=std,
-            pad=pad,
-            flip=flip,
-            device=device,
         )
 
 

@@ -28,7 +28,7 @@ class BNRecalibration:
         seed: Seed of the draw.
 
     Raises:
-        SettingError: A value is out of its range.
+        SettingError: A value is out of range.
 
     References:
         Li, Wu, Su and Wang, "EagleEye: Fast Sub-net Evaluation for Efficient Neural Network Pruning", ECCV 2020,

@@ -232,7 +232,7 @@ def _box(size: int, new: int) -> Tensor:
 
 
 def _plasma(n: int, size: int, decay: float, generator: Generator) -> Tensor:
-    """``n`` height maps in [0, 1] by the periodic diamond-square algorithm, [n, size, size]; ``size`` must be 2^k."""
+    """``n`` height maps in [0, 1] by the periodic diamond-square algorithm, [n, size, size]; ``size`` a power of 2."""
     heights = torch.zeros(n, size, size)
     step, wobble = size, 100.0
 

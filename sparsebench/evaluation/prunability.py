@@ -37,7 +37,7 @@ class Prunability:
         seed: Seed of the random order.
 
     Raises:
-        SettingError: A value is out of its range.
+        SettingError: A value is out of range.
 
     References:
         Kuhn, Lyle, Gomez, Rothfuss and Gal, "Robustness to Pruning Predicts Generalization in Deep Neural Networks",

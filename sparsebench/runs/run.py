@@ -44,7 +44,7 @@ from sparsebench.training.checkpoint import Checkpoint
 from sparsebench.training.ema import WeightAverage
 from sparsebench.training.flops import TrainingFLOPs
 from sparsebench.training.progress import Progress
-from sparsebench.training.runner import Runner
+from sparsebench.training.runner import RecordSettings, Runner, StepSettings, TrainingSetup
 from sparsebench.training.signals import StopSignals
 
 Record = Callable[[list[dict[str, float | None]]], None]
@@ -322,32 +322,37 @@ class _Training:
             components.model.load_state_dict(fresh.state_dict())
 
         layers = training_layers(components.model, components.dataset, components.layers)
-        return Runner(
+        setup = TrainingSetup(
             model=components.model,
             data=components.data,
             evaluation=evaluation,
+            criterion=nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing),
             optimizer=components.optimizer,
             lr_schedule=components.lr_schedule,
             pruner=components.pruner,
-            device=components.device,
             clock=components.clock,
             flops=TrainingFLOPs(layers, components.pruner.weights),
-            criterion=nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing),
+            seed=cfg.seed,
+            reinitialize=reinitialize,
+            first_step=first_step,
+        )
+        step = StepSettings(
+            device=device,
+            accumulate=cfg.accumulate,
+            clip_norm=cfg.clip_norm,
+            mix=Mix(cfg.mixup, cfg.cutmix, components.dataset.num_classes, cfg.seed),
+            average=average,
+        )
+        records = RecordSettings(
             checkpoint=Checkpoint(self.folder.path, self._warn),
             record=record,
             progress=progress,
             eval_every=components.eval_every,
             save_every=components.save_every,
-            accumulate=cfg.accumulate,
-            clip_norm=cfg.clip_norm,
-            seed=cfg.seed,
-            reinitialize=reinitialize,
             save_seconds=cfg.save_seconds,
-            first_step=first_step,
             signals=signals,
-            mix=Mix(cfg.mixup, cfg.cutmix, components.dataset.num_classes, cfg.seed),
-            average=average,
         )
+        return Runner(setup, step, records)
 
     def _warn(self, text: str) -> None:
         print(f"sparsebench: {text}", file=sys.stderr)

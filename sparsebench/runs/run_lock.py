@@ -70,10 +70,13 @@ def say_finished(folder: Path) -> None:
     print(f"{folder}: already finished; nothing done (overwrite=true to run it again)")
 
 
-def note_failure(cfg: DictConfig, run_id: str, error: Exception) -> None:
-    """Leave an error of a launcher's job where the launcher looks: one before the lock was claimed has not done so."""
+def note_failure(cfg: DictConfig, run_id: Callable[[], str], error: Exception) -> None:
+    """Leave an error of a launcher's job where the launcher looks: one before the lock was claimed has not done so.
+
+    ``run_id`` is asked only then: a config that is wrong may have none.
+    """
     if not cfg.wait and not isinstance(error, RunLockedError):
-        states.fail(expanded(cfg.results_dir), run_id, error)
+        states.fail(expanded(cfg.results_dir), run_id(), error)
 
 
 @contextmanager

@@ -42,83 +42,113 @@ class History:
     test: Accuracy | None = None
 
 
-class Runner:
-    """Trains, prunes, evaluates and records one run.
+@dataclass(frozen=True)
+class TrainingSetup:
+    """What is trained, on what, and for how long.
 
     Args:
         model: On its device, in its memory format.
         data: Training batches by position.
         evaluation: ``"val"`` or ``"test"`` -> all its samples, once, in order; with several ranks, this rank's.
+        criterion: (logits, targets) -> mean loss.
         optimizer: Holds the dense weights.
         lr_schedule: Learning-rate factor of each step.
         pruner: The method.
-        device: Precision, random generators, and collectives.
         clock: Length of the training.
-        criterion: (logits, targets) -> mean loss.
-        checkpoint: Stores the state.
-        record: Called with all rows of metrics.csv after every evaluation.
         flops: Counts the training's cost.
+        seed: Of the generator that methods draw from.
+        reinitialize: Draws the model's weights again, for methods that ask for it.
+        first_step: Where the training starts: not at 0 for one that continues an earlier one.
+    """
+
+    model: nn.Module
+    data: Loader
+    evaluation: Callable[[Literal["val", "test"]], Batches]
+    criterion: Callable[[Tensor, Tensor], Tensor]
+    optimizer: torch.optim.Optimizer
+    lr_schedule: LRSchedule
+    pruner: Pruner
+    clock: Clock
+    flops: TrainingFLOPs
+    seed: int = 0
+    reinitialize: Callable[[], None] = lambda: None
+    first_step: int = 0
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """How a step is made.
+
+    Args:
+        device: Precision, random generators, and collectives.
+        accumulate: Micro-batches that a batch is split into, one backward each.
+        clip_norm: Largest norm of the gradient; ``None`` for no clipping.
+        mix: (step, inputs, targets) -> what is trained on instead; methods that look at data see it unmixed.
+        average: Of the weights: then it is what is evaluated, and in the end kept.
+    """
+
+    device: Device
+    accumulate: int = 1
+    clip_norm: float | None = None
+    mix: Mixing | None = None
+    average: WeightAverage | None = None
+
+
+@dataclass(frozen=True)
+class RecordSettings:
+    """When a training is evaluated, recorded and saved, and where to.
+
+    Args:
+        checkpoint: Where the state is kept.
+        record: Given all rows of metrics.csv after every evaluation.
         progress: (steps of the run, steps done) -> progress output.
         eval_every: Steps between evaluations.
         save_every: Steps between checkpoints.
         save_seconds: Longest time between checkpoints.
-        accumulate: Micro-batches per batch, one backward each.
-        clip_norm: Maximum norm of the gradient; ``None`` for no clipping.
-        seed: Seed of the generator that methods draw from.
-        reinitialize: Reinitialises the model's weights, for methods that request it.
-        first_step: First step of the training; not 0 if it continues an earlier one.
-        signals: Checked between steps.
-        mix: (step, inputs, targets) -> mixed inputs and targets; methods that look at data see them unmixed.
-        average: Average of the weights, which is then evaluated and kept at the end.
+        signals: Looked at between two steps.
     """
 
-    def __init__(
-        self,
-        *,
-        model: nn.Module,
-        data: Loader,
-        evaluation: Callable[[Literal["val", "test"]], Batches],
-        optimizer: torch.optim.Optimizer,
-        lr_schedule: LRSchedule,
-        pruner: Pruner,
-        device: Device,
-        clock: Clock,
-        criterion: Callable[[Tensor, Tensor], Tensor],
-        checkpoint: Checkpoint,
-        record: Callable[[list[dict[str, float | None]]], None],
-        flops: TrainingFLOPs,
-        progress: Callable[[int, int], Progress],
-        eval_every: int,
-        save_every: int,
-        save_seconds: float = math.inf,
-        accumulate: int = 1,
-        clip_norm: float | None = None,
-        seed: int = 0,
-        reinitialize: Callable[[], None] = lambda: None,
-        first_step: int = 0,
-        signals: StopSignals | None = None,
-        mix: Mixing | None = None,
-        average: WeightAverage | None = None,
-    ) -> None:
+    checkpoint: Checkpoint
+    record: Callable[[list[dict[str, float | None]]], None]
+    progress: Callable[[int, int], Progress]
+    eval_every: int
+    save_every: int
+    save_seconds: float = math.inf
+    signals: StopSignals = field(default_factory=StopSignals)
+
+
+class Runner:
+    """Trains, prunes, evaluates and records one run.
+
+    Args:
+        setup: What is trained.
+        step: How a step is made.
+        records: When it is evaluated and saved.
+    """
+
+    def __init__(self, setup: TrainingSetup, step: StepSettings, records: RecordSettings) -> None:
+        device, model, data = step.device, setup.model, setup.data
         self.model, self.forward = model, device.callable(model)
         self.parallel = device.parallel(model, self.forward, lambda: data.batch(0)[0][:2])
-        self.data, self.evaluation, self.optimizer = data, evaluation, optimizer
-        self.lr_schedule, self.pruner = lr_schedule, pruner
-        self.device = device
-        self.clock = clock
-        self.criterion = criterion
-        self.flops = flops
-        self.checkpoint, self.record, self.make_progress = checkpoint, record, progress
-        self.eval_every, self.save_every, self.save_seconds = eval_every, save_every, save_seconds
-        self.accumulate, self.clip_norm, self.seed = accumulate, clip_norm, seed
-        self.reinitialize, self.signals = reinitialize, signals or StopSignals()
-        self.mix, self.average = mix, average
-        self.base_lrs = [group["lr"] for group in optimizer.param_groups]
+        self.data, self.evaluation, self.criterion = data, setup.evaluation, setup.criterion
+        self.optimizer, self.lr_schedule, self.pruner = setup.optimizer, setup.lr_schedule, setup.pruner
+        self.clock, self.flops = setup.clock, setup.flops
+        self.seed, self.reinitialize = setup.seed, setup.reinitialize
+        self.device, self.accumulate, self.clip_norm = device, step.accumulate, step.clip_norm
+        self.mix, self.average = step.mix, step.average
+        self.checkpoint, self.record, self.make_progress = (
+            records.checkpoint,
+            records.record,
+            records.progress,
+        )
+        self.eval_every, self.save_every = records.eval_every, records.save_every
+        self.save_seconds, self.signals = records.save_seconds, records.signals
+        self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.train_loss = TrainLoss(device.torch_device)
         self.history = History()
-        self.step = first_step
+        self.step = setup.first_step
         self.images = 0
-        self._last_masks = pruner.weights.packed()
+        self._last_masks = self.pruner.weights.packed()
 
     def run(self) -> History:
         """Train to the end, or until the loss is not finite; resumes from a checkpoint if there is one."""
@@ -159,13 +189,9 @@ class Runner:
         """
         samples = len(targets) if samples is None else samples
         self.optimizer.zero_grad(set_to_none=True)  # the first backward writes instead of adding
-        factor = self.pruner.lr_factor(self.step, self.lr_schedule)
-        for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
-            group["lr"] = base * factor  # schedules are functions of the step alone
+        self._set_learning_rates()
         self.pruner.before_forward(self.step)  # mask updates; hides the dense weights
-        dense_forward = self.pruner.dense_forward(self.step)  # only for counting FLOPs
-        dense_gradient = self.pruner.dense_gradient(self.step)
-        self.flops.count(samples, dense_gradient, dense_forward)  # with the current masks
+        self.flops.count(samples, self.pruner.dense_gradient(self.step), self.pruner.dense_forward(self.step))
         loss = torch.zeros((), device=inputs.device)  # a tensor: .item() would synchronise
         micro_batches = self.device.split(inputs, targets, self.accumulate)  # accumulate × ([m, ...], [m])
         for number, (inputs, targets) in enumerate(micro_batches, start=1):
@@ -188,6 +214,11 @@ class Runner:
         self.images += samples
         self.train_loss.update(loss, samples)  # summed on the device, read at evaluations
         self.progress.step(samples, loss, self.pruner.scheduled_sparsity(self.step))
+
+    def _set_learning_rates(self) -> None:
+        factor = self.pruner.lr_factor(self.step, self.lr_schedule)
+        for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = base * factor  # schedules are functions of the step alone
 
     @torch.no_grad()
     def evaluate_and_record(self, since: float) -> None:
@@ -286,7 +317,9 @@ class Runner:
         try:
             with self.average.applied() if self.average is not None else nullcontext():
                 if self.average is not None:
-                    self.device.broadcast_buffers(self.model)  # every rank has averaged its own buffers
+                    self.device.broadcast_buffers(
+                        self.model
+                    )  # every rank has averaged its own buffers buffers
                 with self.pruner.evaluating(), self.device.autocast():
                     return evaluate(self.forward, self.evaluation(split), self.device.sum)
         finally:

@@ -10,9 +10,9 @@ import sys
 import pytest
 
 from sparsebench.cli import main
-from sparsebench.cli.list import GROUPS
-from sparsebench.cli.subcommands import COMMANDS
-from sparsebench.paths import config_dir
+from sparsebench.cli.list import labels
+from sparsebench.cli.subcommand import Section, subcommands
+from tests.support import ROOT
 from tests.support.configs import options
 
 
@@ -32,7 +32,7 @@ def run(*argv, **kwargs):
 def test_what_must_answer_at_once_imports_nothing_heavy(argv):
     code = (
         "import sys; from sparsebench.cli import main; status = main(sys.argv[1:]); "
-        "heavy = {'torch', 'pandas', 'hydra', 'numpy', 'sklearn'} & set(sys.modules); "
+        "heavy = {'torch', 'pandas', 'hydra', 'omegaconf', 'numpy', 'matplotlib', 'tqdm'} & set(sys.modules); "
         "sys.exit(str(heavy) if heavy else status)"
     )
     done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True)
@@ -43,8 +43,27 @@ def test_what_must_answer_at_once_imports_nothing_heavy(argv):
 def test_help_names_every_command_and_says_what_digits_are(capsys):
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    assert all(f"  {name} " in text for name in COMMANDS)
+    assert [line.split()[0] for line in text.split("examples:")[0].splitlines() if line.startswith("  ")] == [
+        *subcommands()
+    ]
+    assert all(f"\n{section.value}:\n" in text for section in Section)
+    assert all(f"  {example}\n" in text for command in subcommands().values() for example in command.examples)
     assert "default data set is digits" in text
+
+
+def test_subcommands_are_in_the_order_in_which_they_are_used():
+    assert [*subcommands()][:4] == ["train", "sweep", "theory", "status"]
+
+
+@pytest.mark.parametrize("name", subcommands())
+def test_every_subcommand_has_a_help_of_its_own(name, capsys):
+    command = subcommands()[name]
+    assert command.help and (command.arguments is None) == bool(command.config)
+    if command.arguments:
+        assert main([name, "--help"]) == 0
+        text = " ".join(capsys.readouterr().out.split())
+        assert text.startswith(f"usage: sparsebench {name} ")
+        assert " ".join((command.description or command.help).split()) in text
 
 
 def test_a_mistyped_command_gets_a_suggestion(capsys):
@@ -55,8 +74,11 @@ def test_a_mistyped_command_gets_a_suggestion(capsys):
 def test_list_prints_every_option_with_a_description_and_methods_with_their_paper(capsys):
     assert main(["list", "--format", "json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    found = {label: options(group) for label, group in GROUPS.items() if (config_dir() / group).is_dir()}
+    found = {label: options(group) for label, group in labels().items()}
+    found |= {"commands": [*subcommands()]}
+    found["figures"] = sorted(path.stem for path in (ROOT / "sparsebench/report/figures").glob("[!_]*.py"))
     assert {label: [entry["name"] for entry in listed[label]] for label in listed} == found
+    assert {"methods", "models", "datasets", "evaluations", "scales", "theory"} <= found.keys()
     assert all(entry["description"] for found in listed.values() for entry in found)
     for label in ("models", "datasets", "methods", "schedules", "allocations"):
         assert all(entry["reference"] for entry in listed[label])

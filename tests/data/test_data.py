@@ -22,7 +22,7 @@ import pytest
 import torch
 import yaml
 
-from sparsebench.data.arrays import ImageDataset, Split, stratified
+from sparsebench.data.arrays import ArrayDataset, Content, ImageDataset, Split, stratified
 from sparsebench.data.cifar import CIFAR10, CIFAR100
 from sparsebench.data.cifar_files import LAYOUT_10, LAYOUT_100, Layout, find, read
 from sparsebench.data.digits import Digits
@@ -53,7 +53,7 @@ def tiny(count: int = 40, shape: tuple[int, int, int] = (3, 4, 5), device="cpu",
     test = Split(random_images(20, shape, seed=1), torch.arange(20) % 10)
     arguments = {"val_fraction": 0.25, "split_seed": 0, "train_samples": None, "pad": 1, "flip": True}
     arguments |= {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.25]}
-    return ImageDataset("tiny", 10, train, test, **{**arguments, **changed}, device=device)
+    return ArrayDataset(content=Content("tiny", 10, train, test), **{**arguments, **changed}, device=device)
 
 
 def raw(inputs: torch.Tensor, dataset: ImageDataset) -> torch.Tensor:
@@ -228,7 +228,7 @@ def test_crop_and_mirroring_of_one_image_by_hand():
     images = image.expand(20, 1, 2, 2).contiguous()
     split = Split(images, torch.arange(20) % 10)
     arguments = {"val_fraction": 0.5, "split_seed": 0, "train_samples": None, "pad": 1, "flip": True}
-    dataset = ImageDataset("hand", 10, split, split, **arguments, mean=[0], std=[1], device="cpu")
+    dataset = ArrayDataset(content=Content("hand", 10, split, split), **arguments, mean=[0], std=[1])
     seen = {
         tuple((inputs[0, 0] * 255).round().int().flatten().tolist())
         for inputs, _ in map(TrainLoader(dataset, 1, seed=0).batch, range(300))

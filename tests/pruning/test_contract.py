@@ -16,11 +16,9 @@ from sparsebench.pruning.allocation import zeros_for
 from sparsebench.pruning.pruner import Pruner
 from sparsebench.runs.build import build_run
 from sparsebench.training.checkpoint import Checkpoint
-from sparsebench.training.flops import TrainingFLOPs
 from sparsebench.training.metrics import evaluate
-from sparsebench.training.runner import Runner
 from tests.support.configs import options, train_config
-from tests.support.training import SMALL, Quiet
+from tests.support.training import SMALL, Quiet, runner_of
 
 
 @pytest.fixture(scope="module", params=options("prune"))
@@ -56,15 +54,9 @@ def make(tmp_path_factory):
 
     def loop(made, folder, first_step):
         (place / folder).mkdir(exist_ok=True)
-        return Runner(
-            model=made.model, data=made.data, evaluation=lambda split: batches(made.dataset, split, 100),
-            optimizer=made.optimizer, lr_schedule=made.lr_schedule, pruner=made.pruner, device=made.device,
-            clock=made.clock, criterion=nn.CrossEntropyLoss(), checkpoint=Checkpoint(place / folder, pytest.fail),
-            record=lambda rows: None, flops=TrainingFLOPs(
-                made.layers, made.pruner.weights
-            ),
-            progress=lambda total, done: Quiet(), eval_every=5, save_every=3, first_step=first_step,
-        )  # fmt: skip
+        checkpoint = Checkpoint(place / folder, pytest.fail)
+        evaluation = lambda split: batches(made.dataset, split, 100)  # noqa: E731
+        return runner_of(made, evaluation, checkpoint, first_step, eval_every=5, save_every=3)
 
     return build
 

@@ -11,9 +11,12 @@ from matplotlib.colors import to_rgb
 from sparsebench.cli import main
 from sparsebench.files import write_csv
 from sparsebench.records.schema import LAYERS_COLUMNS, METRICS_COLUMNS
+from sparsebench.report.cost import cost, pareto
 from sparsebench.report.data import load, points
-from sparsebench.report.figures import accuracy, cost, pareto
-from sparsebench.report.run_figures import at, layers, level, trainings
+from sparsebench.report.figures.accuracy import accuracy
+from sparsebench.report.figures.layers import layers
+from sparsebench.report.figures.trainings import trainings
+from sparsebench.report.selection import at, level
 from sparsebench.report.style import rendered, settings, sparsity_axis, styles
 from tests.support.tables import put, reported
 

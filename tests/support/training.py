@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from torch import nn
+
+from sparsebench.training.flops import TrainingFLOPs
+from sparsebench.training.runner import RecordSettings, Runner, StepSettings, TrainingSetup
+
 SMALL = ("dataset=digits", "model=resnet", "model.depth=8", "model.width=4", "epochs=5", "ramp_end=0.5",
          "schedule.interval=4it", "dataset.train_samples=300", "device=cpu")  # fmt: skip
 
@@ -16,3 +21,27 @@ class Quiet:
 
     def close(self):
         pass
+
+
+def runner_of(made, evaluation, checkpoint=None, first_step=0, eval_every=10**9, save_every=10**9):
+    """The training loop over assembled objects, with an ordinary step, that records nothing."""
+    setup = TrainingSetup(
+        model=made.model,
+        data=made.data,
+        evaluation=evaluation,
+        criterion=nn.CrossEntropyLoss(),
+        optimizer=made.optimizer,
+        lr_schedule=made.lr_schedule,
+        pruner=made.pruner,
+        clock=made.clock,
+        flops=TrainingFLOPs(made.layers, made.pruner.weights),
+        first_step=first_step,
+    )
+    records = RecordSettings(
+        checkpoint=checkpoint,
+        record=lambda rows: None,
+        progress=lambda total, done: Quiet(),
+        eval_every=eval_every,
+        save_every=save_every,
+    )
+    return Runner(setup, StepSettings(made.device), records)

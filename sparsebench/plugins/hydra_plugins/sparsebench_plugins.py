@@ -11,9 +11,9 @@ from sparsebench.sweeps import launchers, sweeper
 
 
 def _compare(tables: Sequence[str]) -> int:
-    from sparsebench.cli import compare  # imports pandas, and is not always needed
+    from sparsebench.cli import compare
 
-    return compare.main(tables)
+    return compare.COMMAND.main(tables)
 
 
 def _subcommand(name: str) -> Callable[[Sequence[str]], int]:

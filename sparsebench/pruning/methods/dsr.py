@@ -15,7 +15,7 @@ from sparsebench.pruning.scores import Score
 
 
 class DSR(Dynamic):
-    """Dynamic sparse reparameterisation: prunes by a global threshold and grows in layers with many kept weights.
+    """Dynamic sparse reparameterisation: prunes by a global threshold, grows at random where many weights are kept.
 
     At updates, all kept |w| < H are pruned, K_l in layer l and K in total. If K > 1.1 N_p, H is halved for the next
     update; if K < 0.9 N_p, it is doubled. Then R_l / ΣR · K random weights grow from zero in layer l, where R_l is its

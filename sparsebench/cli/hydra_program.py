@@ -1,0 +1,67 @@
+"""Hydra as the program behind ``train``, ``sweep`` and ``theory``."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import sparsebench
+from sparsebench.paths import config_dir
+
+INFO_FLAGS = frozenset({"--cfg", "-c", "--info", "-i"})
+"""Flags with which Hydra shows something, and runs nothing."""
+
+
+def call(task: Callable[..., Any], config: str, overrides: Sequence[str]) -> None:
+    """Let Hydra compose a config, and call ``task`` with it, or with each of a sweep's.
+
+    Args:
+        task: A function of a module, for launchers pickle it.
+        config: Name of the primary config.
+        overrides: As Hydra takes them.
+    """
+    import hydra
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors are raised here instead of printed with a traceback
+    before, sys.argv = sys.argv, ["sparsebench", *overrides]
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config)(task)()
+    finally:
+        sys.argv = before
+
+
+def expand_shorthand(override: str) -> str:
+    """Expand a shorthand of ``sparsebench sweep`` to Hydra's override.
+
+    Example:
+        >>> in_full("launcher=slurm"), in_full("launcher.n_jobs=4"), in_full("retries=2"), in_full("--dry-run")
+        ('hydra/launcher=slurm', 'hydra.launcher.n_jobs=4', 'hydra.sweeper.retries=2', 'hydra.sweeper.dry_run=true')
+    """
+    for short, full in (
+        ("launcher=", "hydra/launcher="),
+        ("launcher.", "hydra.launcher."),
+        ("retries=", "hydra.sweeper.retries="),
+        ("--dry-run", "hydra.sweeper.dry_run=true"),
+    ):
+        if override.startswith(short):
+            return full + override[len(short) :]
+    return override
+
+
+def register() -> None:
+    """Register the sweeper and the launchers with Hydra."""
+    from hydra.core.plugins import Plugins
+
+    plugins_dir = str(Path(sparsebench.__file__).parent / "plugins")
+    sys.path.append(plugins_dir)
+    try:
+        plugin = importlib.import_module("hydra_plugins.sparsebench_plugins")
+    finally:
+        # Worker processes that inherit this path would import the plugin while they import Hydra.
+        sys.path.remove(plugins_dir)
+    for plugin_class in (plugin.GridSweeper, plugin.LocalLauncher, plugin.SlurmLauncher):
+        Plugins.instance().register(plugin_class)
