@@ -52,7 +52,7 @@ def images(pixels: int, count: int, device: str) -> ArrayDataset:
 
 
 def make(method: str, argv: list[str], dataset: ArrayDataset, batch_size: int) -> Runner:
-    """A runner of ``method``, at an update of its masks after three eighths of the training."""
+    """A runner of ``method``, at a mask update after three eighths of the training."""
     cfg = compose("train", overrides=[f"prune={method}", *argv, f"batch_size={batch_size}"])
     made = build_run(cfg, dataset)
     setup = TrainingSetup(

@@ -2,7 +2,7 @@
 """Mutation testing: breaks the source in small ways, one at a time, and checks whether a test fails.
 
     scripts/mutate.py                       all of scripts/mutations.yaml: a quarter of an hour of one core
-    scripts/mutate.py --near                only with the tests that are named beside it: survivors are found sooner
+    scripts/mutate.py --near                only with the tests listed for it: faster, more survivors
     scripts/mutate.py --only clip_before_masking last_step_not_audited
     scripts/mutate.py --list
 

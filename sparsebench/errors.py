@@ -46,7 +46,7 @@ def one_of(options: Iterable[object], given: object) -> str:
 
 
 def is_int(value: object) -> TypeGuard[int]:
-    """Whether ``value`` is an integer, which True and False are not."""
+    """Whether ``value`` is an int and not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 

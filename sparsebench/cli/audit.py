@@ -21,7 +21,7 @@ ELSEWHERE = 0.1
 
 
 def run(options: Namespace) -> int:
-    """Print, or write with ``-o``, every claim that does not hold.
+    """Print every claim that does not hold, or write them with ``-o``.
 
     Returns:
         0 if all claims hold, else 1.
@@ -59,7 +59,7 @@ def run(options: Namespace) -> int:
 
 
 def _folders(paths: Sequence[Path]) -> tuple[list[Path], str]:
-    """The finished runs under ``paths``, each once, and a word on the others."""
+    """The finished runs under ``paths``, each once, and a remark on the others."""
     from sparsebench.records.run_folder import finished_runs, unfinished
 
     found: dict[Path, Path] = {}
@@ -97,21 +97,27 @@ def _lines(found: Sequence[Finding]) -> Iterator[str]:
 
 def arguments(parser: ArgumentParser) -> None:
     """Which runs are checked, and how."""
-    parser.add_argument("paths", nargs="+", type=Path, metavar="FOLDER", help="a run folder, or one of runs")
-    parser.add_argument("--no-accuracy", action="store_true", help="evaluate nothing: quick")
     parser.add_argument(
-        "--tolerance", type=float, metavar="POINTS",
-        help="percentage points that accuracies may differ by (default: 0 on the run's kind of device with its "
+        "paths", nargs="+", type=Path, metavar="FOLDER", help="a run folder, or a folder of runs"
+    )
+    parser.add_argument("--no-accuracy", action="store_true", help="skip the evaluation of accuracies (fast)")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="POINTS",
+        help="percentage points by which accuracies may differ (default: 0 on the run's kind of device with its "
         f"version of PyTorch, {ELSEWHERE} elsewhere)",
-    )  # fmt: skip
-    parser.add_argument("--data-root", type=Path, metavar="FOLDER", help="where images lie on this machine")
+    )
+    parser.add_argument(
+        "--data-root", type=Path, metavar="FOLDER", help="folder of the data sets on this machine"
+    )
     parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write here instead of printing")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write to FILE instead of printing")
 
 
 COMMAND = Subcommand(
     name="audit",
-    help="check what finished runs say of themselves against their weights, config and data",
+    help="verify finished runs against their weights, config and data",
     section=Section.RESULTS,
     order=2,
     description="Checks finished runs: zeros, costs and layers are counted again in model.safetensors, accuracies "

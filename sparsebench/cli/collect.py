@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def run(options: Namespace) -> int:
-    """Print, or write with ``-o``, one row a finished run.
+    """Print one row per finished run, or write them with ``-o``.
 
     Raises:
         SettingError: A folder holds no finished runs, or FILE is not writable.
@@ -43,13 +43,15 @@ def run(options: Namespace) -> int:
 
 def arguments(parser: ArgumentParser) -> None:
     """Which runs, and where the CSV goes."""
-    parser.add_argument("paths", nargs="+", type=Path, metavar="FOLDER", help="a run folder, or one of runs")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write here instead of printing")
+    parser.add_argument(
+        "paths", nargs="+", type=Path, metavar="FOLDER", help="a run folder, or a folder of runs"
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write to FILE instead of printing")
 
 
 COMMAND = Subcommand(
     name="collect",
-    help="the rows of many runs as one CSV",
+    help="the results of many runs as one CSV",
     section=Section.FOLLOW,
     order=2,
     description="One CSV of the finished runs under folders: a row each, every column, the texts of the runs' own "

@@ -30,21 +30,21 @@ protocol is known to be the same. Exit status: 1 if a requested check fails, 2 f
 
 
 class TableSource(NamedTuple):
-    """One thing to compare: its name as given, and the file or folder."""
+    """One table to compare: its name on the command line, and the file or folder."""
 
     given: str
     path: Path
 
     @property
     def published(self) -> bool:
-        """Whether it holds numbers of papers."""
+        """Whether it holds published numbers."""
         from sparsebench.compare.published import is_published
 
         return self.path.is_file() and is_published(self.path)
 
 
 def run(options: Namespace) -> int:
-    """Print, or write with ``-o``, the comparison of the named results.
+    """Print the comparison of the named results, or write it with ``-o``.
 
     Raises:
         SettingError: A path holds no results, a column does not exist, or FILE is not writable.
@@ -107,7 +107,7 @@ def _read(source: TableSource, label: str, names: dict[str, str], options: Names
 
 
 def _compared(sources: Sequence[TableSource], names: dict[str, str], options: Namespace) -> str:
-    """Compare tables of runs; what a --fail option found, or nothing."""
+    """Compare tables of runs; returns what a --fail option found, or an empty string."""
     from sparsebench.compare.comparison import compare
     from sparsebench.compare.layout import format_for_display
     from sparsebench.compare.table import WITH_NOTES, exact, render
@@ -131,7 +131,7 @@ def _compared(sources: Sequence[TableSource], names: dict[str, str], options: Na
 def _published(
     sources: Sequence[TableSource], papers: Sequence[TableSource], names: dict[str, str], options: Namespace
 ) -> str:
-    """Put ours beside a paper's; what a --fail option found, or nothing."""
+    """Compare our results with a paper's; returns what a --fail option found, or an empty string."""
     from sparsebench.compare.published import cells, compare_with_paper, listed, read_published
     from sparsebench.compare.table import WITH_NOTES, exact, render
 
@@ -159,7 +159,7 @@ def _published(
 
 
 def _failed_published(frame: pd.DataFrame, options: Namespace) -> str:
-    """Published rows that ours is too far below, or that have no runs of ours."""
+    """Published rows that our results fall too far below, or that we have no runs for."""
     sparsity = frame["sparsity"].map("{:g}".format)
     named = frame["model_as_published"] + " " + frame["method_as_published"] + " " + sparsity
     failed = []
@@ -231,7 +231,7 @@ def _labels(given: Sequence[str]) -> list[str]:
 
 
 def _excluded_runs(frame: pd.DataFrame, running: int) -> str:
-    """How many runs do not count, why, and which (the first three of a reason); empty if all do."""
+    """How many runs are excluded, why, and which (the first three per reason); empty if all are valid."""
     from sparsebench.records.validity import run_states, valid_runs
 
     bad = frame[~valid_runs(frame)]
@@ -260,27 +260,31 @@ def arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--metric", default="top1", help="numeric column to compare (default: top1)")
     parser.add_argument(
-        "--on", type=lambda text: text.split(","), metavar="NAME,...", help="columns or settings to join by"
+        "--on", type=lambda text: text.split(","), metavar="NAME,...", help="columns or settings to join on"
     )
     parser.add_argument(
-        "--map", action="append", default=[], metavar="THEIRS=OURS", help="a column of a CSV that is not ours"
+        "--map",
+        action="append",
+        default=[],
+        metavar="THEIRS=OURS",
+        help="rename a column of another program's CSV",
     )
     parser.add_argument("--format", choices=FORMATS, default="table")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write to FILE instead of printing")
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="write to FILE instead of the screen"
+        "--fail-below",
+        type=float,
+        metavar="DELTA",
+        help="fail if a difference is below DELTA, for example -0.5 (for costs: if it grew by more than that)",
     )
     parser.add_argument(
-        "--fail-below", type=float, metavar="DELTA",
-        help="fail where a difference is below DELTA, for example -0.5 (of a cost: where it grew by more than that)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--fail-on-missing", action="store_true", help="fail where a configuration is not in every table"
+        "--fail-on-missing", action="store_true", help="fail if a configuration is missing from a table"
     )
 
 
 COMMAND = Subcommand(
     name="compare",
-    help="tables over runs, and beside papers' numbers: means, intervals, differences",
+    help="compare runs with each other or with papers: means, intervals, differences",
     section=Section.RESULTS,
     order=0,
     description="Means over seeds, sample standard deviations, ranks and differences, joined by configuration.",

@@ -70,7 +70,7 @@ def answer(arguments: Sequence[str]) -> int:
 
 
 def candidates(before: Sequence[str], last: str) -> list[str]:
-    """What the word ``last`` may become after the words ``before`` (without the program's name)."""
+    """Completions of the word ``last`` after the words ``before`` (without the program's name)."""
     commands = subcommands()
     if not before:
         return [name for name in commands if name.startswith(last)]

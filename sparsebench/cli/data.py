@@ -1,4 +1,4 @@
-"""``sparsebench data check`` and ``sparsebench data pack``: data sets on disk, verified and dataset faster to read."""
+"""``sparsebench data check`` and ``data pack``: data sets on disk, verified and dataset faster to read."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run(args: Namespace) -> int:
     on_disk = isinstance(kind, type) and issubclass(kind, FolderDataset)
     if args.action == "pack" and not on_disk:
         raise SettingError(
-            "dataset", args.dataset, "a data set that is read from files: this one is kept in memory"
+            "dataset", args.dataset, "a data set that is read from files; this one is kept in memory"
         )
     if not on_disk:
         dataset = build(cfg.dataset, "dataset", device="cpu")  # reads everything, and refuses damaged files
@@ -74,15 +74,25 @@ def candidates(before: Sequence[str], last: str) -> list[str]:
 def arguments(parser: ArgumentParser) -> None:
     """What is done, with its options, and to which data set."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="check|pack")
-    check = actions.add_parser("check", help="counts, classes, unreadable images; checksums of packed ones")
-    check.add_argument(
-        "--no-decode", action="store_true", help="count only; of packed images compare checksums too"
+    check = actions.add_parser(
+        "check", help="count images and classes, find unreadable images, verify checksums of packed ones"
     )
-    check.add_argument("-o", "--output", type=Path, metavar="CSV", help="write what is found, an image a row")
-    pack = actions.add_parser("pack", help="make images smaller and pack them into a few large files")
-    pack.add_argument("--side", type=int, default=256, help="longest shorter side, in pixels (default: 256)")
-    pack.add_argument("--quality", type=int, default=95, help="of JPEG, 1 to 95 (default: 95)")
-    pack.add_argument("--output", type=Path, metavar="FOLDER", help="where to (default: data_root)")
+    check.add_argument(
+        "--no-decode", action="store_true", help="only count; for packed images also verify checksums"
+    )
+    check.add_argument(
+        "-o", "--output", type=Path, metavar="CSV", help="write the problems, one image per row"
+    )
+    pack = actions.add_parser("pack", help="downscale images and pack them into a few large files")
+    pack.add_argument(
+        "--side",
+        type=int,
+        default=256,
+        metavar="N",
+        help="resize the shorter side to at most N pixels (default: 256)",
+    )
+    pack.add_argument("--quality", type=int, default=95, help="JPEG quality, 1 to 95 (default: 95)")
+    pack.add_argument("--output", type=Path, metavar="FOLDER", help="output folder (default: data_root)")
     for action in (check, pack):
         action.add_argument("dataset", metavar="DATASET", help="as in dataset=...")
         action.add_argument(
@@ -92,7 +102,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 COMMAND = Subcommand(
     name="data",
-    help="check a data set on disk, or pack its images to be read faster",
+    help="verify a data set on disk, or pack its images for faster reading",
     section=Section.OTHER,
     order=0,
     description="data sets on disk, verified and dataset faster to read",

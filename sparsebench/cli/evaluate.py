@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def run(args: Namespace) -> int:
-    """Evaluate every finished run under the named folders; summary.csv and the model stay as they are.
+    """Evaluate every finished run under the given folders; summary.csv and the model stay unchanged.
 
     Returns:
         0, or 1 if a run could not be evaluated.
@@ -82,12 +82,14 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "arguments", nargs="+", metavar="FOLDER|SETTING", help="run folders, evaluate=... and its settings"
     )
-    parser.add_argument("--data-root", type=Path, metavar="FOLDER", help="where images lie on this machine")
+    parser.add_argument(
+        "--data-root", type=Path, metavar="FOLDER", help="folder of the data sets on this machine"
+    )
 
 
 COMMAND = Subcommand(
     name="evaluate",
-    help="calibration, classes, corruptions, ... of finished runs",
+    help="evaluate calibration, classes, corruptions, ... of finished runs",
     section=Section.RESULTS,
     order=3,
     description="Evaluates finished runs and writes what is found to evaluation/NAME.csv in each run folder.",

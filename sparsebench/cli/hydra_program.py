@@ -26,7 +26,7 @@ def call(task: Callable[..., Any], config: str, overrides: Sequence[str]) -> Non
     """
     import hydra
 
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed with a traceback
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors are raised here instead of printed with a traceback
     before, sys.argv = sys.argv, ["sparsebench", *overrides]
     try:
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config)(task)()
@@ -35,7 +35,7 @@ def call(task: Callable[..., Any], config: str, overrides: Sequence[str]) -> Non
 
 
 def expand_shorthand(override: str) -> str:
-    """What a short word of ``sparsebench sweep`` stands for.
+    """Expand a shorthand of ``sparsebench sweep`` to Hydra's override.
 
     Example:
         >>> in_full("launcher=slurm"), in_full("launcher.n_jobs=4"), in_full("retries=2"), in_full("--dry-run")
@@ -53,7 +53,7 @@ def expand_shorthand(override: str) -> str:
 
 
 def register() -> None:
-    """Make the sweeper and the launchers known to Hydra."""
+    """Register the sweeper and the launchers with Hydra."""
     from hydra.core.plugins import Plugins
 
     plugins_dir = str(Path(sparsebench.__file__).parent / "plugins")
@@ -61,7 +61,7 @@ def register() -> None:
     try:
         plugin = importlib.import_module("hydra_plugins.sparsebench_plugins")
     finally:
-        # Processes of a launcher that get this path would import the plugin while they import Hydra.
+        # Worker processes that inherit this path would import the plugin while they import Hydra.
         sys.path.remove(plugins_dir)
     for plugin_class in (plugin.GridSweeper, plugin.LocalLauncher, plugin.SlurmLauncher):
         Plugins.instance().register(plugin_class)

@@ -28,7 +28,7 @@ def labels() -> dict[str, str]:
 
 
 def run(args: Namespace) -> int:
-    """Print one line an option.
+    """Print one line per option.
 
     Raises:
         SettingError: There is no such group.
@@ -85,10 +85,10 @@ def arguments(parser: ArgumentParser) -> None:
 
 COMMAND = Subcommand(
     name="list",
-    help="models, data sets, methods, schedules, ... with their papers",
+    help="list models, data sets, methods, schedules, ... with their papers",
     section=Section.OTHER,
     order=1,
-    description="What can be chosen, with its paper.",
+    description="Lists the available options with their papers.",
     examples=("sparsebench list methods",),
     candidates=candidates,
     arguments=arguments,

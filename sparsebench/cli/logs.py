@@ -34,7 +34,7 @@ def run(args: Namespace) -> int:
 
 
 def _run(name: str, results: Path) -> Path:
-    """The log of the one run that is meant, or what is known of one that never began."""
+    """The log of the one run that ``name`` refers to."""
     from sparsebench.records import schema
     from sparsebench.records.run_folder import run_id_of
 
@@ -71,16 +71,22 @@ def _follow(path: Path, lines: int | None, follow: bool) -> Iterator[str]:
 
 def arguments(parser: ArgumentParser) -> None:
     """Which run, and how much of its log."""
-    parser.add_argument("run", metavar="RUN", help="its folder, or the beginning of its name or its run_id")
-    parser.add_argument("results", nargs="?", type=Path, default=Path("results/runs"), metavar="RESULTS",
-                        help="folder of results in which RUN is looked for; results/runs by default")  # fmt: skip
-    parser.add_argument("-n", "--lines", type=int, metavar="N", help="the last N lines")
-    parser.add_argument("-f", "--follow", action="store_true", help="go on as the log grows; Ctrl-C ends it")
+    parser.add_argument("run", metavar="RUN", help="run folder, or a prefix of its name or run_id")
+    parser.add_argument(
+        "results",
+        nargs="?",
+        type=Path,
+        default=Path("results/runs"),
+        metavar="RESULTS",
+        help="folder of results to search for RUN (default: results/runs)",
+    )
+    parser.add_argument("-n", "--lines", type=int, metavar="N", help="print only the last N lines")
+    parser.add_argument("-f", "--follow", action="store_true", help="keep printing new lines until Ctrl-C")
 
 
 COMMAND = Subcommand(
     name="logs",
-    help="the log of a run",
+    help="print the log of a run",
     section=Section.FOLLOW,
     order=1,
     files=True,

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         if not isinstance(stop, Interrupted):
             raise
-        message = f"stopped by {stop}; the same command goes on from there"
+        message = f"stopped by {stop}; the same command resumes from there"
         return _fail(message, int(stop.code or 1), argv, stop)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at exit
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         command = subcommands().get(argv[0]) if argv else None
         resumable = command is not None and command.config  # it makes runs
-        more = "; the same command goes on from the last checkpoint" if resumable else ""
+        more = "; the same command resumes from the last checkpoint" if resumable else ""
         return _fail(f"interrupted{more}", 130, argv, error)
 
 

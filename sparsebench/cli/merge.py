@@ -46,15 +46,13 @@ def _finished(source: Path) -> list[Path]:
 def arguments(parser: ArgumentParser) -> None:
     """What is merged, and where."""
     parser.add_argument("sources", nargs="+", type=Path, metavar="RESULTS", help="folder of results")
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="RESULTS", help="where they come together"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="RESULTS", help="output folder")
+    parser.add_argument("--dry-run", action="store_true", help="only print what would be done")
 
 
 COMMAND = Subcommand(
     name="merge",
-    help="the runs of several folders in one",
+    help="merge the runs of several folders",
     section=Section.FOLLOW,
     order=3,
     description="Copy the finished runs of several folders into one. A run that is there already with the same "

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def run(options: Namespace) -> int:
-    """Write the report on RESULTS, and say where it lies.
+    """Write the report on RESULTS, and print its path.
 
     Raises:
         SettingError: RESULTS holds no results, or FOLDER cannot be created.
@@ -46,13 +46,13 @@ def arguments(parser: ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="FOLDER",
-        help="write here (default: RESULTS/report, or <name>-report beside a CSV)",
+        help="output folder (default: RESULTS/report, or <name>-report next to a CSV)",
     )
 
 
 COMMAND = Subcommand(
     name="report",
-    help="a page and figures on results",
+    help="an HTML page and figures of results",
     section=Section.RESULTS,
     order=1,
     description="A page with figures and a table of all runs, that needs no network, and each figure as PNG, SVG "

@@ -57,12 +57,24 @@ def _json(found: Sequence[RunState]) -> str:
 
     from sparsebench.records.states import age
 
-    return json.dumps([
-        {"run_id": run.run_id, "state": run.state, "name": run.name, "folder": run.folder and str(run.folder),
-         "heartbeat": run.heartbeat and round(age(run.heartbeat), 1), "error": run.error,
-         **{name: run.row.get(name) for name in ("epoch", "epochs", "val_top1", "top1", "sparsity", "eta")}}
-        for run in found
-    ], indent=2)  # fmt: skip
+    return json.dumps(
+        [
+            {
+                "run_id": run.run_id,
+                "state": run.state,
+                "name": run.name,
+                "folder": run.folder and str(run.folder),
+                "heartbeat": run.heartbeat and round(age(run.heartbeat), 1),
+                "error": run.error,
+                **{
+                    name: run.row.get(name)
+                    for name in ("epoch", "epochs", "val_top1", "top1", "sparsity", "eta")
+                },
+            }
+            for run in found
+        ],
+        indent=2,
+    )
 
 
 def _text(found: Sequence[RunState], everything: bool) -> str:
@@ -114,19 +126,24 @@ def _number(value: Any, form: str) -> str:
 def arguments(parser: ArgumentParser) -> None:
     """Which results, and how much of them."""
     parser.add_argument("path", type=Path, metavar="RESULTS", help="folder of results")
-    parser.add_argument("--all", action="store_true", help="finished runs, too, one by one")
+    parser.add_argument("--all", action="store_true", help="also list finished runs")
     parser.add_argument(
-        "--watch", nargs="?", type=float, const=5.0, metavar="SECONDS", help="again and again; Ctrl-C ends it"
+        "--watch",
+        nargs="?",
+        type=float,
+        const=5.0,
+        metavar="SECONDS",
+        help="refresh every SECONDS until Ctrl-C",
     )
     parser.add_argument("--format", default="text", metavar="FORMAT", help=f"{' or '.join(FORMATS)}")
 
 
 COMMAND = Subcommand(
     name="status",
-    help="what has become of the runs of a folder",
+    help="the state of the runs in a folder",
     section=Section.FOLLOW,
     order=0,
-    description="planned, queued, running, interrupted, failed, diverged and finished runs",
+    description="Shows planned, queued, running, interrupted, failed, diverged and finished runs.",
     files=True,
     arguments=arguments,
     run=run,

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
 
 COMMAND = Subcommand(
     name="sweep",
-    help="one run for every combination of comma-separated values",
+    help="one run per combination of comma-separated values",
     section=Section.RUN,
     order=1,
     config="train",

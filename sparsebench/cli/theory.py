@@ -51,7 +51,7 @@ def _task(cfg: DictConfig) -> None:
         run_study(cfg, choices, _as_typed(job.overrides.task), about, _figures)
     except (SettingError, RunError, OSError) as error:
         note_failure(cfg, lambda: study_id(cfg, choices), error)
-        if job.mode == RunMode.MULTIRUN:  # the others go on
+        if job.mode == RunMode.MULTIRUN:  # the others continue
             print(f"sparsebench: {' '.join(_as_typed(job.overrides.task))}: {error}", file=sys.stderr)
             if not _collected:
                 raise
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str], sweep: bool = False) -> int:
 
 
 def _as_typed(overrides: Sequence[str]) -> list[str]:
-    """The overrides as they are written on the command line."""
+    """The overrides as typed on the command line."""
     from sparsebench.config.compose import STUDY
 
     return [override.replace(f"{STUDY}=", "study=") for override in overrides]
@@ -121,7 +121,7 @@ def _as_typed(overrides: Sequence[str]) -> list[str]:
 
 COMMAND = Subcommand(
     name="theory",
-    help="a paper's prediction beside a simulation",
+    help="compare a paper's prediction with a simulation",
     section=Section.RUN,
     order=2,
     config="theory",

@@ -17,7 +17,7 @@ _failed: list[Exception] = []
 
 
 def _task(cfg: DictConfig) -> float | None:
-    """One run; also what launchers send to other processes, so everything else is imported here."""
+    """One run; launchers also run this in other processes, so everything else is imported here."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -32,7 +32,7 @@ def _task(cfg: DictConfig) -> float | None:
         return todo(cfg, choices, [*extra, *job.overrides.task])
     except (SettingError, RunError, OSError) as error:
         _note(cfg, choices, error)
-        if job.mode == RunMode.MULTIRUN:  # the others go on; the last word is the sweep's
+        if job.mode == RunMode.MULTIRUN:  # the others continue; the last word is the sweep's
             from sparsebench.distributed.rank_env import should_report_error
 
             if should_report_error(job.overrides.task, error):
@@ -99,13 +99,13 @@ def run_hydra(argv: Sequence[str], overrides: Sequence[str]) -> int:
 
 COMMAND = Subcommand(
     name="train",
-    help="train and prune one model, or go on with an interrupted run",
+    help="train and prune one model, or resume an interrupted run",
     section=Section.RUN,
     order=0,
     config="train",
     examples=(
         "sparsebench train model=resnet prune=dpf sparsity=0.9",
-        "sparsebench train --cfg job          every setting with its value",
+        "sparsebench train --cfg job          print every setting",
     ),
     run=main,
 )

@@ -59,9 +59,12 @@ def lettered(result: Comparison) -> tuple[Comparison, list[str]]:
         if column.endswith(end)
     }
     short = Comparison(
-        frame.rename(columns=renamed), result.keys, list(letters.values()), result.metric,
+        frame.rename(columns=renamed),
+        result.keys,
+        list(letters.values()),
+        result.metric,
         [shortened(note) for note in result.notes],
-    )  # fmt: skip
+    )
     return short, [f"{letter}: {label}" for label, letter in letters.items()]
 
 

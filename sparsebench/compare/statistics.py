@@ -17,10 +17,14 @@ def statistics(runs: pd.DataFrame) -> pd.DataFrame:
     """
     # A run without a value counts neither as valid nor as excluded: it did not measure this.
     groups = runs.assign(value=runs["value"].where(runs["good"]), bad=~runs["good"]).groupby("key")
-    return pd.DataFrame({
-        "n": groups["value"].count(), "mean": groups["value"].mean(), "std": groups["value"].std(ddof=1),
-        "excluded": groups["bad"].sum(),
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "n": groups["value"].count(),
+            "mean": groups["value"].mean(),
+            "std": groups["value"].std(ddof=1),
+            "excluded": groups["bad"].sum(),
+        }
+    )
 
 
 def differences(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
@@ -57,10 +61,15 @@ def differences(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     width = _quantile(paired["count"] - 1) * paired["std"] / np.sqrt(paired["count"])
     half = half.mask(by_seed, width)
     interval = np.where(by_seed, "paired", np.where(half.notna(), "welch", ""))
-    return pd.DataFrame({
-        "difference": difference, "low": difference - half, "high": difference + half,
-        "pairs": paired["count"].where(by_seed, 0).astype("int64"), "interval": interval,
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "difference": difference,
+            "low": difference - half,
+            "high": difference + half,
+            "pairs": paired["count"].where(by_seed, 0).astype("int64"),
+            "interval": interval,
+        }
+    )
 
 
 def _paired(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:

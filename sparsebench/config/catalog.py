@@ -41,7 +41,7 @@ def modules(package: str) -> list[Entry]:
 def _entry(path: Path) -> Entry:
     text = path.read_text(encoding="utf-8")
     try:
-        content = yaml.safe_load(text) or {}  # an option that sets more than its own group names it
+        content = yaml.safe_load(text) or {}  # an option that also sets other groups nests its own
         target = content.get("_target_") or (content.get(path.parent.name) or {}).get("_target_")
     except (yaml.YAMLError, AttributeError):
         return Entry(path.stem, f"cannot be read: {path} is not a mapping in YAML", "")
@@ -55,7 +55,7 @@ def _entry(path: Path) -> Entry:
 
 
 def _docstring(target: str) -> str:
-    """The docstring of a dotted name, from the source file: importing it would import torch."""
+    """The docstring of a dotted name, read from the source file because importing it would import torch."""
     module, _, name = target.rpartition(".")
     file = find_source(module)
     if file is not None and file.is_dir():
@@ -73,16 +73,16 @@ def _docstring(target: str) -> str:
 
 
 def _imported(target: str) -> str:
-    """The docstring of what is not written where its name says, such as a class that a package passes on."""
+    """The docstring of an object that is defined elsewhere, such as a class that a package re-exports."""
     module, _, name = target.rpartition(".")
     try:
         return inspect.cleandoc(getattr(importlib.import_module(module), name).__doc__ or "")
-    except Exception:  # of a package that does not work: whatever its import ends in
+    except Exception:  # the import of a broken package can raise anything
         return ""
 
 
 def _reference(docstring: str) -> str:
-    """The first reference: up to its venue and year."""
+    """The first reference, up to its venue and year."""
     match = re.search(r"References:\n((?:[ ]+\S.*(?:\n|$))+)", docstring)
     if match is None:
         return ""

@@ -84,10 +84,10 @@ class Content:
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class ImageDataset(ABC):
-    """A data set whole in memory on one device, split into ``train``, ``val`` and ``test``.
+    """A data set in memory on one device, split into ``train``, ``val`` and ``test``.
 
-    The validation split is taken out of the official training images by ``split_seed``, never by the seed
-    of a run: all methods and all runs choose by the same images and report on the same others. Data sets inherit
+    The validation split is taken from the official training images with ``split_seed``, independent of the seed
+    of a run: all methods and all runs use the same images for choices and for reporting. Data sets inherit
     these arguments, and add what they need to :meth:`read` their images.
 
     Args:

@@ -28,9 +28,9 @@ class Normalize:
         kind = (images.shape[1:], images.device)
         if kind not in self._spread:
             self._spread[kind] = self._over(self.mean, *kind), self._over(self.std, *kind)
-        mean, std = self._spread[kind]
-        inputs = images.to(torch.float32, memory_format=self.memory_format)
-        return inputs.sub_(mean).div_(std)
+        mean, std = self._spread[kind]  # [1, C, H, W] float32, cached per image size
+        inputs = images.to(torch.float32, memory_format=self.memory_format)  # [N, C, H, W], the only copy
+        return inputs.sub_(mean).div_(std)  # in place: memory bandwidth is the limit
 
     def _over(self, values: tuple[float, ...], shape: torch.Size, device: torch.device) -> Tensor:
         """Expand per-channel ``values`` to a full image in raw-pixel units; broadcasting channels is slow."""
@@ -50,7 +50,7 @@ def rank_slice(count: int, rank: int, world_size: int) -> slice:
         ([slice(0, 3, None), slice(3, 7, None)],
          [slice(0, 2, None), slice(2, 5, None), slice(5, 5, None), slice(5, 5, None)])
     """
-    working = min(world_size, max(count // 2, 1))
+    working = min(world_size, max(count // 2, 1))  # ranks that get at least two samples
     return slice(count * min(rank, working) // working, count * min(rank + 1, working) // working)
 
 

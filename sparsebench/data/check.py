@@ -25,7 +25,7 @@ from sparsebench.files import write_csv
 
 FOUND = ("split", "image", "what")
 AHEAD = 4
-"""Images in flight a thread."""
+"""Images in flight per thread."""
 
 
 def _splits(found: ImageIndex) -> Iterator[tuple[str, ImageSource, Tensor]]:
@@ -72,12 +72,12 @@ def check(
     kinds = Counter(row["what"].split(":")[0] for row in rows)
     for what, count in sorted(kinds.items()):
         first = next(row for row in rows if row["what"].startswith(what))
-        print(f"{what}: {count:,}, the first {first['split']}:{first['image']} ({first['what']})")
+        print(f"{what}: {count:,}, first: {first['split']}:{first['image']} ({first['what']})")
     if output is not None:
         write_csv(output, FOUND, rows)
     wrong = sum(count for what, count in kinds.items() if what in ("unreadable", "checksum"))
     looked = "every image was decoded" if decoding else "no image was decoded"
-    print(f"{wrong:,} are wrong" if wrong else f"nothing is wrong; {looked}")
+    print(f"{wrong:,} are wrong" if wrong else f"no problems found; {looked}")
     return int(wrong > 0)
 
 
@@ -89,13 +89,13 @@ def _compare_with_all_of_imagenet(found: ImageIndex) -> None:
         ("validation images, the test set", len(found.test), ImageNet.TEST),
     ):
         if here != all_:
-            print(f"{what}: {here:,}, where all of ImageNet has {all_:,}; results will be of imagenet_subset")
+            print(f"{what}: {here:,}, all of ImageNet has {all_:,}; results will be called imagenet_subset")
 
 
 def _checksums(split: str, source: Packed) -> list[dict[str, Any]]:
     about, _ = read_index(source.folder)
     return [
-        {"split": split, "image": name, "what": "checksum: not the SHA-256 that the index has"}
+        {"split": split, "image": name, "what": "checksum: differs from the SHA-256 in the index"}
         for name in tqdm(
             source.names, desc=f"{split} checksums", unit="shard", disable=not sys.stderr.isatty()
         )
@@ -156,7 +156,7 @@ def pack_folder(
     if (folder / INDEX).is_file():
         before, _ = read_index(folder)
         if all(before[key] == value for key, value in {**about, "side": side, "quality": quality}.items()):
-            print(f"{folder}: packed already; sparsebench data check compares its checksums")
+            print(f"{folder}: already packed; sparsebench data check verifies its checksums")
             return False
     total = sum(len(source) for _, source, _ in _splits(found))
     with tqdm(total=total, desc="pack", unit="image", disable=not sys.stderr.isatty()) as bar:
@@ -165,7 +165,7 @@ def pack_folder(
     size = f"{metadata['bytes'] / 1e9:.3g} GB in {len(metadata['sha256'])} shards"
     print(f"{folder}: {metadata['images']:,} images, {size}{kept}")
     if bad := metadata["unreadable"]:
-        print(f"{len(bad):,} unreadable images are packed as they are, the first {bad[0]}")
+        print(f"{len(bad):,} unreadable images are packed unchanged, first: {bad[0]}")
     return True
 
 

@@ -36,7 +36,9 @@ class Digits(ImageDataset):
 
     def read(self) -> Content:
         """The images, split into those of training and the test images."""
-        from sklearn.datasets import load_digits  # here: a second to import, and only this data set needs it
+        from sklearn.datasets import (
+            load_digits,
+        )  # imported here: it takes a second, and only this data set needs it
 
         require_int("channels", self.channels, least=1)
         digits = load_digits()

@@ -44,13 +44,11 @@ class FolderSplit:
         labels: Tensor,
         view: EvalTransform,
     ) -> None:
-        self.dataset, self.source, self.indices, self.labels, self.view = (
-            dataset,
-            source,
-            indices,
-            labels,
-            view,
-        )
+        self.dataset = dataset
+        self.source = source
+        self.indices = indices
+        self.labels = labels
+        self.view = view
 
     @property
     def reader(self) -> Reader:
@@ -136,9 +134,13 @@ class FolderDataset:
         device: torch.device | str = "cpu",
     ) -> None:
         for setting, value, least in (
-            ("size", size, 1), ("test_resize", test_resize, 1), ("test_size", test_size, 1), ("repeats", repeats, 1),
-            ("workers", 0 if workers is None else workers, 0), ("packed", 1 if packed is None else packed, 1),
-        ):  # fmt: skip
+            ("size", size, 1),
+            ("test_resize", test_resize, 1),
+            ("test_size", test_size, 1),
+            ("repeats", repeats, 1),
+            ("workers", 0 if workers is None else workers, 0),
+            ("packed", 1 if packed is None else packed, 1),
+        ):
             require_int(setting, value, least)
         if test_resize < test_size:
             raise SettingError("test_resize", test_resize, f"at least test_size, {test_size}")
@@ -350,5 +352,5 @@ class ImageFolder(FolderDataset):
             name,
             ""
             if found.test is not None
-            else "there is no test folder: a fifth of the images is held out for test",
+            else "there is no test folder: a fifth of the images is held out for test for test",
         )

@@ -84,11 +84,11 @@ class TrainLoader:
         self.normalize = Normalize(dataset, channels_last)
 
         _, height, width = dataset.input_shape
-        padded = pad(dataset.train.images, (self.pad,) * 4)
+        padded = pad(dataset.train.images, (self.pad,) * 4)  # [N, C, H + 2 pad, W + 2 pad] uint8
         padded = padded.contiguous(memory_format=self.normalize.memory_format)
         # Strided view of all crops of all images, [N, 2 pad + 1, 2 pad + 1, C, H, W], so that cropping is one gather.
-        self.crops = padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
-        self._epoch = -1
+        self.crops = padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)  # a view
+        self._epoch = -1  # no plan yet
 
     def size(self, step: int) -> int:
         """Images in the batch of ``step``."""
@@ -105,30 +105,32 @@ class TrainLoader:
         Returns:
             Inputs, float32 [B, C, H, W], and targets, int64 [B], on the device of the data set.
         """
-        epoch, position = divmod(step, self.steps_per_epoch)
+        epoch, position = divmod(step, self.steps_per_epoch)  # position: batch within the epoch
         if epoch != self._epoch:
             self._plan_epoch(epoch)
-        own, start = rank_slice(self.size(step), rank, world_size), position * self.batch_size
-        part = slice(start + own.start, start + own.stop)
-        index, row, column = self._crop_index[:, part]
-        images = self.crops[index, row, column]
+        own = rank_slice(self.size(step), rank, world_size)  # within the batch
+        start = position * self.batch_size  # of the batch within the epoch's order
+        part = slice(start + own.start, start + own.stop)  # b samples
+        index, row, column = self._crop_index[:, part]  # 3 × [b] int64
+        images = self.crops[index, row, column]  # [b, C, H, W] uint8, one gather
         if self.flip:
             # Branchless select on bits, many times faster than torch.where on uint8.
-            chosen = images.flip(-1).bitwise_xor_(images).bitwise_and_(self._mirrored[part])
-            images = chosen.bitwise_xor_(images)
-        return self.normalize(images), self._targets[part]
+            chosen = images.flip(-1).bitwise_xor_(images).bitwise_and_(self._mirrored[part])  # differing bits
+            images = chosen.bitwise_xor_(images)  # flipped, or unchanged
+        return self.normalize(images), self._targets[part]  # [b, C, H, W] float32, [b] int64
 
     def _plan_epoch(self, epoch: int) -> None:
         """Draw the order, crops and flips of an epoch on the CPU, and copy them to the device at once."""
-        random = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
-        count, offsets = len(self.labels), 2 * self.pad + 1
+        random = torch.Generator().manual_seed(derive_seed(self.seed, epoch))  # CPU: the same on every device
+        count = len(self.labels)
+        offsets = 2 * self.pad + 1  # per axis
         order = torch.randperm(count, generator=random)  # first: the same with and without augmentation
-        rows, columns = torch.randint(offsets, (2, count), generator=random)
-        mirrored = torch.randint(2, (count,), generator=random)
-        plan = torch.stack([order, rows, columns, mirrored]).to(self.labels.device)
-        self._crop_index = plan[:3]
+        rows, columns = torch.randint(offsets, (2, count), generator=random)  # crop offsets, [N] each
+        mirrored = torch.randint(2, (count,), generator=random)  # [N], 0 or 1
+        plan = torch.stack([order, rows, columns, mirrored]).to(self.labels.device)  # [4, N] int64
+        self._crop_index = plan[:3]  # [3, N]: image, row, column
         self._mirrored = plan[3].to(torch.uint8).mul_(255).view(-1, 1, 1, 1)  # all bits or none
-        self._targets = self.labels[plan[0]]
+        self._targets = self.labels[plan[0]]  # [N] in the epoch's order
         self._epoch = epoch
 
     def state_dict(self) -> dict[str, Any]:
@@ -164,6 +166,6 @@ def batches(
     require_int("batch_size", batch_size, least=1)
     chosen = {"train": dataset.train, "val": dataset.val, "test": dataset.test}[split]
     normalize = Normalize(dataset, channels_last)
-    parts = zip(chosen.images.split(batch_size), chosen.labels.split(batch_size), strict=True)
+    parts = zip(chosen.images.split(batch_size), chosen.labels.split(batch_size), strict=True)  # views
     for images, labels in islice(parts, rank, None, world_size):
         yield normalize(images), labels

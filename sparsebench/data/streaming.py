@@ -51,7 +51,7 @@ class Reader:
     def __getitems__(self, requests: Sequence[Request]) -> tuple[Tensor, Failures]:
         """Images, uint8 [N, 3, size, size], and failures."""
         failures: Failures = {}
-        images = [self._image(index, drawn, failures) for index, drawn in requests]
+        images = [self._image(index, drawn, failures) for index, drawn in requests]  # each [3, size, size]
         return default_collate(images), failures  # in a worker directly into shared memory
 
     def _image(self, index: int, drawn: tuple[int, ...], failures: Failures) -> Tensor:
@@ -86,7 +86,7 @@ def make_dataloader(
         device: Device of the batches; memory is pinned for a GPU.
         persistent: Whether workers outlive an iterator.
     """
-    ahead = max(-(-2 * batch_size // (CHUNK * workers)), 2) if workers else None
+    ahead = max(-(-2 * batch_size // (CHUNK * workers)), 2) if workers else None  # two batches in all
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", "This DataLoader will create"
@@ -109,7 +109,7 @@ def _identity_collate(batch: Any) -> Any:
 
 def request_chunks(requests: Sequence[Request]) -> list[Sequence[Request]]:
     """Split the requests of a batch into parts of :data:`CHUNK` images."""
-    return [requests[first : first + CHUNK] for first in range(0, len(requests), CHUNK)]
+    return [requests[first : first + CHUNK] for first in range(0, len(requests), CHUNK)]  # 64 each
 
 
 def next_batch(
@@ -121,12 +121,12 @@ def next_batch(
         RunError: A worker died.
     """
     try:
-        read = [next(iterator) for _ in range(0, images, CHUNK)]
+        read = [next(iterator) for _ in range(0, images, CHUNK)]  # in order; waits for the workers
     except RuntimeError as error:
         reason = next((line for line in str(error).splitlines()[::-1] if line.strip()), type(error).__name__)
         hint = "out of memory or of shared memory (/dev/shm)? try a smaller workers=N"
         raise RunError(f"images could not be read: {reason.strip()} ({hint})") from error
-    parts = [part.to(device, non_blocking=True) for part, _ in read]
+    parts = [part.to(device, non_blocking=True) for part, _ in read]  # uint8: a quarter of float32
     failures = {index: reason for _, failed in read for index, reason in failed.items()}
     return (parts[0] if len(parts) == 1 else torch.cat(parts)), failures
 
@@ -230,20 +230,20 @@ class StreamedLoader:
             self._plan.rank, self._next = (rank, world_size), -1
             workers, device = self.dataset.workers, self.dataset.device
             workers = available_workers(world_size) if workers is None else workers
-            self._iterator = iter(())
-            own = -(-self.batch_size // world_size)
+            self._iterator = iter(())  # drops prefetched batches
+            own = -(-self.batch_size // world_size)  # largest slice of a rank
             self._loader = make_dataloader(
                 self.dataset.train.reader, self._plan, own, workers, device, persistent=True
             )
         if step != self._next:
-            self._plan.start = step
-            self._iterator = iter(self._loader)
-        positions = self.positions(step)
-        self._next = step + 1
+            self._plan.start = step  # read by the sampler's next iterator
+            self._iterator = iter(self._loader)  # restarts prefetching at this step
+        positions = self.positions(step)  # [b] int64, on the CPU
+        self._next = step + 1  # sequential steps continue the iterator
         if not len(positions):
             empty = torch.empty(0, *self.dataset.train_shape, dtype=torch.uint8, device=self.dataset.device)
             return self.normalize(empty), self.labels[positions].to(self.dataset.device)
-        images, failures = next_batch(self._iterator, len(positions), self.dataset.device)
+        images, failures = next_batch(self._iterator, len(positions), self.dataset.device)  # uint8
         self.dataset.record_failures(self.dataset.train, failures)
         return self.normalize(images), self.labels[positions].to(self.dataset.device, non_blocking=True)
 
@@ -275,8 +275,8 @@ class _Plan:
     def __iter__(self) -> Iterator[Sequence[Request]]:
         step = self.start
         while True:
-            yield from request_chunks(self.requests(step))
-            step += 1
+            yield from request_chunks(self.requests(step))  # several workers share one batch
+            step += 1  # never ends: prefetching crosses epochs
 
     def size(self, step: int) -> int:
         """Global batch size of ``step``."""
@@ -284,7 +284,8 @@ class _Plan:
 
     def rows(self, step: int) -> slice:
         """The rank's slice of the epoch's order at ``step``."""
-        own, start = rank_slice(self.size(step), *self.rank), step % self._steps * self._batch_size
+        own = rank_slice(self.size(step), *self.rank)  # within the batch
+        start = step % self._steps * self._batch_size  # of the batch within the epoch's order
         return slice(start + own.start, start + own.stop)
 
     def positions(self, step: int) -> Tensor:
@@ -295,18 +296,18 @@ class _Plan:
         """The requests to the workers for ``step``."""
         epoch, first = step // self._steps, self.rows(step).start
         return [
-            (index, (self._seed, epoch, index, row % self._repeats))
+            (index, (self._seed, epoch, index, row % self._repeats))  # seeds the view, in any worker
             for row, index in enumerate(self._indices[self.positions(step)].tolist(), first)
         ]
 
     def order(self, epoch: int) -> Tensor:
         """Shuffled positions in the split for ``epoch``; two epochs are cached for prefetching."""
         if epoch not in self._orders:
-            random = torch.Generator().manual_seed(derive_seed(self._seed, epoch))
-            order = torch.randperm(len(self._indices), generator=random)
+            random = torch.Generator().manual_seed(derive_seed(self._seed, epoch))  # not the global generator
+            order = torch.randperm(len(self._indices), generator=random)  # [N] int64
             if self._repeats > 1:
                 order = order[: -(-len(order) // self._repeats)].repeat_interleave(self._repeats)
-                order = order[: len(self._indices)]
+                order = order[: len(self._indices)]  # N samples per epoch, as without repeats
             self._orders = {e: o for e, o in self._orders.items() if abs(e - epoch) == 1} | {epoch: order}
         return self._orders[epoch]
 

@@ -28,7 +28,7 @@ class BNRecalibration:
         seed: Seed of the draw.
 
     Raises:
-        SettingError: A value is out of its range.
+        SettingError: A value is out of range.
 
     References:
         Li, Wu, Su and Wang, "EagleEye: Fast Sub-net Evaluation for Efficient Neural Network Pruning", ECCV 2020,
@@ -61,7 +61,9 @@ class BNRecalibration:
                 if len(part) > 1 or len(sampled) == 1:
                     model(normalize(part))
         logits = subject.logits(test, model)
-        return Result({
-            "top1_recalibrated": percent(predicted_classes(logits) == test.labels),
-            "test_loss_recalibrated": float(cross_entropy(logits.double(), test.labels)),
-        })  # fmt: skip
+        return Result(
+            {
+                "top1_recalibrated": percent(predicted_classes(logits) == test.labels),
+                "test_loss_recalibrated": float(cross_entropy(logits.double(), test.labels)),
+            }
+        )

@@ -56,8 +56,14 @@ class Calibration:
             accuracy = float(hits[inside].mean()) if n else ""
             if isinstance(mean, float) and isinstance(accuracy, float):
                 ece += n / len(labels) * abs(accuracy - mean)
-            details.append({
-                "bin": number, "low": number / self.bins, "high": (number + 1) / self.bins, "n": n,
-                "confidence": mean, "accuracy": accuracy,
-            })  # fmt: skip
+            details.append(
+                {
+                    "bin": number,
+                    "low": number / self.bins,
+                    "high": (number + 1) / self.bins,
+                    "n": n,
+                    "confidence": mean,
+                    "accuracy": accuracy,
+                }
+            )
         return Result({"ece": ece, "nll": float(cross_entropy(logits.double(), labels))}, details)

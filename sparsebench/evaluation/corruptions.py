@@ -24,7 +24,7 @@ class Corruptions:
         seed: Seed of the corruptions.
 
     Raises:
-        SettingError: A value is out of its range.
+        SettingError: A value is out of range.
 
     References:
         Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations",

@@ -37,7 +37,7 @@ class Prunability:
         seed: Seed of the random order.
 
     Raises:
-        SettingError: A value is out of its range.
+        SettingError: A value is out of range.
 
     References:
         Kuhn, Lyle, Gomez, Rothfuss and Gal, "Robustness to Pruning Predicts Generalization in Deep Neural Networks",
@@ -61,7 +61,11 @@ class Prunability:
             raise SettingError("order", order, one_of(ORDERS, order))
         require_int("samples", samples, least=1, optional=True)
         require_int("seed", seed, least=0)
-        self.beta, self.absolute, self.order, self.samples, self.seed = beta, absolute, order, samples, seed
+        self.beta = beta
+        self.absolute = absolute
+        self.order = order
+        self.samples = samples
+        self.seed = seed
 
     def __call__(self, subject: Subject) -> Result:
         """Column ``prunability`` (a fraction in (0, 1]); details: ``kept`` and ``train_loss``."""

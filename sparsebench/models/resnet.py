@@ -42,9 +42,12 @@ class Block(nn.Module):
         self.relu = nn.ReLU()
         if variant == "bottleneck":
             self.body = nn.Sequential(
-                conv_bn(inputs, width, 1), nn.ReLU(), conv_bn(width, width, 3, stride), nn.ReLU(),
+                conv_bn(inputs, width, 1),
+                nn.ReLU(),
+                conv_bn(width, width, 3, stride),
+                nn.ReLU(),
                 conv_bn(width, outputs, 1),
-            )  # fmt: skip
+            )
         else:
             self.body = nn.Sequential(conv_bn(inputs, width, 3, stride), nn.ReLU(), conv_bn(width, width, 3))
         self.shortcut: nn.Module = nn.Identity()

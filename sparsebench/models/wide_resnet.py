@@ -20,9 +20,12 @@ class Block(nn.Module):
         super().__init__()
         self.activate = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU())
         self.body = nn.Sequential(
-            conv(inputs, outputs, 3, stride), nn.BatchNorm2d(outputs), nn.ReLU(), nn.Dropout(dropout),
+            conv(inputs, outputs, 3, stride),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            nn.Dropout(dropout),
             conv(outputs, outputs, 3),
-        )  # fmt: skip
+        )
         self.changes = stride != 1 or inputs != outputs
         self.shortcut = conv(inputs, outputs, 1, stride) if self.changes else nn.Identity()
 

@@ -25,7 +25,7 @@ def zeros_for(sparsity: float, numel: int) -> int:
         >>> zeros_for(0.9, 267696)
         240926
     """
-    return math.floor(sparsity * numel + 0.5)
+    return math.floor(sparsity * numel + 0.5)  # not round(): that rounds halves to even
 
 
 @torch.no_grad()
@@ -36,15 +36,17 @@ def lowest(scores: Tensor, count: int) -> Tensor:
     scores, ``kthvalue`` 0.5 s and ``sort`` 3.5 s (scripts/bench_select.py).
     """
     if count <= 0:
-        return torch.zeros_like(scores, dtype=torch.bool)
+        return torch.zeros_like(scores, dtype=torch.bool)  # np.partition needs count >= 1
     if scores.device.type == "cpu":
-        threshold = float(np.partition(scores.numpy(), count - 1)[count - 1])
-        chosen, ties = scores < threshold, (scores == threshold).nonzero().squeeze(1)
-        chosen[ties[: count - int(chosen.sum())]] = True
+        threshold = float(np.partition(scores.numpy(), count - 1)[count - 1])  # O(N) selection
+        chosen = scores < threshold  # [N] bool; fewer than count
+        ties = (scores == threshold).nonzero().squeeze(1)  # [T] indices, ascending
+        chosen[ties[: count - int(chosen.sum())]] = True  # fill up with the first ties
         return chosen
     cut = scores.sort().values[count - 1]  # stays on the device, without synchronisation
-    chosen, tied = scores < cut, scores == cut
-    return chosen | (tied & (tied.cumsum(0) <= count - chosen.sum()))
+    chosen = scores < cut  # [N] bool
+    tied = scores == cut  # [N] bool
+    return chosen | (tied & (tied.cumsum(0) <= count - chosen.sum()))  # no index list, so no sync
 
 
 def exact_counts(real: Callable[[float], Sequence[float]], caps: Sequence[int], total: int) -> list[int]:
@@ -63,17 +65,17 @@ def exact_counts(real: Callable[[float], Sequence[float]], caps: Sequence[int], 
     def rounded(sparsity: float) -> list[int]:
         return [min(math.floor(z + 0.5), cap) for z, cap in zip(real(sparsity), caps, strict=True)]
 
-    low, high = 0.0, 1.0
-    below, above = rounded(low), list(caps)
+    low, high = 0.0, 1.0  # brackets the sparsity s
+    below, above = rounded(low), list(caps)  # zeros per layer at both ends
     while (middle := (low + high) / 2) not in (low, high) and sum(below) != total:
         counts = rounded(middle)
         if sum(counts) <= total:
-            low, below = middle, counts
+            low, below = middle, counts  # invariant: sum(below) <= total
         else:
-            high, above = middle, counts
-    missing = total - sum(below)
+            high, above = middle, counts  # sum(above) > total
+    missing = total - sum(below)  # > 0 only if several layers jump at the same s
     for layer, most in enumerate(above):
-        given = min(missing, max(most - below[layer], 0))
+        given = min(missing, max(most - below[layer], 0))  # layers that jump, in order
         below[layer] += given
         missing -= given
     return below
@@ -107,10 +109,10 @@ class Allocation:
 def published_mask(scores: Tensor, zeros: float, compat: str) -> Tensor:
     """Mask of ``scores`` (1-d) by the rule ``compat`` of :data:`COMPAT`, where s N = ``zeros``."""
     if compat == "bernoulli":
-        return (torch.rand(scores.numel()) >= zeros / scores.numel()).to(scores.device)
+        return (torch.rand(scores.numel()) >= zeros / scores.numel()).to(scores.device)  # CPU draw
     if compat == "floor":
-        return lowest(scores, math.floor(zeros)).logical_not_()
-    return scores > scores.sort().values[min(math.floor(zeros), scores.numel() - 1)]
+        return lowest(scores, math.floor(zeros)).logical_not_()  # True = kept
+    return scores > scores.sort().values[min(math.floor(zeros), scores.numel() - 1)]  # strict
 
 
 class Global(Allocation):
@@ -127,14 +129,14 @@ class Global(Allocation):
 
     def __call__(self, scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
         """Prune the lowest scores over all layers."""
-        flat = torch.cat([score.reshape(-1) for score in scores.values()])
+        flat = torch.cat([score.reshape(-1) for score in scores.values()])  # [N] float32, a copy
         if self.compat is not None:
             kept = published_mask(flat, sparsity * flat.numel(), self.compat)
         else:
             if not self.allow_layer_collapse:
                 self.guard_(flat, [score.numel() for score in scores.values()])
-            kept = lowest(flat, zeros_for(sparsity, flat.numel())).logical_not_()
-        pieces = kept.split([score.numel() for score in scores.values()])
+            kept = lowest(flat, zeros_for(sparsity, flat.numel())).logical_not_()  # [N] bool, True = kept
+        pieces = kept.split([score.numel() for score in scores.values()])  # views, no copies
         return {
             name: piece.view(score.shape) for (name, score), piece in zip(scores.items(), pieces, strict=True)
         }
@@ -142,7 +144,7 @@ class Global(Allocation):
     @staticmethod
     def guard_(flat: Tensor, numels: Sequence[int]) -> None:
         """Set the best score of every layer (the last of equal ones) to infinity, in place."""
-        ends = accumulate(numels)
+        ends = accumulate(numels)  # end of each layer in flat
         best = [
             end - 1 - layer.flip(0).argmax()
             for end, layer in zip(ends, flat.split(list(numels)), strict=True)
@@ -173,12 +175,12 @@ class LAMP(Global):
     @staticmethod
     def relative(score: Tensor) -> Tensor:
         """LAMP scores of one layer, in float32 from sums in float64."""
-        ordered, order = score.reshape(-1).sort(stable=True)
-        squares = ordered.clamp_min(0).double().square()
-        rest = squares.flip(0).cumsum(0).flip(0)
-        lamp = (squares / rest.clamp_min(torch.finfo(torch.float64).tiny)).float()
-        lamp[ordered == -math.inf] = -math.inf
-        return torch.empty_like(lamp).scatter_(0, order, lamp).view(score.shape)
+        ordered, order = score.reshape(-1).sort(stable=True)  # [n] ascending; stable: ties by index
+        squares = ordered.clamp_min(0).double().square()  # float64 sums; -∞ → 0
+        rest = squares.flip(0).cumsum(0).flip(0)  # Σ of squares from here to the largest
+        lamp = (squares / rest.clamp_min(torch.finfo(torch.float64).tiny)).float()  # 0 / 0 → 0
+        lamp[ordered == -math.inf] = -math.inf  # pruned for good: below every score
+        return torch.empty_like(lamp).scatter_(0, order, lamp).view(score.shape)  # undo the sort
 
 
 class LayerWise(Allocation):
@@ -213,11 +215,11 @@ class LayerWise(Allocation):
     def counts(self, shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> list[int]:
         """Integer zeros of every layer, with the exact total."""
         numels = [math.prod(shape) for shape in shapes.values()]
-        total = zeros_for(sparsity, sum(numels))
-        most = math.fsum(self.zeros(shapes, sparsity))
+        total = zeros_for(sparsity, sum(numels))  # exact over all layers, before rounding by layer
+        most = math.fsum(self.zeros(shapes, sparsity))  # < total if layers are full (ERK with dense layers)
         if most < total - 0.75:  # rounding accounts for at most 0.5
             raise SettingError("sparsity", sparsity, f"at most {most / sum(numels):.6g} with this allocation")
-        free = self.allow_layer_collapse or total > sum(numels) - len(numels)
+        free = self.allow_layer_collapse or total > sum(numels) - len(numels)  # or a layer must be emptied
         return exact_counts(lambda s: self.zeros(shapes, s), [n if free else n - 1 for n in numels], total)
 
 

@@ -163,16 +163,22 @@ class LoopPruner:
         zeros = {name: mask.numel() - left for (name, mask), left in zip(masks.items(), kept, strict=True)}
         prunable, pruned = self.method.weights.numel, sum(zeros.values())
         return {
-            "method": self.name, "step": self.step, "steps": self.clock.total_steps,
+            "method": self.name,
+            "step": self.step,
+            "steps": self.clock.total_steps,
             "target_sparsity": self.method.scheduled_sparsity(self.clock.total_steps - 1),
             "scheduled_sparsity": self.method.scheduled_sparsity(self.step - 1),
-            "sparsity": pruned / prunable, "prunable": prunable, "zeros": pruned,
-            "explored": self.exploration_rate, "pruning_error": self.pruning_error, **self.method.summary(),
+            "sparsity": pruned / prunable,
+            "prunable": prunable,
+            "zeros": pruned,
+            "explored": self.exploration_rate,
+            "pruning_error": self.pruning_error,
+            **self.method.summary(),
             "layers": {
                 name: {"weights": mask.numel(), "zeros": zeros[name], "sparsity": zeros[name] / mask.numel()}
                 for name, mask in masks.items()
             },
-        }  # fmt: skip
+        }
 
     def sparse_state_dict(self) -> dict[str, Tensor]:
         """A copy of the model's ``state_dict`` with the sparse weights; does not affect the training."""
@@ -185,9 +191,13 @@ class LoopPruner:
     def state_dict(self) -> dict[str, Any]:
         """State for resuming, in addition to the model's and the optimiser's; call between steps."""
         return {
-            "name": self.name, "steps": self.clock.total_steps, "step": self.step, "started": self._started,
-            "finished": self._finished, "method": self.method.state_dict(),
-        }  # fmt: skip
+            "name": self.name,
+            "steps": self.clock.total_steps,
+            "step": self.step,
+            "started": self._started,
+            "finished": self._finished,
+            "method": self.method.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume from :meth:`state_dict`; load model and optimiser separately.

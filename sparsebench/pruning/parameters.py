@@ -256,8 +256,10 @@ class MaskedParameters:
         backward = self.backward and {name: mask.clone() for name, mask in self.backward.items()}
         return {
             "masks": {name: mask.clone() for name, mask in self.masks.items()},
-            "backward": backward, "ever": [ever.clone() for ever in self._ever_kept], "version": self.version,
-        }  # fmt: skip
+            "backward": backward,
+            "ever": [ever.clone() for ever in self._ever_kept],
+            "version": self.version,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load masks from :meth:`state_dict`."""

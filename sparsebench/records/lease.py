@@ -73,10 +73,14 @@ class Lease:
         self.progress: Callable[[], Mapping[str, Any]] = dict
         job, restart = _slurm_job()
         self._content: dict[str, Any] = {
-            "host": socket.gethostname(), "pid": os.getpid(),
-            "place": _place(), "process_start": _process_start(os.getpid()),
-            **({"slurm_job": job, "slurm_restart": restart} if job else {}), "since": time.time(), "timeout": timeout,
-        }  # fmt: skip
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "place": _place(),
+            "process_start": _process_start(os.getpid()),
+            **({"slurm_job": job, "slurm_restart": restart} if job else {}),
+            "since": time.time(),
+            "timeout": timeout,
+        }
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._heartbeat_loop, name="lease", daemon=True)
 

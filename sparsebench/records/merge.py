@@ -18,17 +18,20 @@ from sparsebench.records.states import ResultsFolder
 
 
 def merge(found: Sequence[Path], target: Path, dry_run: bool) -> list[str]:
-    """Copy run folders; says in one line what was done.
+    """Copy run folders, and print a summary in one line.
 
     Args:
         found: Folders of finished runs.
-        target: Where they go; made if missing.
+        target: Output folder; created if missing.
         dry_run: Copy nothing.
 
     Returns:
-        A line for every run whose results differ.
+        One line for every run whose results differ.
     """
-    here, copied, same, conflicts = ResultsFolder(target).folders, 0, 0, []
+    here = ResultsFolder(target).folders
+    copied = 0
+    same = 0
+    conflicts = []
     for folder in tqdm(found, desc="merging", unit="run", disable=None, leave=False):
         name = run_id_of(folder)
         there = here.get(name)
@@ -41,19 +44,19 @@ def merge(found: Sequence[Path], target: Path, dry_run: bool) -> list[str]:
         if not dry_run:
             claimed = Lease.claim(target / FOLDER, name)
             if isinstance(claimed, Holder):
-                conflicts.append(f"{there or target / folder.name} is being made by {claimed}")
+                conflicts.append(f"{there or target / folder.name} is held by {claimed}")
                 continue
             with claimed:
                 _copy(folder, target, there)
         here[name] = folder
         copied += 1
     say = "would be copied" if dry_run else "copied"
-    print(f"{target}: {copied} runs {say}, {same} were there with the same result, {len(conflicts)} differ")
+    print(f"{target}: {copied} runs {say}, {same} exist with the same result, {len(conflicts)} differ")
     return conflicts
 
 
 def _copy(folder: Path, target: Path, there: Path | None) -> None:
-    """A copy that appears whole or not at all, in the place of one that was begun there."""
+    """Copy a run folder atomically, replacing an unfinished one."""
     temporary = target / f".{folder.name}.{socket.gethostname()}.{os.getpid()}.tmp"
     shutil.copytree(folder, temporary, ignore=shutil.ignore_patterns("*.pt", "*.tmp"))
     if there is not None:

@@ -120,9 +120,12 @@ def fail(results: Path, run_id: str, error: BaseException) -> None:
     """Record that a run failed with ``error``."""
     text = " ".join(str(error).split()) or type(error).__name__
     record = {
-        "error": text, "kind": type(error).__name__, "when": provenance.now(), **provenance.machine(),
+        "error": text,
+        "kind": type(error).__name__,
+        "when": provenance.now(),
+        **provenance.machine(),
         "traceback": "".join(traceback.format_exception(error)),
-    }  # fmt: skip
+    }
     (results / lease.FOLDER).mkdir(parents=True, exist_ok=True)
     write_json(results / lease.FOLDER / f"{run_id}.failed", record)
 

@@ -22,13 +22,13 @@ def cost(
     """Accuracy against a cost, with the Pareto front of every budget.
 
     Args:
-        points: Of one data set and model.
+        points: Configurations of one data set and model.
         styles: Label -> colour, marker and line style.
-        column: Of the cost.
-        name: What the cost is called on the axis, with its unit.
+        column: Column of the cost.
+        name: Axis label of the cost, with its unit.
 
     Returns:
-        The figure, a sentence that says how to read it, and the points with a column ``pareto``.
+        The figure, a caption, and the points with a column ``pareto``.
     """
     points = points.assign(pareto=pareto(points, column))
     dense, sparse = points[points["method"] == "dense"], points[points["method"] != "dense"]
@@ -37,7 +37,7 @@ def cost(
     xlabel = f"{name} (×10{str(power).translate(SUPERSCRIPT)})" if power else name
     wide = 0 < points[column].min() * 30 < points[column].max()
     read = (
-        "A point a configuration, mean over n seeds with the sample standard deviation. Thin steps: the Pareto front"
+        "One point per configuration: mean over n seeds and sample standard deviation. Thin steps: the Pareto front"
         f"{' of each budget' if points['budget'].nunique() > 1 else ''}, where nothing cheaper is as accurate."
     )
     if len(curves) > TOGETHER and any(len(rows) > 1 for _, rows in curves):
@@ -59,18 +59,24 @@ def cost(
         if rows["method"].iloc[0] == "dense":
             style = {"color": "black", "marker": "*", "markersize": 9, "linestyle": ""}
         axes.errorbar(
-            rows[column] / 10**power, rows["top1"], rows["top1_std"], label=line_name(label, rows, usual[label]),
-            capsize=2.5, elinewidth=0.8, alpha=0.9, **style,
-        )  # fmt: skip
+            rows[column] / 10**power,
+            rows["top1"],
+            rows["top1_std"],
+            label=line_name(label, rows, usual[label]),
+            capsize=2.5,
+            elinewidth=0.8,
+            alpha=0.9,
+            **style,
+        )
     _fronts(axes, points, column, power, named=not joined)
     _cost_axis(axes, wide)
     axes.set(xlabel=xlabel, ylabel=ACCURACY)
     legend(figure, 1 + (len(curves) > 30))
-    return figure, f"{read} The legend is in the order of accuracy.", points
+    return figure, f"{read} The legend is ordered by accuracy.", points
 
 
 def pareto(points: pd.DataFrame, column: str) -> pd.Series:
-    """Which points are more accurate than every other of the same budget that costs no more."""
+    """Which points are on the Pareto front: more accurate than all others of the same budget that cost no more."""
     ordered = points.sort_values([column, "top1"], ascending=[True, False], kind="stable")
     best = ordered.groupby("budget")["top1"].transform(
         lambda values: values.astype(float).cummax().shift(fill_value=-math.inf)
@@ -79,16 +85,31 @@ def pareto(points: pd.DataFrame, column: str) -> pd.Series:
 
 
 def _fronts(axes: Axes, points: pd.DataFrame, column: str, power: int, named: bool = False) -> None:
-    """The Pareto front of every budget as steps; ``named``: with the names of its points."""
+    """Draw the Pareto front of every budget as steps; ``named``: with the names of its points."""
     for i, (_, rows) in enumerate(points[points["pareto"]].groupby("budget")):
         front = rows.sort_values(column)
         x = [*front[column] / 10**power, points[column].max() / 10**power]
-        axes.step(x, [*front["top1"], front["top1"].max()], where="post", color="#666666", linewidth=0.8,
-                  linestyle=LINES[(i + 1) % 4], zorder=1, label=None if i else "Pareto front")  # fmt: skip
+        axes.step(
+            x,
+            [*front["top1"], front["top1"].max()],
+            where="post",
+            color="#666666",
+            linewidth=0.8,
+            linestyle=LINES[(i + 1) % 4],
+            zorder=1,
+            label=None if i else "Pareto front",
+        )
         for place, accuracy_, label in zip(x, front["top1"], front["label"], strict=False):
             if named and len(front) <= 12:
-                axes.annotate(str(label), (place, accuracy_), (-3, 4), textcoords="offset points", ha="right",
-                              fontsize=6, color="#444444")  # fmt: skip
+                axes.annotate(
+                    str(label),
+                    (place, accuracy_),
+                    (-3, 4),
+                    textcoords="offset points",
+                    ha="right",
+                    fontsize=6,
+                    color="#444444",
+                )
 
 
 def _cost_axis(axes: Axes, wide: bool) -> None:

@@ -15,10 +15,10 @@ from matplotlib.lines import Line2D
 from sparsebench.report.style import COLORS, DENSE, LINES, count
 
 TOGETHER = 8
-"""Lines that can be told apart in one panel; more get a panel each."""
+"""Lines that can be distinguished in one panel; more get a panel each."""
 
 MOST = 48
-"""Lines in a figure; those with the most runs."""
+"""Maximum number of lines in a figure; those with the most runs are shown."""
 
 ACCURACY = "test top-1 accuracy (%)"
 
@@ -34,7 +34,7 @@ def most_runs(curves: Curves) -> Curves:
 
 
 def dense_lines(axes: Axes, dense: pd.DataFrame, *, vertical: bool = False, named: bool = True) -> None:
-    """Dense runs as lines across the axes, with a band of one deviation."""
+    """Draw dense runs as horizontal lines, with a band of one standard deviation."""
     line, band = (axes.axvline, axes.axvspan) if vertical else (axes.axhline, axes.axhspan)
     for i, row in enumerate(dense.to_dict("records")):
         style = {**DENSE, "linestyle": DENSE["linestyle"] if i == 0 else LINES[1 + i % 3]}
@@ -48,11 +48,11 @@ def dense_lines(axes: Axes, dense: pd.DataFrame, *, vertical: bool = False, name
 def panels(
     curves: Curves, dense: pd.DataFrame, place: Callable[[pd.DataFrame], pd.Series]
 ) -> tuple[Figure, list[Axes]]:
-    """Small multiples: the same axes for all, one line in colour in each; ``place`` gives the positions of rows."""
+    """Small multiples: the same axes for all, one highlighted line in each; ``place`` gives the positions of rows."""
     columns = 4 if len(curves) <= 12 else 6
     lines = math.ceil(len(curves) / columns)
     height = 1.6 * lines + 1.1
-    figure = Figure(figsize=(10, height))  # placed by hand: a layout of many panels takes seconds
+    figure = Figure(figsize=(10, height))  # fixed positions: automatic layout of many panels takes seconds
     figure.subplots_adjust(
         left=0.06, right=0.99, bottom=0.5 / height, top=1 - 0.65 / height, wspace=0.12, hspace=0.35
     )
@@ -62,8 +62,16 @@ def panels(
     for axes, (label, rows) in zip(grid, curves, strict=False):
         axes.add_collection(LineCollection(segments, colors="#cccccc", linewidths=0.6, zorder=1))
         axes.plot(single[:, 0], single[:, 1], ".", color="#cccccc", markersize=3, zorder=1)
-        axes.errorbar(place(rows), rows["top1"], rows["top1_std"], color=COLORS[0], marker="o", markersize=3.5,
-                      capsize=2, elinewidth=0.8)  # fmt: skip
+        axes.errorbar(
+            place(rows),
+            rows["top1"],
+            rows["top1_std"],
+            color=COLORS[0],
+            marker="o",
+            markersize=3.5,
+            capsize=2,
+            elinewidth=0.8,
+        )
         dense_lines(axes, dense[dense["budget"].isin(rows["budget"])], named=False)
         axes.set_title(_wrapped(f"{label} ({count(rows['n'])})", 32), fontsize=7, pad=3)
     for axes in grid[len(curves) :]:
@@ -83,14 +91,14 @@ def usual_sparsity(points: pd.DataFrame) -> float:
 
 
 def line_name(label: str, rows: pd.DataFrame, usual: float) -> str:
-    """A line with its number of seeds, and its sparsity if it is one and not the ``usual``."""
+    """A line's label with its number of seeds, and its sparsity if that is a single unusual one."""
     text = f"{label} ({count(rows['n'])})"
     unusual = len(rows) == 1 and abs(rows["sparsity"].iloc[0] - usual) > 0.004
     return f"{text} at {rows['sparsity'].iloc[0]:.3f}" if unusual else text
 
 
 def _wrapped(text: str, width: int) -> str:
-    """``text`` in two lines at most."""
+    """``text`` in at most two lines."""
     if len(text) <= width:
         return text
     cut = text.rfind(" ", 0, width + 1)

@@ -23,18 +23,32 @@ CHOICES = ("dataset", "model", "method", "state")
 """Columns with a drop-down filter."""
 
 COLUMNS = (
-    ("run_id", "run", "text", None), ("dataset", "dataset", "text", None), ("model", "model", "text", None),
-    ("method", "method", "text", None), ("variant", "method's settings", "text", None),
-    ("target_sparsity", "target sparsity", "number", None), ("sparsity", "sparsity", "number", 5),
-    ("seed", "seed", "number", None), ("top1", "top1 (%)", "number", 2),
-    ("difference_to_dense", "to dense (points)", "difference", 2), ("state", "state", "text", None),
-    ("round", "round", "text", None), ("budget", "budget", "text", None), ("val_top1", "val_top1 (%)", "number", 2),
-    ("macs_sparse", "inference MACs", "number", 0), ("train_flops", "training FLOPs", "number", None),
-    ("train_flops_ratio", "of dense training", "number", 3), ("seconds", "seconds", "number", 1),
-    ("device", "device", "text", None), ("version", "version", "text", None), ("commit", "commit", "text", None),
-    ("started", "started", "text", None), ("command", "command", "command", None),
-    ("dense_command", "", "text", None), ("folder", "", "text", None),
-)  # fmt: skip
+    ("run_id", "run", "text", None),
+    ("dataset", "dataset", "text", None),
+    ("model", "model", "text", None),
+    ("method", "method", "text", None),
+    ("variant", "method's settings", "text", None),
+    ("target_sparsity", "target sparsity", "number", None),
+    ("sparsity", "sparsity", "number", 5),
+    ("seed", "seed", "number", None),
+    ("top1", "top1 (%)", "number", 2),
+    ("difference_to_dense", "to dense (points)", "difference", 2),
+    ("state", "state", "text", None),
+    ("round", "round", "text", None),
+    ("budget", "budget", "text", None),
+    ("val_top1", "val_top1 (%)", "number", 2),
+    ("macs_sparse", "inference MACs", "number", 0),
+    ("train_flops", "training FLOPs", "number", None),
+    ("train_flops_ratio", "of dense training", "number", 3),
+    ("seconds", "seconds", "number", 1),
+    ("device", "device", "text", None),
+    ("version", "version", "text", None),
+    ("commit", "commit", "text", None),
+    ("started", "started", "text", None),
+    ("command", "command", "command", None),
+    ("dense_command", "", "text", None),
+    ("folder", "", "text", None),
+)
 """Columns of the table of runs: (column, heading or empty if it is not shown as a column, kind, decimals)."""
 
 
@@ -58,9 +72,14 @@ class Pair:
 
 
 def render(
-    source: Path, results: ReportData | None, points: pd.DataFrame, pairs: Sequence[Pair], studies: Sequence[Any],
-    output: Path, command: str,
-) -> str:  # fmt: skip
+    source: Path,
+    results: ReportData | None,
+    points: pd.DataFrame,
+    pairs: Sequence[Pair],
+    studies: Sequence[Any],
+    output: Path,
+    command: str,
+) -> str:
     """Render the page.
 
     Args:
@@ -82,12 +101,19 @@ def render(
     policy = f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}"
     return template.render(
         title=f"{source.resolve().name}: sparse-training results",
-        policy=policy, style=style, script=script, command=command, runs=results is not None,
-        facts=_facts(results) if results else [], notes=_notes(results) if results else [],
+        policy=policy,
+        style=style,
+        script=script,
+        command=command,
+        runs=results is not None,
+        facts=_facts(results) if results else [],
+        notes=_notes(results) if results else [],
         pairs=[_section(pair) for pair in pairs],
         studies=[{**_section(s.pair), "facts": s.facts, "checks": s.checks} for s in studies],
-        means=_means(points) if results else None, choices=CHOICES, data=_rows(results, output) if results else {},
-    )  # fmt: skip
+        means=_means(points) if results else None,
+        choices=CHOICES,
+        data=_rows(results, output) if results else {},
+    )
 
 
 def _digest(text: str) -> str:
@@ -100,11 +126,16 @@ def _section(pair: Pair) -> dict[str, Any]:
     for drawing in pair.drawings:
         own = pair.files[drawing.name]
         form = min(("svg", "png"), key=lambda form: len(own[form]))
-        figures.append({
-            "name": drawing.name, "title": drawing.title, "caption": drawing.caption,
-            "kind": {"svg": "image/svg+xml", "png": "image/png"}[form],
-            "image": base64.b64encode(own[form]).decode(), "forms": [*FORMATS, "csv"],
-        })  # fmt: skip
+        figures.append(
+            {
+                "name": drawing.name,
+                "title": drawing.title,
+                "caption": drawing.caption,
+                "kind": {"svg": "image/svg+xml", "png": "image/png"}[form],
+                "image": base64.b64encode(own[form]).decode(),
+                "forms": [*FORMATS, "csv"],
+            }
+        )
     return {"anchor": pair.anchor, "title": pair.title, "figures": figures, "notes": pair.notes}
 
 
@@ -160,17 +191,38 @@ def _notes(results: ReportData) -> list[str]:
 
 def _means(points: pd.DataFrame) -> dict[str, Any]:
     columns = [
-        ("dataset", False), ("model", False), ("budget", False), ("method", False), ("settings", False),
-        ("target sparsity", True), ("sparsity", True), ("n", True), ("top1 (%)", True), ("deviation", True),
-        ("to dense (points)", True), ("inference MACs", True), ("training FLOPs", True),
-    ]  # fmt: skip
+        ("dataset", False),
+        ("model", False),
+        ("budget", False),
+        ("method", False),
+        ("settings", False),
+        ("target sparsity", True),
+        ("sparsity", True),
+        ("n", True),
+        ("top1 (%)", True),
+        ("deviation", True),
+        ("to dense (points)", True),
+        ("inference MACs", True),
+        ("training FLOPs", True),
+    ]
     rows = [
-        [p["dataset"], p["model"], p["budget"], p["method"], p["variant"], _number(p["target_sparsity"], "g"),
-         f"{p['sparsity']:.5f}", str(p["n"]), _number(p["top1"], ".2f"), _number(p["top1_std"], ".2f"),
-         _number(p["difference_to_dense"], "+.2f") or "no dense run", _number(p["macs_sparse"], ",.0f"),
-         _number(p["train_flops"], ".3e")]
+        [
+            p["dataset"],
+            p["model"],
+            p["budget"],
+            p["method"],
+            p["variant"],
+            _number(p["target_sparsity"], "g"),
+            f"{p['sparsity']:.5f}",
+            str(p["n"]),
+            _number(p["top1"], ".2f"),
+            _number(p["top1_std"], ".2f"),
+            _number(p["difference_to_dense"], "+.2f") or "no dense run",
+            _number(p["macs_sparse"], ",.0f"),
+            _number(p["train_flops"], ".3e"),
+        ]
         for p in points.to_dict("records")
-    ]  # fmt: skip
+    ]
     return {"columns": [{"name": name, "number": number} for name, number in columns], "rows": rows}
 
 

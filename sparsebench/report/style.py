@@ -52,12 +52,25 @@ class Drawing:
 def settings() -> Iterator[None]:
     """Matplotlib's settings while figures are created and saved, so that a user's own settings have no effect."""
     own: Any = {
-        "font.size": 8, "axes.titlesize": 8, "axes.spines.top": False, "axes.spines.right": False,
-        "axes.grid": True, "grid.color": "#dddddd", "grid.linewidth": 0.5, "axes.axisbelow": True,
-        "lines.markersize": 4.5, "lines.linewidth": 1.2, "legend.frameon": False, "legend.fontsize": 7,
-        "xtick.labelsize": 7, "ytick.labelsize": 7, "figure.dpi": 150, "svg.hashsalt": "sparsebench",
-        "pdf.fonttype": 42, "text.parse_math": False,
-    }  # fmt: skip
+        "font.size": 8,
+        "axes.titlesize": 8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": "#dddddd",
+        "grid.linewidth": 0.5,
+        "axes.axisbelow": True,
+        "lines.markersize": 4.5,
+        "lines.linewidth": 1.2,
+        "legend.frameon": False,
+        "legend.fontsize": 7,
+        "xtick.labelsize": 7,
+        "ytick.labelsize": 7,
+        "figure.dpi": 150,
+        "svg.hashsalt": "sparsebench",
+        "pdf.fonttype": 42,
+        "text.parse_math": False,
+    }
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(own)
@@ -79,8 +92,10 @@ def styles(points: pd.DataFrame, methods: Sequence[str]) -> dict[str, dict[str, 
         i = methods.index(str(method))
         for j, label in enumerate(labels):  # the same method with different settings
             found[str(label)] = {
-                "color": COLORS[i % 6], "marker": MARKERS[(i + j) % 7], "linestyle": LINES[budgets.index(budget) % 4]
-            }  # fmt: skip
+                "color": COLORS[i % 6],
+                "marker": MARKERS[(i + j) % 7],
+                "linestyle": LINES[budgets.index(budget) % 4],
+            }
     return found
 
 

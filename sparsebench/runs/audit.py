@@ -21,12 +21,12 @@ from sparsebench.runs.reopen import Datasets, FinishedRun
 from sparsebench.runs.result import Network, compute_cost_columns, layer_rows
 
 LOSS = 1e-5
-"""Relative difference of a loss on the same device: threads share the additions out in another order."""
+"""Relative tolerance of a loss on the same device: the order of additions depends on the number of threads."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One claim that does not hold, or with ``kind="note"`` something to know of a run."""
+    """One claim that does not hold, or with ``kind="note"`` something to know about a run."""
 
     run: str
     kind: str
@@ -38,7 +38,7 @@ class Finding:
 def audit(
     path: Path, datasets: Datasets, accuracy: bool = True, tolerances: tuple[float, float] = (0.0, 0.0)
 ) -> list[Finding]:
-    """The claims of the run in the folder ``path`` that do not hold, and notes.
+    """The claims of the run in ``path`` that do not hold, and notes.
 
     Args:
         path: A folder with a summary.csv.
@@ -53,11 +53,11 @@ def audit(
     except RunError as error:
         column, _, what = str(error).partition(": ")
         checks.fail(column, "a file that can be read", what)
-    except Exception as error:  # whatever a damaged or foreign run ends in is a finding of that run alone
+    except Exception as error:  # any error of a damaged or foreign run is a finding of that run alone
         what = (
             f"{type(error).__name__}: {error}" if not isinstance(error, (ValueError, OSError)) else str(error)
         )
-        checks.fail("run", "a run that can be built again", " ".join(what.split())[:300])
+        checks.fail("run", "a run that can be rebuilt", " ".join(what.split())[:300])
     return checks.found
 
 
@@ -88,13 +88,13 @@ class _Checks:
         self.found.append(Finding(self.path.name, "note", column, str(claimed), str(found)))
 
     def compare(self, found: Mapping[str, Any], within: float = 0.0, why: str = "") -> None:
-        """The row's columns against what was ``found``, numbers up to ``within``."""
+        """Compare the row's columns with what was ``found``, numbers up to ``within``."""
         for column, value in found.items():
             if not _same(self.row.get(column), value, within):
                 self.fail(column, self.row.get(column, "no such column"), f"{value}{why}")
 
     def names(self, run: FinishedRun) -> None:
-        """The run's names are hashes of its config; folder, row and run.json agree on them, and on the code."""
+        """The run's ids are hashes of its config; folder, row and run.json agree on them and on the code."""
         self.compare({"schema": schema.SCHEMA})
         if missing := [column for column in schema.SUMMARY_COLUMNS if column not in self.row]:
             self.fail("schema", f"{schema.SCHEMA}", f"no column {', '.join(missing)}")
@@ -107,7 +107,7 @@ class _Checks:
         self.compare(repeated, why=f" ({schema.PROVENANCE})")
 
     def notes(self, run: FinishedRun) -> None:
-        """What does not make a claim false, and should be known."""
+        """Facts that make no claim false, but should be known."""
         if self.row.get("git_dirty") == "True":
             self.note("git_dirty", "True", "net by code that is in no commit")
         if self.row.get("status") == "diverged":
@@ -116,26 +116,33 @@ class _Checks:
             self.note("sparsity_ok", "False", "missed its sparsity")
 
     def settings(self, run: FinishedRun, net: Network) -> None:
-        """Columns that repeat the config."""
+        """Check the columns that repeat the config."""
         cfg = run.cfg
-        self.compare({
-            "dataset": net.dataset.name, "model": getattr(net.model, "name", ""), "method": run.choices["prune"],
-            "seed": cfg.seed, "epochs": epochs(cfg), "batch_size": cfg.batch_size, "precision": cfg.precision,
-        })  # fmt: skip
+        self.compare(
+            {
+                "dataset": net.dataset.name,
+                "model": getattr(net.model, "name", ""),
+                "method": run.choices["prune"],
+                "seed": cfg.seed,
+                "epochs": epochs(cfg),
+                "batch_size": cfg.batch_size,
+                "precision": cfg.precision,
+            }
+        )
 
     def targets(self, run: FinishedRun, net: Network) -> tuple[int | None, int | None]:
-        """The number of zeros that was asked for, and the step of the last evaluation, where they are known."""
+        """The requested number of zeros and the step of the last evaluation, if known."""
         claimed = self.row.get("target_sparsity", "")
         try:
             components = build_run(run.cfg, net.dataset)
-        except SettingError as error:  # it takes its mask or sparsities from files that are not here
+        except SettingError as error:  # its mask or layer sparsities come from files that are missing here
             self.note("target_sparsity", claimed, f"not checked: {error}")
             return None, None
         pruner, target, steps = components.pruner, components.target_sparsity, components.clock.total_steps
         if pruner.trainings == 1 or target is None:
             self.compare({"target_sparsity": "" if target is None else target})
             return pruner.target_zeros(steps - 1), steps
-        if run.training == pruner.trainings - 1:  # the rounds before it have targets that metrics.csv says
+        if run.training == pruner.trainings - 1:  # the targets of earlier rounds are in metrics.csv
             self.compare({"target_sparsity": run.cfg.sparsity})
         return zeros_for(float(claimed), pruner.weights.numel), steps
 
@@ -148,7 +155,7 @@ class _Checks:
         total = found["prunable"] - found["nonzero"]
         zeros = Zeros(total, pruned=total - int(self.row.get("kept_zeros") or 0))
         if self.row["sparsity_ok"] == "True" and not zeros.as_requested(target_zeros):
-            self.fail("sparsity_ok", "True", f"{zeros.pruned} weights pruned, asked were {target_zeros}")
+            self.fail("sparsity_ok", "True", f"{zeros.pruned} weights pruned, requested were {target_zeros}")
         self.masked = zeros.pruned / found["prunable"]
 
     def layers(self, net: Network, rows: list[dict[str, str]]) -> None:
@@ -164,7 +171,7 @@ class _Checks:
                     self.fail(f"{schema.LAYERS} {layer} {column}", claimed[layer].get(column, ""), value)
 
     def history(self, target_zeros: int | None, steps: int | None, net: Network) -> None:
-        """The row against metrics.csv: the last evaluation, and the best at the target."""
+        """Compare the row with metrics.csv: the last evaluation, and the best one at the target."""
         if not self.evaluations:
             self.fail(schema.METRICS, "evaluations", "none")
             return
@@ -194,7 +201,7 @@ class _Checks:
             self.compare({"test_top1_at_best_val": self.row["top1"]}, why=" (top1: the last is the best)")
 
     def accuracies(self, run: FinishedRun, net: Network) -> None:
-        """Accuracies and the loss, evaluated in the run's precision."""
+        """Evaluate accuracies and the loss in the run's precision."""
         if self.row["status"] != "finished":
             return
         here = {"device": net.device.label, "torch": torch.__version__}
@@ -203,7 +210,7 @@ class _Checks:
         where = f" (within {within} on {', '.join(differing) or 'the same device'})" if within else ""
         test = net.accuracy("test", run.cfg.batch_size)
         val = net.accuracy("val", run.cfg.batch_size)
-        # 1e-9: a per cent of samples is the same number however its digits were written
+        # 1e-9: percentages that were formatted in different ways
         self.compare({"top1": test.top1, "top5": test.top5, "val_top1": val.top1}, within or 1e-9, where)
         relative = max(LOSS, within / 10)  # 0.1 points and 1 % of the loss
         self.compare({"test_loss": test.loss}, relative * abs(test.loss), where)
@@ -219,7 +226,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
     """The rows of a run's CSV.
 
     Raises:
-        RunError: It is missing or cannot be read.
+        RunError: It is missing or unreadable.
     """
     try:
         return read_csv(path)
@@ -230,7 +237,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 
 def _same(claimed: str | None, found: object, within: float = 0.0) -> bool:
-    """Whether a CSV's text says what was found: as text, or as a number up to ``within``."""
+    """Whether the text of a CSV equals what was found: as text, or as a number up to ``within``."""
     if claimed is None:
         return False
     if claimed == str(found):

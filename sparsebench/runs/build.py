@@ -63,13 +63,18 @@ def build_run(cfg: DictConfig, dataset: Dataset | None = None) -> RunComponents:
     weights = MaskedParameters(dict(net.prunable), optimizer)
     lr_schedule = build(cfg.lr_schedule, "lr_schedule", clock=clock)
     return RunComponents(
-        device=net.device, dataset=net.dataset, data=data, model=net.model, clock=clock, optimizer=optimizer,
+        device=net.device,
+        dataset=net.dataset,
+        data=data,
+        model=net.model,
+        clock=clock,
+        optimizer=optimizer,
         lr_schedule=lr_schedule,
         pruner=build_method(cfg, weights, optimizer, clock, model=net.model, lr_schedule=lr_schedule),
         layers=net.layers,
         eval_every=max(clock.duration(cfg.eval_every, "eval_every"), 1),
         save_every=max(clock.duration(cfg.save_every, "save_every"), 1),
-    )  # fmt: skip
+    )
 
 
 def network(cfg: DictConfig, dataset: Dataset | None = None) -> Network:

@@ -91,9 +91,13 @@ def apply(
             raise RunError(f"{dense}: {error}") from error
 
     subject = Subject(
-        net.model, net.dataset, net.device, list(net.prunable), batch_size,
+        net.model,
+        net.dataset,
+        net.device,
+        list(net.prunable),
+        batch_size,
         None if dense is None else dense_model,
-    )  # fmt: skip
+    )
     generators, training, columns = net.device.state_dict(), net.model.training, {}
     try:
         net.model.eval()

@@ -79,13 +79,16 @@ def accuracy_columns(history: History, device: Device, samples: int) -> dict[str
     val, test = history.val, None if history.diverged else history.test
     return {
         "status": "diverged" if history.diverged else "finished",
-        "top1": test.top1 if test else "", "top5": test.top5 if test else "",
-        "test_loss": test.loss if test else "", "val_top1": val.top1 if val else "",
+        "top1": test.top1 if test else "",
+        "top5": test.top5 if test else "",
+        "test_loss": test.loss if test else "",
+        "val_top1": val.top1 if val else "",
         "best_val_top1": "" if math.isnan(history.best_val_top1) else history.best_val_top1,
         "test_top1_at_best_val": "" if math.isnan(history.best_val_top1) else history.test_top1_at_best_val,
-        "seconds": round(history.seconds, 3), "images_per_second": round(samples / max(history.seconds, 1e-9), 1),
+        "seconds": round(history.seconds, 3),
+        "images_per_second": round(samples / max(history.seconds, 1e-9), 1),
         "peak_memory_mb": round(device.peak_memory_mb(), 1),
-    }  # fmt: skip
+    }
 
 
 def training_columns(
@@ -101,10 +104,12 @@ def training_columns(
     zeros = weights.zeros()
     train_flops, ratio, ratio_dense_gradient = flops.totals()
     return {
-        "sparsity_ok": zeros.as_requested(target_zeros), "kept_zeros": zeros.kept,
-        "train_flops": train_flops, "train_flops_ratio": ratio,
+        "sparsity_ok": zeros.as_requested(target_zeros),
+        "kept_zeros": zeros.kept,
+        "train_flops": train_flops,
+        "train_flops_ratio": ratio,
         "train_flops_ratio_dense_gradient": ratio_dense_gradient,
-    }  # fmt: skip
+    }
 
 
 def compute_cost_columns(
@@ -136,15 +141,19 @@ def compute_cost_columns(
     sparse_macs += sum(layer.macs for layer in layers if layer.name not in names)
     guarded = 0 if target_zeros == 0 else 1  # the weight that an allocation keeps in an otherwise empty layer
     return {
-        "parameters": parameters, "prunable": prunable, "nonzero": nonzero, "sparsity": 1 - nonzero / prunable,
+        "parameters": parameters,
+        "prunable": prunable,
+        "nonzero": nonzero,
+        "sparsity": 1 - nonzero / prunable,
         "model_sparsity": 1 - sum(kept.values()) / parameters,
         "conv_linear_sparsity": 1 - sum(kept[x.name] for x in layers) / sum(x.weights for x in layers),
         "effective_sparsity": "" if effective is None else 1 - effective / prunable,
         "collapsed_layers": " ".join(name for name in names if kept[name] <= guarded),
         "compression": prunable / nonzero if nonzero else math.inf,
-        "macs": dense_macs, "macs_sparse": sparse_macs,
+        "macs": dense_macs,
+        "macs_sparse": sparse_macs,
         "speedup_theoretical": dense_macs / sparse_macs if sparse_macs else math.inf,
-    }  # fmt: skip
+    }
 
 
 def layer_rows(model: nn.Module, names: Iterable[str], layers: Sequence[Layer]) -> list[dict[str, Any]]:
@@ -153,11 +162,19 @@ def layer_rows(model: nn.Module, names: Iterable[str], layers: Sequence[Layer]) 
     for layer in layers:
         weight = parameters[layer.name]
         nonzero = int(torch.count_nonzero(weight))
-        rows.append({
-            "layer": layer.name, "shape": "x".join(map(str, layer.shape)), "prunable": layer.name in prunable,
-            "weights": layer.weights, "nonzero": nonzero, "sparsity": 1 - nonzero / layer.weights,
-            "macs": layer.macs, "macs_sparse": nonzero * layer.positions, "dead_outputs": dead_outputs(weight),
-        })  # fmt: skip
+        rows.append(
+            {
+                "layer": layer.name,
+                "shape": "x".join(map(str, layer.shape)),
+                "prunable": layer.name in prunable,
+                "weights": layer.weights,
+                "nonzero": nonzero,
+                "sparsity": 1 - nonzero / layer.weights,
+                "macs": layer.macs,
+                "macs_sparse": nonzero * layer.positions,
+                "dead_outputs": dead_outputs(weight),
+            }
+        )
     return rows
 
 

@@ -149,13 +149,21 @@ class _Training:
     ) -> None:
         self.cfg, self.choices, self.number = cfg, choices, number
         self.row: dict[str, Any] = {
-            "schema": SCHEMA, "run_id": run_id(cfg, choices, number), "dataset": components.dataset.name,
-            "model": components.model.name, "method": choices["prune"], "seed": cfg.seed, "epochs": epochs(cfg),
-            "batch_size": cfg.batch_size, "precision": cfg.precision, "device": components.device.label,
-            "version": sparsebench.__version__, "torch": torch.__version__,
+            "schema": SCHEMA,
+            "run_id": run_id(cfg, choices, number),
+            "dataset": components.dataset.name,
+            "model": components.model.name,
+            "method": choices["prune"],
+            "seed": cfg.seed,
+            "epochs": epochs(cfg),
+            "batch_size": cfg.batch_size,
+            "precision": cfg.precision,
+            "device": components.device.label,
+            "version": sparsebench.__version__,
+            "torch": torch.__version__,
             "config_hash": config_hash(cfg, choices, number),
             "command": provenance.command(_without_sweep_overrides(overrides)),
-        }  # fmt: skip
+        }
         several = components.pruner.trainings > 1
         target = components.target_sparsity
         if several and target is not None:
@@ -301,9 +309,12 @@ class _Training:
             None if cfg.ema is None else WeightAverage(components.model, components.pruner.weights, cfg.ema)
         )
         evaluation = partial(
-            components.dataset.batches, batch_size=cfg.batch_size, channels_last=device.channels_last, rank=device.rank,
+            components.dataset.batches,
+            batch_size=cfg.batch_size,
+            channels_last=device.channels_last,
+            rank=device.rank,
             world_size=device.world_size,
-        )  # fmt: skip
+        )
 
         def reinitialize() -> None:
             shape, classes = components.dataset.input_shape, components.dataset.num_classes
@@ -374,7 +385,15 @@ def _write_origin(
     resumed = [*before.get("resumed", []), provenance.now()] if before else []
     parts = {"trainings": trainings} if len(trainings) > 1 else {}
     folder.write_provenance(
-        {**row, **origin, **parts, "resumed": resumed, "choices": dict(choices),
-         "libraries": provenance.libraries(), "machine": provenance.machine(), "threads": torch.get_num_threads()}
-    )  # fmt: skip
+        {
+            **row,
+            **origin,
+            **parts,
+            "resumed": resumed,
+            "choices": dict(choices),
+            "libraries": provenance.libraries(),
+            "machine": provenance.machine(),
+            "threads": torch.get_num_threads(),
+        }
+    )
     return origin

@@ -31,7 +31,11 @@ class Estimate:
     """
 
     def __init__(self) -> None:
-        self.runs, self.finished, self.trainings, self.flops, self.seconds = 0, 0, 0, 0.0, 0.0
+        self.runs = 0
+        self.finished = 0
+        self.trainings = 0
+        self.flops = 0.0
+        self.seconds = 0.0
         self._datasets: dict[str, Dataset] = {}
         self._speeds: dict[str, tuple[float, float]] = {}
         self._lengths: dict[str, tuple[int, float, float]] = {}

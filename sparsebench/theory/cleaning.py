@@ -37,7 +37,10 @@ def points(own: Mapping[str, Any]) -> Iterator[Point]:
 
 def rows(own: Mapping[str, Any], point: Point, draws: Draws) -> Tables:
     """One row per estimator, and the estimated eigenvalues of the first draw."""
-    count, samples, seeds, q = point["N"], point["T"], own["seeds"], point["N"] / point["T"]
+    count = point["N"]
+    samples = point["T"]
+    seeds = own["seeds"]
+    q = point["N"] / point["T"]
     if point["prior"] == "atoms":
         atoms, fractions = np.array(own["atoms"], dtype=float).T
         ends = np.rint(fractions.cumsum() * count).astype(int)
@@ -53,15 +56,23 @@ def rows(own: Mapping[str, Any], point: Point, draws: Draws) -> Tables:
     made = {**shrinkage.estimates(sample, samples, intensity), "true": variances.sort(-1).values}
     losses = {name: sample.loss(estimate, variances) for name, estimate in made.items()}
     theory = {
-        "sample": limits.sample, "lw_linear": limits.linear, "oas": limits.linear, "oracle": limits.oracle,
-        "rie_raw": limits.oracle, "rie": limits.oracle, "lw_nonlinear": limits.oracle,
-    }  # fmt: skip
+        "sample": limits.sample,
+        "lw_linear": limits.linear,
+        "oas": limits.linear,
+        "oracle": limits.oracle,
+        "rie_raw": limits.oracle,
+        "rie": limits.oracle,
+        "lw_nonlinear": limits.oracle,
+    }
     return {
         "cleaning": [
             {
-                **point, "q": q, "estimator": name,
+                **point,
+                "q": q,
+                "estimator": name,
                 **_against(loss, theory.get(name, math.nan)),
-                "prial": _prial(loss.mean().item(), losses), "prial_theory": _limit_of_prial(theory.get(name), limits),
+                "prial": _prial(loss.mean().item(), losses),
+                "prial_theory": _limit_of_prial(theory.get(name), limits),
                 "shrink_theory": limits.intensity if name in intensity else math.nan,
                 "shrink_mc": intensity[name].mean().item() if name in intensity else math.nan,
                 "seeds": seeds,
@@ -69,7 +80,7 @@ def rows(own: Mapping[str, Any], point: Point, draws: Draws) -> Tables:
             for name, loss in losses.items()
         ],
         "shrinkage": _shown(point, sample, made),
-    }  # fmt: skip
+    }
 
 
 def _inverse_wishart(q_prior: float, count: int, seeds: int, draws: Draws) -> Tensor:

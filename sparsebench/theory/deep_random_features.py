@@ -63,18 +63,49 @@ class DeepRandomFeatures(Study):
 
     tables: ClassVar[Mapping[str, Sequence[str]]] = {
         "deep_random_features": (
-            "target", "L", "d", "k", "act", "lam", "noise", "n", "alpha", "nu", "df1", "df2", "theory_det",
-            "theory_cond", "mc_test", "se_test", "rel_dev_det", "rel_dev_cond", "theory_train", "mc_train", "se_train",
+            "target",
+            "L",
+            "d",
+            "k",
+            "act",
+            "lam",
+            "noise",
+            "n",
+            "alpha",
+            "nu",
+            "df1",
+            "df2",
+            "theory_det",
+            "theory_cond",
+            "mc_test",
+            "se_test",
+            "rel_dev_det",
+            "rel_dev_cond",
+            "theory_train",
+            "mc_train",
+            "se_train",
             "seeds",
         ),
         "resolvent": ("L", "d", "alpha", "lam", "theory_trace", "mc_trace", "se_trace", "rel_dev"),
         "curves": ("L", "alpha", "lam", "theory_test", "theory_train"),
         "linearisation": ("L", "d", "rel_frob_error", "samples", "seeds"),
         "universality": (
-            "loss", "L", "alpha", "lam", "real_error", "se_real_error", "gaussian_error", "se_gaussian_error",
-            "real_loss", "se_real_loss", "gaussian_loss", "se_gaussian_loss", "theory_loss", "seeds",
+            "loss",
+            "L",
+            "alpha",
+            "lam",
+            "real_error",
+            "se_real_error",
+            "gaussian_error",
+            "se_gaussian_error",
+            "real_loss",
+            "se_real_loss",
+            "gaussian_loss",
+            "se_gaussian_loss",
+            "theory_loss",
+            "seeds",
         ),
-    }  # fmt: skip
+    }
 
     seed: int
     seeds: int
@@ -197,11 +228,21 @@ class DeepRandomFeatures(Study):
             free = df.deterministic([d, *[k] * depth], network.layers, self.noise, lam, n)
             found = df.ridge(phi[:, :n], targets[:, :n], lam)
             errors = (targets - (phi @ found[..., None]).squeeze(-1)) ** 2
-            tables["deep_random_features"].append({
-                "target": point["part"], "L": depth, "d": d, "k": k, "act": self.activation, "lam": lam,
-                "noise": self.noise, "n": n, "alpha": point["alpha"], "seeds": seeds,
-                **_against(limits, free.test if point["part"] == "shared" else math.nan, errors, n),
-            })  # fmt: skip
+            tables["deep_random_features"].append(
+                {
+                    "target": point["part"],
+                    "L": depth,
+                    "d": d,
+                    "k": k,
+                    "act": self.activation,
+                    "lam": lam,
+                    "noise": self.noise,
+                    "n": n,
+                    "alpha": point["alpha"],
+                    "seeds": seeds,
+                    **_against(limits, free.test if point["part"] == "shared" else math.nan, errors, n),
+                }
+            )
             if point["part"] == "shared":
                 given = {"L": depth, "d": d, "alpha": point["alpha"], "lam": lam}
                 tables["resolvent"].append({**given, **_traced(phi[:, :n], lam, limits)})
@@ -340,8 +381,16 @@ def _against(limits: Sequence[df.Ridge], free: float, errors: Tensor, n: int) ->
         for name in ("nu", "df1", "df2", "test", "train")
     }
     return {
-        "nu": means["nu"], "df1": means["df1"], "df2": means["df2"], "theory_det": free, "theory_cond": means["test"],
-        "mc_test": test, "se_test": error,
-        "rel_dev_det": relative(test, free), "rel_dev_cond": relative(test, means["test"]),
-        "theory_train": means["train"], "mc_train": train, "se_train": train_error,
-    }  # fmt: skip
+        "nu": means["nu"],
+        "df1": means["df1"],
+        "df2": means["df2"],
+        "theory_det": free,
+        "theory_cond": means["test"],
+        "mc_test": test,
+        "se_test": error,
+        "rel_dev_det": relative(test, free),
+        "rel_dev_cond": relative(test, means["test"]),
+        "theory_train": means["train"],
+        "mc_train": train,
+        "se_train": train_error,
+    }

@@ -129,7 +129,10 @@ def affine_pieces(x: np.ndarray, y: np.ndarray, tolerance: float) -> int:
     """
     found, start, size = 0, 0, 64
     while start < len(x):
-        found, low, high, stop = found + 1, -math.inf, math.inf, start + 1
+        found = found + 1
+        low = -math.inf
+        high = math.inf
+        stop = start + 1
         while stop < len(x):
             block = np.arange(stop, min(stop + size, len(x)))
             earlier = np.arange(start, block[-1])

@@ -69,11 +69,24 @@ class OverparamPrune(Study):
 
     tables: ClassVar[Mapping[str, Sequence[str]]] = {
         "overparam_prune": (
-            "design", "n", "d", "p", "keep", "method", "retrain", "sigma2_eff", "xi", "gamma",
-            "theory_risk", "mc_risk", "se_risk", "rel_dev", "seeds",
+            "design",
+            "n",
+            "d",
+            "p",
+            "keep",
+            "method",
+            "retrain",
+            "sigma2_eff",
+            "xi",
+            "gamma",
+            "theory_risk",
+            "mc_risk",
+            "se_risk",
+            "rel_dev",
+            "seeds",
         ),
         "residuals": ("p", "block", "pooled_mean", "pooled_std", "ks_distance"),
-    }  # fmt: skip
+    }
 
     seed: int
     seeds: int
@@ -166,11 +179,20 @@ class OverparamPrune(Study):
         rows = []
         for (method, retrain), coefficients in estimates(features, targets, found, kept, own["n"]):
             theory = predicted.get((method, retrain), math.nan)
-            rows.append({
-                **point, "keep": p if method == "none" else keep, "n": own["n"], "d": len(strong), "method": method,
-                "retrain": retrain, "sigma2_eff": unseen, "xi": limit.xi, "gamma": limit.gamma,
-                **against(risk(coefficients), torch.full((1, 1), theory, dtype=torch.float64)),
-            })  # fmt: skip
+            rows.append(
+                {
+                    **point,
+                    "keep": p if method == "none" else keep,
+                    "n": own["n"],
+                    "d": len(strong),
+                    "method": method,
+                    "retrain": retrain,
+                    "sigma2_eff": unseen,
+                    "xi": limit.xi,
+                    "gamma": limit.gamma,
+                    **against(risk(coefficients), torch.full((1, 1), theory, dtype=torch.float64)),
+                }
+            )
         residuals = (found - limit.mean) / limit.deviation
         blocks = {
             "informative": residuals[:, strong[:p]],

@@ -65,14 +65,34 @@ class OverparamPruneNetwork(Study):
 
     tables: ClassVar[Mapping[str, Sequence[str]]] = {
         "overparam_prune_network": (
-            "dataset", "n", "p", "keep", "method", "retrain", "sigma2_eff", "xi", "gamma", "theory_risk", "mc_risk",
-            "se_risk", "rel_dev", "seeds",
+            "dataset",
+            "n",
+            "p",
+            "keep",
+            "method",
+            "retrain",
+            "sigma2_eff",
+            "xi",
+            "gamma",
+            "theory_risk",
+            "mc_risk",
+            "se_risk",
+            "rel_dev",
+            "seeds",
         ),
         "networks": (
-            "dataset", "method", "prunable", "nonzero", "target_sparsity", "error", "se_error", "seeds", "models",
+            "dataset",
+            "method",
+            "prunable",
+            "nonzero",
+            "target_sparsity",
+            "error",
+            "se_error",
+            "seeds",
+            "models",
             "config_hash",
         ),
-    }  # fmt: skip
+    }
 
     seed: int
     seeds: int
@@ -188,9 +208,18 @@ def _networks(folder: Path) -> list[Row]:
         error, spread = mean_and_error(
             100 - torch.tensor([float(row["top1"]) for row in own], dtype=torch.float64)
         )
-        rows.append({
-            "dataset": first["dataset"], "method": method, "prunable": int(first["prunable"]),
-            "nonzero": int(first["nonzero"]), "target_sparsity": float(first["target_sparsity"] or "nan"),
-            "error": error, "se_error": spread, "seeds": len(own), "models": first["model"], "config_hash": config_hash,
-        })  # fmt: skip
+        rows.append(
+            {
+                "dataset": first["dataset"],
+                "method": method,
+                "prunable": int(first["prunable"]),
+                "nonzero": int(first["nonzero"]),
+                "target_sparsity": float(first["target_sparsity"] or "nan"),
+                "error": error,
+                "se_error": spread,
+                "seeds": len(own),
+                "models": first["model"],
+                "config_hash": config_hash,
+            }
+        )
     return sorted(rows, key=lambda row: (str(row["method"]), int(str(row["prunable"]))))

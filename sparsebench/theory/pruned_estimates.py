@@ -55,12 +55,14 @@ class Problem:
         for (method, retrain), coefficients in estimates(self.features, self.targets, found, kept, n):
             theory = predicted.get((method, retrain), torch.full((1, 1), math.nan))
             yield {
-                "method": method, "retrain": retrain, "keep": p if method == "none" else keep,
+                "method": method,
+                "retrain": retrain,
+                "keep": p if method == "none" else keep,
                 "sigma2_eff": self.unseen.mean().item(),
                 "xi": sum(found.xi for found, _, _ in limits) / problems,
                 "gamma": sum(found.gamma for found, _, _ in limits) / problems,
                 **against(self.risk(coefficients.reshape(problems, -1, p)).reshape(seeds), theory),
-            }  # fmt: skip
+            }
 
     def _limits(self, n: int) -> list[tuple[ls.Limit, Tensor, Tensor]]:
         """(limit, mean, factor) of each problem: the estimate is ``mean + factor g``.
@@ -142,9 +144,12 @@ def against(risks: Tensor, theory: Tensor) -> Row:
         error = math.hypot(error, mean_and_error(theory[0])[1])
     predicted = theory.mean().item()
     return {
-        "theory_risk": predicted, "mc_risk": measured, "se_risk": error, "rel_dev": relative(measured, predicted),
+        "theory_risk": predicted,
+        "mc_risk": measured,
+        "se_risk": error,
+        "rel_dev": relative(measured, predicted),
         "seeds": len(risks),
-    }  # fmt: skip
+    }
 
 
 def gaussianity(residuals: Tensor) -> Row:

@@ -64,25 +64,87 @@ class RandomMatrix(Study):
 
     tables: ClassVar[Mapping[str, Sequence[str]]] = {
         "random_matrix": (
-            "spectrum", "n", "p", "q", "spike", "centred", "true_max", "edge", "tw_mean", "tw_sd", "mc_mean", "se",
-            "mc_sd", "rel_dev", "overlap_theory", "overlap_mc", "overlap_se", "p_over_theory", "p_over_mc",
-            "p_over_bound", "true_min", "lower_edge", "mc_min", "seeds",
+            "spectrum",
+            "n",
+            "p",
+            "q",
+            "spike",
+            "centred",
+            "true_max",
+            "edge",
+            "tw_mean",
+            "tw_sd",
+            "mc_mean",
+            "se",
+            "mc_sd",
+            "rel_dev",
+            "overlap_theory",
+            "overlap_mc",
+            "overlap_se",
+            "p_over_theory",
+            "p_over_mc",
+            "p_over_bound",
+            "true_min",
+            "lower_edge",
+            "mc_min",
+            "seeds",
         ),
         "cleaning": (
-            "prior", "N", "T", "q", "estimator", "theory_loss", "mc_loss", "se", "rel_dev", "prial", "prial_theory",
-            "shrink_theory", "shrink_mc", "seeds",
+            "prior",
+            "N",
+            "T",
+            "q",
+            "estimator",
+            "theory_loss",
+            "mc_loss",
+            "se",
+            "rel_dev",
+            "prial",
+            "prial_theory",
+            "shrink_theory",
+            "shrink_mc",
+            "seeds",
         ),
         "shrinkage": ("prior", "N", "T", "sample", *cleaning.SHOWN),
         "autoencoder": (
-            "N", "T", "seed", "estimator", "eig_mse", "se_eig", "frob", "se_frob", "train_spectra", "epochs", "prior",
+            "N",
+            "T",
+            "seed",
+            "estimator",
+            "eig_mse",
+            "se_eig",
+            "frob",
+            "se_frob",
+            "train_spectra",
+            "epochs",
+            "prior",
         ),
         "weights": (
-            "source", "layer", "seed", "outputs", "inputs", "live_outputs", "live_inputs", "noise", "true_variance",
-            "variance", "bulk_edge", "edge_shift", "threshold", "largest", "true_rank", "rank", "uncorrected_rank",
-            "spike_share", "ks_distance", "rank_sparsity", "noise_sparsity", "sparsity",
+            "source",
+            "layer",
+            "seed",
+            "outputs",
+            "inputs",
+            "live_outputs",
+            "live_inputs",
+            "noise",
+            "true_variance",
+            "variance",
+            "bulk_edge",
+            "edge_shift",
+            "threshold",
+            "largest",
+            "true_rank",
+            "rank",
+            "uncorrected_rank",
+            "spike_share",
+            "ks_distance",
+            "rank_sparsity",
+            "noise_sparsity",
+            "sparsity",
         ),
         "spectrum": ("source", "layer", "eigenvalue"),
-    }  # fmt: skip
+    }
 
     seed: int
     top_eigenvalue: Mapping[str, Any]
@@ -166,11 +228,13 @@ class RandomMatrix(Study):
         return [
             {"part": name, **point}
             for name, part in (
-                ("top_eigenvalue", top_eigenvalue), ("cleaning", cleaning), ("autoencoder", spectral_autoencoder),
+                ("top_eigenvalue", top_eigenvalue),
+                ("cleaning", cleaning),
+                ("autoencoder", spectral_autoencoder),
                 ("weights", weight_spectra),
             )
             for point in part.points(getattr(self, name))
-        ]  # fmt: skip
+        ]
 
     def rows(self, point: Point, device: torch.device) -> Tables:
         """The rows of the point's part."""

@@ -70,20 +70,69 @@ class RandomNetworkPruning(Study):
 
     tables: ClassVar[Mapping[str, Sequence[str]]] = {
         "random_network_pruning": (
-            "dist", "method", "rho", "depth", "width", "eta", "theory_err", "mc_err", "se_err", "rel_dev",
-            "theory_err_rescaled", "mc_err_rescaled", "se_err_rescaled", "rel_dev_rescaled",
-            "opnorm_theory", "opnorm_mc", "se_opnorm", "rel_dev_opnorm", "product_bound", "seeds",
+            "dist",
+            "method",
+            "rho",
+            "depth",
+            "width",
+            "eta",
+            "theory_err",
+            "mc_err",
+            "se_err",
+            "rel_dev",
+            "theory_err_rescaled",
+            "mc_err_rescaled",
+            "se_err_rescaled",
+            "rel_dev_rescaled",
+            "opnorm_theory",
+            "opnorm_mc",
+            "se_opnorm",
+            "rel_dev_opnorm",
+            "product_bound",
+            "seeds",
         ),
         "widths": (
-            "method", "alpha", "width", "depth", "removed_per_row", "rho", "eta", "theory_err", "mc_err", "se_err",
-            "rel_dev", "opnorm_theory", "opnorm_mc", "se_opnorm", "rel_dev_opnorm", "seeds",
+            "method",
+            "alpha",
+            "width",
+            "depth",
+            "removed_per_row",
+            "rho",
+            "eta",
+            "theory_err",
+            "mc_err",
+            "se_err",
+            "rel_dev",
+            "opnorm_theory",
+            "opnorm_mc",
+            "se_opnorm",
+            "rel_dev_opnorm",
+            "seeds",
         ),
         "convolution": (
-            "method", "rho", "depth", "channels", "kernel", "side", "eta", "theory_err", "mc_err", "se_err",
-            "rel_dev", "theory_err_rescaled", "mc_err_rescaled", "se_err_rescaled", "rel_dev_rescaled",
-            "opnorm_theory", "opnorm_mc", "se_opnorm", "rel_dev_opnorm", "product_bound", "seeds",
+            "method",
+            "rho",
+            "depth",
+            "channels",
+            "kernel",
+            "side",
+            "eta",
+            "theory_err",
+            "mc_err",
+            "se_err",
+            "rel_dev",
+            "theory_err_rescaled",
+            "mc_err_rescaled",
+            "se_err_rescaled",
+            "rel_dev_rescaled",
+            "opnorm_theory",
+            "opnorm_mc",
+            "se_opnorm",
+            "rel_dev_opnorm",
+            "product_bound",
+            "seeds",
         ),
-    }  # fmt: skip
+    }
 
     seed: int
     networks: Mapping[str, Any]
@@ -120,16 +169,24 @@ class RandomNetworkPruning(Study):
         own, conv = self.networks, self.convolution
         found: list[Point] = [
             {"part": "networks", "dist": dist, "method": method, "depth": depth}
-            for dist in own["dist"] for method in own["method"] for depth in own["depth"] if own["rho"]
-        ]  # fmt: skip
+            for dist in own["dist"]
+            for method in own["method"]
+            for depth in own["depth"]
+            if own["rho"]
+        ]
         found += [
             {"part": "widths", "method": method, "width": width}
-            for method in nets.METHODS for width in self.widths["width"] if self.widths["alpha"]
-        ]  # fmt: skip
+            for method in nets.METHODS
+            for width in self.widths["width"]
+            if self.widths["alpha"]
+        ]
         found += [
             {"part": "convolution", "method": method, "depth": depth, "channels": channels}
-            for method in conv["method"] for depth in conv["depth"] for channels in conv["channels"] if conv["rho"]
-        ]  # fmt: skip
+            for method in conv["method"]
+            for depth in conv["depth"]
+            for channels in conv["channels"]
+            if conv["rho"]
+        ]
         return found
 
     def rows(self, point: Point, device: torch.device) -> Tables:
@@ -147,9 +204,14 @@ class RandomNetworkPruning(Study):
             eta = nets.lost_energy(net.dist, own["method"], rho)
             scale = (1 - eta) ** (own["depth"] / 2)  # rescaling layers rescales the output
             row = {
-                **own, "alpha": fraction, "rho": rho, "removed_per_row": rho * size / net.shape[0], "eta": eta,
-                **(found := measured(scale)), **_predicted(found, eta, own["depth"], net.energy),
-            }  # fmt: skip
+                **own,
+                "alpha": fraction,
+                "rho": rho,
+                "removed_per_row": rho * size / net.shape[0],
+                "eta": eta,
+                **(found := measured(scale)),
+                **_predicted(found, eta, own["depth"], net.energy),
+            }
             rows.append({column: row[column] for column in self.tables[_TABLES.get(part, part)]})
         return {_TABLES.get(part, part): rows}
 
@@ -271,9 +333,15 @@ def _measured(inputs: Tensor, whole: Tensor, copy: Tensor, norms: Tensor, scale:
         squares = [nets.product_bound(norms[:, i]) ** 2 for i in range(norms.shape[1])]
         bound = sum(squares) / len(squares) * (of_inputs.mean() / energies.mean()).item()
     return {
-        "mc_err": error, "se_err": se_error, "mc_err_rescaled": rescaled, "se_err_rescaled": se_rescaled,
-        "opnorm_mc": norm, "se_opnorm": se_norm, "product_bound": bound, "seeds": len(inputs),
-    }  # fmt: skip
+        "mc_err": error,
+        "se_err": se_error,
+        "mc_err_rescaled": rescaled,
+        "se_err_rescaled": se_rescaled,
+        "opnorm_mc": norm,
+        "se_opnorm": se_norm,
+        "product_bound": bound,
+        "seeds": len(inputs),
+    }
 
 
 def _exponents(rows: Sequence[Row]) -> Iterable[Check]:
@@ -292,10 +360,13 @@ def _predicted(measured: Row, eta: float, depth: int, energy: float) -> Row:
     error, rescaled = nets.gap(eta, depth)
     norm = nets.removed_norm(eta, energy)
     return {
-        "theory_err": error, "rel_dev": relative(measured["mc_err"], error),
-        "theory_err_rescaled": rescaled, "rel_dev_rescaled": relative(measured["mc_err_rescaled"], rescaled),
-        "opnorm_theory": norm, "rel_dev_opnorm": relative(measured["opnorm_mc"], norm),
-    }  # fmt: skip
+        "theory_err": error,
+        "rel_dev": relative(measured["mc_err"], error),
+        "theory_err_rescaled": rescaled,
+        "rel_dev_rescaled": relative(measured["mc_err_rescaled"], rescaled),
+        "opnorm_theory": norm,
+        "rel_dev_opnorm": relative(measured["opnorm_mc"], norm),
+    }
 
 
 def _among(name: str, values: Sequence[str], known: Sequence[str]) -> None:

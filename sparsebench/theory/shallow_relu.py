@@ -71,10 +71,17 @@ class ShallowRelu(Study):
         "shallow_relu": ("k", "seed", "loss", "grad_max", "spurious", "blocks", "predicted_loss", "abs_dev"),
         "reduced": ("k", "point", "a", "b", "c", "d", "e", "loss", "k_loss", "limit"),
         "regions": (
-            "changes", "width", "seed", "raw_regions", "eff_regions_1pct", "eff_regions_3pct", "normalised_margin",
-            "log10_loss", "train_acc",
+            "changes",
+            "width",
+            "seed",
+            "raw_regions",
+            "eff_regions_1pct",
+            "eff_regions_3pct",
+            "normalised_margin",
+            "log10_loss",
+            "train_acc",
         ),
-    }  # fmt: skip
+    }
 
     seed: int
     symmetry: Mapping[str, Any]
@@ -125,11 +132,18 @@ class ShallowRelu(Study):
                 loss, end = symmetry.settled(end)
             sizes, spurious = tuple(symmetry.blocks(end)), loss > SPURIOUS
             theory = predicted(sizes) if spurious else 0.0
-            rows.append({
-                "k": k, "seed": seed, "loss": loss, "grad_max": symmetry.loss(end)[1].abs().max().item(),
-                "spurious": spurious, "blocks": " ".join(map(str, sizes)), "predicted_loss": theory,
-                "abs_dev": abs(loss - theory),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "k": k,
+                    "seed": seed,
+                    "loss": loss,
+                    "grad_max": symmetry.loss(end)[1].abs().max().item(),
+                    "spurious": spurious,
+                    "blocks": " ".join(map(str, sizes)),
+                    "predicted_loss": theory,
+                    "abs_dev": abs(loss - theory),
+                }
+            )
         return rows
 
     def _regions(self, changes: int, draws: Draws) -> list[Row]:
@@ -151,12 +165,19 @@ class ShallowRelu(Study):
                 regions.affine_pieces(places, values, fraction * np.abs(values).max())
                 for fraction in (0.01, 0.03)
             )
-            rows.append({
-                "changes": changes, "width": widths[i // own["seeds"]], "seed": i % own["seeds"],
-                "raw_regions": int(raw[i]), "eff_regions_1pct": near_1, "eff_regions_3pct": near_3,
-                "normalised_margin": normalised[i].item(), "log10_loss": math.log10(max(losses[i].item(), 1e-300)),
-                "train_acc": (margins[i] > 0).double().mean().item(),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "changes": changes,
+                    "width": widths[i // own["seeds"]],
+                    "seed": i % own["seeds"],
+                    "raw_regions": int(raw[i]),
+                    "eff_regions_1pct": near_1,
+                    "eff_regions_3pct": near_3,
+                    "normalised_margin": normalised[i].item(),
+                    "log10_loss": math.log10(max(losses[i].item(), 1e-300)),
+                    "train_acc": (margins[i] > 0).double().mean().item(),
+                }
+            )
         return rows
 
     def checks(self, tables: Tables) -> Iterable[Check]:
@@ -185,11 +206,15 @@ def _reduced(k: int) -> list[Row]:
     }
     return [
         {
-            "k": k, "point": point, **dict(zip("abcde", entries[:5], strict=True)), "loss": loss, "k_loss": k * loss,
+            "k": k,
+            "point": point,
+            **dict(zip("abcde", entries[:5], strict=True)),
+            "loss": loss,
+            "k_loss": k * loss,
             "limit": LIMITS[point],
         }
         for point, (loss, entries) in found.items()
-    ]  # fmt: skip
+    ]
 
 
 def _of_minima(rows: Sequence[Row]) -> Iterable[Check]:

@@ -49,10 +49,19 @@ def rows(own: Mapping[str, Any], point: Point, draws: Draws) -> list[Row]:
     for name, estimate in made.items():
         error, se_error = mean_and_error(((estimate.sort(-1).values - true) ** 2).mean(-1))
         frobenius, se_frobenius = mean_and_error(sample.loss(estimate, test))
-        found.append({
-            **point, "estimator": name, "eig_mse": error, "se_eig": se_error, "frob": frobenius,
-            "se_frob": se_frobenius, "train_spectra": own["train_spectra"], "epochs": own["epochs"], "prior": PRIOR,
-        })  # fmt: skip
+        found.append(
+            {
+                **point,
+                "estimator": name,
+                "eig_mse": error,
+                "se_eig": se_error,
+                "frob": frobenius,
+                "se_frob": se_frobenius,
+                "train_spectra": own["train_spectra"],
+                "epochs": own["epochs"],
+                "prior": PRIOR,
+            }
+        )
     return found
 
 
@@ -128,8 +137,10 @@ def checks(rows: Iterable[Row]) -> Iterator[Check]:
         case = f"N={count} T={samples} seed={seed}"
         yield below(
             "error of the eigenvalues, ae_true against half of rie's",
-            case, 0.5 * found["rie"]["eig_mse"], found["ae_true"]["eig_mse"],
-        )  # fmt: skip
+            case,
+            0.5 * found["rie"]["eig_mse"],
+            found["ae_true"]["eig_mse"],
+        )
         yield below("loss, ae_oracle against rie", case, found["rie"]["frob"], found["ae_oracle"]["frob"])
         best = min(row["frob"] for name, row in found.items() if name != "oracle")
         yield below("loss, oracle against the best of the others", case, best, found["oracle"]["frob"])

@@ -58,9 +58,13 @@ def pattern(k: int, m: int) -> Tensor:
     rows, columns = last[:, None], last[None]
     diagonal = torch.eye(k, dtype=torch.bool)
     masks = (
-        ~rows & ~columns & diagonal, ~rows & ~columns & ~diagonal, ~rows & columns, rows & ~columns,
-        rows & columns & diagonal, rows & columns & ~diagonal,
-    )  # fmt: skip
+        ~rows & ~columns & diagonal,
+        ~rows & ~columns & ~diagonal,
+        ~rows & columns,
+        rows & ~columns,
+        rows & columns & diagonal,
+        rows & columns & ~diagonal,
+    )
     return torch.stack(masks).double()
 
 

@@ -49,7 +49,10 @@ def points(own: Mapping[str, Any]) -> Iterator[Point]:
 
 def row(own: Mapping[str, Any], point: Point, draws: Draws) -> Row:
     """The row of a grid point."""
-    n, p, spectrum, spike = point["n"], point["p"], point["spectrum"], point.get("spike", math.nan)
+    n = point["n"]
+    p = point["p"]
+    spectrum = point["spectrum"]
+    spike = point.get("spike", math.nan)
     variances = _variances(spectrum, p, spike)
     seeds = own["small_seeds"] if spectrum == "small" else own["seeds" if p <= LARGE else "large_seeds"]
     largest, smallest, overlap = _simulated(variances, n, seeds, draws, point)
@@ -58,15 +61,31 @@ def row(own: Mapping[str, Any], point: Point, draws: Draws) -> Row:
     mean, error = mean_and_error(largest)
     overlap_mean, overlap_error = mean_and_error(overlap)
     return {
-        "spectrum": spectrum, "n": n, "p": p, "q": p / n, "spike": spike, "centred": point.get("centred", False),
-        "true_max": true, "edge": law.edge if law else high, "tw_mean": law.mean if law else math.nan,
-        "tw_sd": law.sd if law else math.nan, "mc_mean": mean, "se": error, "mc_sd": largest.std().item(),
+        "spectrum": spectrum,
+        "n": n,
+        "p": p,
+        "q": p / n,
+        "spike": spike,
+        "centred": point.get("centred", False),
+        "true_max": true,
+        "edge": law.edge if law else high,
+        "tw_mean": law.mean if law else math.nan,
+        "tw_sd": law.sd if law else math.nan,
+        "mc_mean": mean,
+        "se": error,
+        "mc_sd": largest.std().item(),
         "rel_dev": relative(mean, law.mean) if law else math.nan,
-        "overlap_theory": law.overlap if law else math.nan, "overlap_mc": overlap_mean, "overlap_se": overlap_error,
-        "p_over_theory": law.over if law else math.nan, "p_over_mc": (largest > true).double().mean().item(),
+        "overlap_theory": law.overlap if law else math.nan,
+        "overlap_mc": overlap_mean,
+        "overlap_se": overlap_error,
+        "p_over_theory": law.over if law else math.nan,
+        "p_over_mc": (largest > true).double().mean().item(),
         "p_over_bound": float(chi2.sf(n, n - point.get("centred", False))),
-        "true_min": float(variances.min()), "lower_edge": low, "mc_min": smallest.mean().item(), "seeds": seeds,
-    }  # fmt: skip
+        "true_min": float(variances.min()),
+        "lower_edge": low,
+        "mc_min": smallest.mean().item(),
+        "seeds": seeds,
+    }
 
 
 def _variances(spectrum: str, p: int, spike: float) -> np.ndarray:
@@ -129,8 +148,12 @@ def checks(rows: Iterable[Row]) -> Iterator[Check]:
                 continue
             yield near(
                 "overlap with the spike",
-                case, row["overlap_theory"], row["overlap_mc"], 0.02, row["overlap_se"],
-            )  # fmt: skip
+                case,
+                row["overlap_theory"],
+                row["overlap_mc"],
+                0.02,
+                row["overlap_se"],
+            )
         tolerance = 0.01
         if row["spectrum"] in SPECTRA:
             tolerance = 0.015 if row["p"] < 400 else 0.006
@@ -145,13 +168,17 @@ def _bounds(row: Row, case: str) -> Iterator[Check]:
     factor = 1 - 1 / row["n"] if row["centred"] else 1.0
     yield below(
         "true largest eigenvalue, compared with the sample mean plus 3.5 standard errors",
-        case, row["mc_mean"] + ERRORS * row["se"], factor * row["true_max"],
-    )  # fmt: skip
+        case,
+        row["mc_mean"] + ERRORS * row["se"],
+        factor * row["true_max"],
+    )
     error = math.sqrt(row["p_over_bound"] * (1 - row["p_over_bound"]) / row["seeds"])
     yield below(
         "bound on the probability of over-estimation, compared with the frequency plus 3.5 standard errors",
-        case, row["p_over_mc"] + ERRORS * error, row["p_over_bound"],
-    )  # fmt: skip
+        case,
+        row["p_over_mc"] + ERRORS * error,
+        row["p_over_bound"],
+    )
 
 
 def _case(row: Row) -> str:

@@ -63,12 +63,40 @@ class TwoLayerCompression(Study):
 
     tables: ClassVar[Mapping[str, Sequence[str]]] = {
         "two_layer_compression": (
-            "problem", "units", "d", "nodes", "mean", "seed", "best_excess", "etf_excess", "rel_dev", "residual",
-            "gram_offdiag_mean", "gram_offdiag_theory", "gram_offdiag_maxdev", "gram_rms_dev", "alpha_mean",
-            "alpha_theory", "alpha_spread", "cos_mean", "cos_theory", "hits", "restarts",
+            "problem",
+            "units",
+            "d",
+            "nodes",
+            "mean",
+            "seed",
+            "best_excess",
+            "etf_excess",
+            "rel_dev",
+            "residual",
+            "gram_offdiag_mean",
+            "gram_offdiag_theory",
+            "gram_offdiag_maxdev",
+            "gram_rms_dev",
+            "alpha_mean",
+            "alpha_theory",
+            "alpha_spread",
+            "cos_mean",
+            "cos_theory",
+            "hits",
+            "restarts",
         ),
-        "rate": ("d", "nodes", "student", "error", "se_error", "theory_error", "rel_dev", "scaled_error", "seeds"),
-    }  # fmt: skip
+        "rate": (
+            "d",
+            "nodes",
+            "student",
+            "error",
+            "se_error",
+            "theory_error",
+            "rel_dev",
+            "scaled_error",
+            "seeds",
+        ),
+    }
 
     seed: int
     simplified: Mapping[str, Any]
@@ -102,12 +130,14 @@ class TwoLayerCompression(Study):
         ]
         found += [
             {"problem": "tilt", "mean": mean, "units": units}
-            for mean in self.tilt["mean"] for units in self.tilt["units"]
-        ]  # fmt: skip
+            for mean in self.tilt["mean"]
+            for units in self.tilt["units"]
+        ]
         found += [
             {"problem": "full", "mean": mean, "nodes": nodes}
-            for mean in self.full["mean"] for nodes in self.full["nodes"]
-        ]  # fmt: skip
+            for mean in self.full["mean"]
+            for nodes in self.full["nodes"]
+        ]
         return found + [{"problem": "rate", "d": d} for d in self.rate["d"] if self.rate["nodes"]]
 
     def rows(self, point: Point, device: torch.device) -> Tables:
@@ -132,10 +162,19 @@ class TwoLayerCompression(Study):
             found = [frames.best_student(start, targets, outputs, change) for start in starts]
             best = min(found, key=lambda student: student[0])
             hits = sum(excess <= best[0] + same * abs(best[0]) for excess, _ in found)
-            rows.append({
-                "problem": problem, "units": units, "d": d, "nodes": own.get("nodes", math.inf), "mean": mean,
-                "seed": seed, **_described(*best, theory), "hits": hits, "restarts": len(found),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "problem": problem,
+                    "units": units,
+                    "d": d,
+                    "nodes": own.get("nodes", math.inf),
+                    "mean": mean,
+                    "seed": seed,
+                    **_described(*best, theory),
+                    "hits": hits,
+                    "restarts": len(found),
+                }
+            )
             if problem != "full":
                 rows[-1]["residual"] = 1 + best[0] / frames.target_energy(mean)
             if units > d + 1:
@@ -190,9 +229,13 @@ class TwoLayerCompression(Study):
             if row["student"] != "worst":
                 case = f"d={row['d']} N={row['nodes']}"
                 yield close(
-                    f"rms error of a {row['student']} student, within 1/d", case, row["theory_error"], row["error"],
-                    1 / row["d"], row["se_error"],
-                )  # fmt: skip
+                    f"rms error of a {row['student']} student, within 1/d",
+                    case,
+                    row["theory_error"],
+                    row["error"],
+                    1 / row["d"],
+                    row["se_error"],
+                )
 
 
 def _full_checks(rows: Sequence[Row]) -> Iterable[Check]:
@@ -214,17 +257,31 @@ def _described(excess: float, units: Tensor, theory: frames.Frame) -> Row:
     alpha = units.norm(dim=1) / len(units)
     tilted = not math.isnan(theory.axis)
     return {
-        "best_excess": excess, "etf_excess": theory.excess, "rel_dev": relative(excess, theory.excess),
-        "residual": math.nan, "gram_offdiag_mean": off.mean().item(), "gram_offdiag_theory": theory.cosine,
+        "best_excess": excess,
+        "etf_excess": theory.excess,
+        "rel_dev": relative(excess, theory.excess),
+        "residual": math.nan,
+        "gram_offdiag_mean": off.mean().item(),
+        "gram_offdiag_theory": theory.cosine,
         "gram_offdiag_maxdev": (off - theory.cosine).abs().max().item(),
-        "gram_rms_dev": (off - theory.cosine).square().mean().sqrt().item(), "alpha_mean": alpha.mean().item(),
-        "alpha_theory": theory.alpha, "alpha_spread": (alpha.max() - alpha.min()).item(),
-        "cos_mean": directions[:, 0].mean().item() if tilted else math.nan, "cos_theory": theory.axis,
-    }  # fmt: skip
+        "gram_rms_dev": (off - theory.cosine).square().mean().sqrt().item(),
+        "alpha_mean": alpha.mean().item(),
+        "alpha_theory": theory.alpha,
+        "alpha_spread": (alpha.max() - alpha.min()).item(),
+        "cos_mean": directions[:, 0].mean().item() if tilted else math.nan,
+        "cos_theory": theory.axis,
+    }
 
 
 def _rate(d: int, nodes: int, student: str, error: float, spread: float, theory: float, seeds: int) -> Row:
     return {
-        "d": d, "nodes": nodes, "student": student, "error": error, "se_error": spread, "theory_error": theory,
-        "rel_dev": relative(error, theory), "scaled_error": error * math.sqrt(d * nodes), "seeds": seeds,
-    }  # fmt: skip
+        "d": d,
+        "nodes": nodes,
+        "student": student,
+        "error": error,
+        "se_error": spread,
+        "theory_error": theory,
+        "rel_dev": relative(error, theory),
+        "scaled_error": error * math.sqrt(d * nodes),
+        "seeds": seeds,
+    }

@@ -134,13 +134,23 @@ def analysed(weight: Tensor, alpha: float, beta: float) -> tuple[Row, Tensor]:
     small, large = live.shape
     values = torch.linalg.eigvalsh(live @ live.T / max(large, 1)).clamp(min=0)
     row: Row = {
-        "outputs": outputs, "inputs": inputs, "live_outputs": int((weight != 0).any(1).sum()),
-        "live_inputs": int((weight != 0).any(0).sum()), "variance": math.nan, "bulk_edge": math.nan,
-        "edge_shift": math.nan, "threshold": math.nan, "largest": values[-1].item() if small else math.nan,
-        "rank": math.nan, "uncorrected_rank": math.nan,
-        "spike_share": math.nan, "ks_distance": math.nan, "rank_sparsity": math.nan, "noise_sparsity": math.nan,
+        "outputs": outputs,
+        "inputs": inputs,
+        "live_outputs": int((weight != 0).any(1).sum()),
+        "live_inputs": int((weight != 0).any(0).sum()),
+        "variance": math.nan,
+        "bulk_edge": math.nan,
+        "edge_shift": math.nan,
+        "threshold": math.nan,
+        "largest": values[-1].item() if small else math.nan,
+        "rank": math.nan,
+        "uncorrected_rank": math.nan,
+        "spike_share": math.nan,
+        "ks_distance": math.nan,
+        "rank_sparsity": math.nan,
+        "noise_sparsity": math.nan,
         "sparsity": (weight == 0).double().mean().item(),
-    }  # fmt: skip
+    }
     if small < bema.FEWEST:
         return row, values
     cumulant = (live**4).mean() - 3 * (live**2).mean() ** 2
@@ -148,12 +158,17 @@ def analysed(weight: Tensor, alpha: float, beta: float) -> tuple[Row, Tensor]:
     universal = math.sqrt(found.variance * 2 * math.log(outputs * inputs))
     spikes = values[small - found.spikes :]
     row.update(
-        variance=found.variance, bulk_edge=found.edge, edge_shift=found.shift, threshold=found.threshold,
-        rank=found.spikes, uncorrected_rank=found.uncorrected,
-        spike_share=(spikes.sum() / values.sum()).item(), ks_distance=found.distance,
+        variance=found.variance,
+        bulk_edge=found.edge,
+        edge_shift=found.shift,
+        threshold=found.threshold,
+        rank=found.spikes,
+        uncorrected_rank=found.uncorrected,
+        spike_share=(spikes.sum() / values.sum()).item(),
+        ks_distance=found.distance,
         rank_sparsity=max(1 - found.spikes * (outputs + inputs) / (outputs * inputs), 0.0),
         noise_sparsity=(weight.abs() <= universal).double().mean().item(),
-    )  # fmt: skip
+    )
     return row, values
 
 

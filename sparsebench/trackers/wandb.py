@@ -36,10 +36,16 @@ class WandB(Tracker):
         import wandb
 
         self.run = wandb.init(
-            project=self.project, entity=self.entity, mode=self.mode, id=run.run_id, name=run.name,
-            dir=str(run.folder), config=dict(run.config), resume="allow" if self.mode == "online" else None,
+            project=self.project,
+            entity=self.entity,
+            mode=self.mode,
+            id=run.run_id,
+            name=run.name,
+            dir=str(run.folder),
+            config=dict(run.config),
+            resume="allow" if self.mode == "online" else None,
             settings=wandb.Settings(silent=True, console="off"),
-        )  # fmt: skip
+        )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Log one point per column."""

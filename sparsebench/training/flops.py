@@ -222,10 +222,13 @@ class TrainingFLOPs:
         """For the checkpoint."""
         self._flush()
         return {
-            "kept": self.kept.cpu(), "in_gradient": self.in_gradient.cpu(), "samples": self.samples,
-            "dense_samples": self.dense_samples, "dense_gradient_samples": self.dense_gradient_samples,
+            "kept": self.kept.cpu(),
+            "in_gradient": self.in_gradient.cpu(),
+            "samples": self.samples,
+            "dense_samples": self.dense_samples,
+            "dense_gradient_samples": self.dense_gradient_samples,
             "reference": self.reference,
-        }  # fmt: skip
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from :meth:`state_dict`; the masks must be in place already."""

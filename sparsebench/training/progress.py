@@ -42,9 +42,14 @@ class Progress:
         self.steps = self.samples = 0
         self.terminal = shown and sys.stderr.isatty()
         self.bar = tqdm(
-            total=total_steps, initial=done_steps, desc=label, unit="step", dynamic_ncols=True, mininterval=0.2,
+            total=total_steps,
+            initial=done_steps,
+            desc=label,
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=0.2,
             disable=not self.terminal,
-        )  # fmt: skip
+        )
         self.started = self._last_refresh = time.monotonic()
         self._shown: dict[str, str] = {}
         self._loss: Tensor | None = None
@@ -91,10 +96,15 @@ class Progress:
         """The progress of the run, for its lease file; does not wait for the device."""
         step = self.total - self.left + self.steps
         return {
-            "step": step, "steps": self.total, "epoch": step / self.total * self.epochs, "epochs": self.epochs,
-            "val_top1": self._last.get("val_top1"), "sparsity": self._last.get("sparsity"),
-            "images_per_second": round(self.rate, 1), "eta": None if self.eta is None else round(self.eta, 1),
-        }  # fmt: skip
+            "step": step,
+            "steps": self.total,
+            "epoch": step / self.total * self.epochs,
+            "epochs": self.epochs,
+            "val_top1": self._last.get("val_top1"),
+            "sparsity": self._last.get("sparsity"),
+            "images_per_second": round(self.rate, 1),
+            "eta": None if self.eta is None else round(self.eta, 1),
+        }
 
     def evaluated(self, row: Mapping[str, float | None]) -> None:
         """Show an evaluation, a row of metrics.csv."""

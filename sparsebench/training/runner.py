@@ -80,7 +80,7 @@ class StepSettings:
     """How a step is made.
 
     Args:
-        device: Precision, generators, and other ranks if there are any.
+        device: Precision, random generators, and collectives.
         accumulate: Micro-batches that a batch is split into, one backward each.
         clip_norm: Largest norm of the gradient; ``None`` for no clipping.
         mix: (step, inputs, targets) -> what is trained on instead; methods that look at data see it unmixed.
@@ -159,18 +159,16 @@ class Runner:
             self.pruner.on_start(self._probe())
             self.device.broadcast_initial_state(self.pruner, self.model, self.seed)
         self.progress = self.make_progress(total, self.step)
-        if (
-            state is None and self.step > 0
-        ):  # evaluate the state that an earlier training left, right after pruning
+        if state is None and self.step > 0:  # continues an earlier training: evaluate right after pruning
             self.evaluate_and_record(time.monotonic())
         started = before = self._saved = time.monotonic()
         spent = self.history.seconds
         while self.step < total and not self.history.diverged:
             inputs, targets = self.data.batch(self.step, self.device.rank, self.device.world_size)
             if self.mix is not None:
-                inputs, targets = self.mix(self.step, inputs, targets)
-            self.train_step(inputs, targets, self.data.size(self.step))
-            self.step += 1
+                inputs, targets = self.mix(self.step, inputs, targets)  # targets: [b, classes] if mixed
+            self.train_step(inputs, targets, self.data.size(self.step))  # data.size: of the global batch
+            self.step += 1  # counts finished steps from here on
             self.history.seconds = spent + time.monotonic() - started
             if self.step % self.eval_every == 0 or self.step == total or self.pruner.cuts(self.step - 1):
                 self.evaluate_and_record(before)
@@ -190,37 +188,37 @@ class Runner:
             samples: Samples of the global batch, if it has more.
         """
         samples = len(targets) if samples is None else samples
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)  # the first backward writes instead of adding
         self._set_learning_rates()
-        self.pruner.before_forward(self.step)
+        self.pruner.before_forward(self.step)  # mask updates; hides the dense weights
         self.flops.count(samples, self.pruner.dense_gradient(self.step), self.pruner.dense_forward(self.step))
-        loss = torch.zeros((), device=inputs.device)
-        micro_batches = self.device.split(inputs, targets, self.accumulate)
+        loss = torch.zeros((), device=inputs.device)  # a tensor: .item() would synchronise
+        micro_batches = self.device.split(inputs, targets, self.accumulate)  # accumulate × ([m, ...], [m])
         for number, (inputs, targets) in enumerate(micro_batches, start=1):
             with self.device.micro_batch(self.step, last=number == len(micro_batches)):
                 with self.device.autocast():
                     micro_loss = self.criterion(self.parallel(inputs), targets) * (len(targets) / samples)
-                self.device.backward(micro_loss)
+                self.device.backward(micro_loss)  # scaled in fp16; accumulates into .grad
             if len(targets):  # the mean over no samples is NaN
-                loss += micro_loss.detach()
-        loss = self.device.sum(loss)
-        self.device.unscale(self.optimizer)
+                loss += micro_loss.detach()  # no graph, no synchronisation
+        loss = self.device.sum(loss)  # over ranks; each has its part of the global mean
+        self.device.unscale(self.optimizer)  # fp16: methods and clipping see true gradients
         # The dense weights are restored here, before the optimiser step, so that weight decay acts on them.
-        stepping = self.pruner.after_backward(self.step)
+        stepping = self.pruner.after_backward(self.step)  # False: a mask update replaces this step (RigL)
         if stepping and self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
-        self.device.step(self.optimizer, stepping)
-        self.pruner.after_step(self.step)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)  # after masking
+        self.device.step(self.optimizer, stepping)  # fp16 skips it if gradients overflowed
+        self.pruner.after_step(self.step)  # mask updates after the step; masks weights and momentum
         if self.average is not None:
-            self.average.update()
+            self.average.update()  # of the dense weights, as the optimiser holds them
         self.images += samples
-        self.train_loss.update(loss, samples)
+        self.train_loss.update(loss, samples)  # summed on the device, read at evaluations
         self.progress.step(samples, loss, self.pruner.scheduled_sparsity(self.step))
 
     def _set_learning_rates(self) -> None:
         factor = self.pruner.lr_factor(self.step, self.lr_schedule)
         for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
-            group["lr"] = base * factor
+            group["lr"] = base * factor  # schedules are functions of the step alone
 
     @torch.no_grad()
     def evaluate_and_record(self, since: float) -> None:
@@ -243,14 +241,21 @@ class Runner:
         zeros = int((~masks).sum())
         self.history.diverged = not (math.isfinite(train_loss) and math.isfinite(val.loss))
         row = {
-            "step": self.step, "epoch": self.step / self.clock.steps_per_epoch,
-            "scheduled_sparsity": self.pruner.scheduled_sparsity(self.step - 1), "sparsity": zeros / weights.numel,
+            "step": self.step,
+            "epoch": self.step / self.clock.steps_per_epoch,
+            "scheduled_sparsity": self.pruner.scheduled_sparsity(self.step - 1),
+            "sparsity": zeros / weights.numel,
             "train_loss": train_loss if samples else None,
-            "val_loss": val.loss, "val_top1": val.top1, "val_top5": val.top5,
-            "lr": self.optimizer.param_groups[0]["lr"], "mask_flips": flips, "pruning_error": pruning_error,
-            "explored": weights.exploration_rate(), "images_per_second": round(rate, 1),
+            "val_loss": val.loss,
+            "val_top1": val.top1,
+            "val_top5": val.top5,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "mask_flips": flips,
+            "pruning_error": pruning_error,
+            "explored": weights.exploration_rate(),
+            "images_per_second": round(rate, 1),
             "seconds": round(self.history.seconds, 3),
-        }  # fmt: skip
+        }
         self.history.rows.append(row)
         target_zeros = self.pruner.target_zeros(self.clock.total_steps - 1)
         reached = final if target_zeros is None else zeros == target_zeros
@@ -277,14 +282,19 @@ class Runner:
         """Everything that the rest of the run depends on; the weights are dense and not hidden."""
         history = {**vars(self.history), "val": None, "test": None}
         return {
-            "step": self.step, "images": self.images, "model": self.model.state_dict(),
-            "pruner": self.pruner.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "device": self.device.all_gather(self.device.state_dict()), "flops": self.flops.state_dict(),
+            "step": self.step,
+            "images": self.images,
+            "model": self.model.state_dict(),
+            "pruner": self.pruner.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "device": self.device.all_gather(self.device.state_dict()),
+            "flops": self.flops.state_dict(),
             "data": self.device.all_gather(self.data.state_dict()),
             "train_loss": self.train_loss.state_dict(),
-            "history": history, "last_masks": self._last_masks,
+            "history": history,
+            "last_masks": self._last_masks,
             **({"average": self.average.state_dict()} if self.average is not None else {}),
-        }  # fmt: skip
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from :meth:`state_dict`."""
@@ -307,7 +317,9 @@ class Runner:
         try:
             with self.average.applied() if self.average is not None else nullcontext():
                 if self.average is not None:
-                    self.device.broadcast_buffers(self.model)  # every rank has averaged its own buffers
+                    self.device.broadcast_buffers(
+                        self.model
+                    )  # every rank has averaged its own buffers buffers
                 with self.pruner.evaluating(), self.device.autocast():
                     return evaluate(self.forward, self.evaluation(split), self.device.sum)
         finally:

@@ -26,14 +26,14 @@ SPARSITY = "sparsity (fraction of zeros among the prunable weights)"
 
 
 def accuracy(points: pd.DataFrame, styles: dict[str, dict[str, Any]]) -> tuple[Figure, str]:
-    """Accuracy against sparsity: lines, a panel for each where they are many, or dots where none has two points.
+    """Accuracy against sparsity: lines (one panel each if there are many), or dots if none has two points.
 
     Args:
-        points: Of one data set and model, as :func:`sparsebench.report.data.points` gives them.
+        points: Configurations of one data set and model, as :func:`sparsebench.report.data.points` gives them.
         styles: Label -> colour, marker and line style.
 
     Returns:
-        The figure, and a sentence that says how to read it.
+        The figure, and a caption.
     """
     dense, sparse = points[points["method"] == "dense"], points[points["method"] != "dense"]
     every = [(str(label), rows) for label, rows in sparse.groupby("label", sort=True)]
@@ -42,7 +42,7 @@ def accuracy(points: pd.DataFrame, styles: dict[str, dict[str, Any]]) -> tuple[F
     bars = "Means over n seeds; error bars and bands are the sample standard deviation."
     if all(rows["sparsity"].round(2).nunique() < 2 for _, rows in curves):
         kept = points[points["label"].isin([*(label for label, _ in curves), *dense["label"]])]
-        return _dots(kept), f"{bars} Every method has one sparsity here: its own row, best on top.{left}"
+        return _dots(kept), f"{bars} Every method has one sparsity here; one row each, best on top.{left}"
     if len(curves) > TOGETHER:
         figure, grid = panels(curves, dense, lambda rows: scale_like(rows, sparse))
         sparsity_axis(grid[0], sparse["sparsity"], most=5)
@@ -52,9 +52,14 @@ def accuracy(points: pd.DataFrame, styles: dict[str, dict[str, Any]]) -> tuple[F
     axes = figure.add_subplot()
     for label, rows in curves:
         axes.errorbar(
-            scale_like(rows, sparse), rows["top1"], rows["top1_std"], label=f"{label} ({count(rows['n'])})",
-            capsize=2.5, elinewidth=0.8, **styles[label],
-        )  # fmt: skip
+            scale_like(rows, sparse),
+            rows["top1"],
+            rows["top1_std"],
+            label=f"{label} ({count(rows['n'])})",
+            capsize=2.5,
+            elinewidth=0.8,
+            **styles[label],
+        )
     dense_lines(axes, dense)
     sparsity_axis(axes, sparse["sparsity"])
     axes.set(xlabel=SPARSITY, ylabel=ACCURACY)
@@ -63,12 +68,12 @@ def accuracy(points: pd.DataFrame, styles: dict[str, dict[str, Any]]) -> tuple[F
 
 
 def scale_like(rows: pd.DataFrame, every: pd.DataFrame) -> pd.Series:
-    """Positions of ``rows`` on the axis of ``every``."""
+    """Positions of ``rows`` on the axis that shows ``every``."""
     return scale(every["sparsity"]).loc[rows.index]
 
 
 def _dots(points: pd.DataFrame) -> Figure:
-    """One row a configuration, best on top; the dense run's accuracy as a vertical line."""
+    """One row per configuration, best on top; the dense run's accuracy as a vertical line."""
     points = points.sort_values("top1", kind="stable")
     dense, sparse = points[points["method"] == "dense"], points[points["method"] != "dense"]
     shown = sparse if len(sparse) else dense

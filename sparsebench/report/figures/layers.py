@@ -20,11 +20,11 @@ from sparsebench.report.style import Drawing, count
 
 
 def layers(results: ReportData, points: pd.DataFrame) -> tuple[Figure, pd.DataFrame] | None:
-    """Heat map of the sparsity of every layer, means over seeds: a row a configuration.
+    """Heat map of the sparsity of every layer, means over seeds: one row per configuration.
 
     Args:
-        results: With the run folders.
-        points: The configurations, of one model; the :data:`MOST` with the most runs are shown.
+        results: The runs, with their folders.
+        points: Configurations of one model; the :data:`MOST` with the most runs are shown.
 
     Returns:
         The figure and its data, or ``None`` if no run has layers.
@@ -53,9 +53,9 @@ def layers(results: ReportData, points: pd.DataFrame) -> tuple[Figure, pd.DataFr
 
 
 def _layers(path: Path) -> pd.Series | None:
-    """Layer -> sparsity, not a number where it is not prunable; ``None`` if the file is not there."""
+    """Layer -> sparsity, NaN if it is not prunable; ``None`` if the file does not exist."""
     try:
-        rows = read_csv(path)  # hundreds of small files: pandas takes ten times as long
+        rows = read_csv(path)  # not pandas, which takes ten times as long for hundreds of small files
         return pd.Series(
             {r["layer"]: float(r["sparsity"]) if r["prunable"] == "True" else math.nan for r in rows},
             dtype=float,
@@ -91,8 +91,16 @@ def _heat_map(matrix: pd.DataFrame) -> Figure:
         for (i, j), value in np.ndenumerate(values):
             if np.isfinite(value):
                 bright = (value - min(low, 0.9)) / (1 - min(low, 0.9)) > 0.55
-                axes.text(j + 0.5, i + 0.5, _short(value), ha="center", va="center", fontsize=4.5,
-                          color="black" if bright else "white", in_layout=False)  # fmt: skip
+                axes.text(
+                    j + 0.5,
+                    i + 0.5,
+                    _short(value),
+                    ha="center",
+                    va="center",
+                    fontsize=4.5,
+                    color="black" if bright else "white",
+                    in_layout=False,
+                )
     axes.set_xticks(np.arange(0, columns, step) + 0.5, names[::step], rotation=90, fontsize=6)
     axes.set_yticks(np.arange(rows) + 0.5, list(matrix.index), fontsize=7)
     axes.invert_yaxis()
@@ -103,7 +111,7 @@ def _heat_map(matrix: pd.DataFrame) -> Figure:
 
 
 def _short(value: float) -> str:
-    """``.93``; ``1`` only where all are zero, ``0`` only where none is."""
+    """Format as ``.93``; ``1`` only if all are zero, ``0`` only if none is."""
     if value in (0, 1):
         return f"{value:.0f}"
     return (

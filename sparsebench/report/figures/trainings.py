@@ -17,29 +17,29 @@ from sparsebench.report.selection import at, level, run_folders
 from sparsebench.report.style import COLORS, MARKERS, Drawing, legend, plain
 
 TOGETHER = 6
-"""Trainings in one figure: a colour each."""
+"""Runs per figure of training curves: one colour each."""
 
 FIGURES = 3
-"""Figures of trainings for a data set and model."""
+"""Maximum number of figures of training curves per data set and model."""
 
 PANELS = (
     ("val_top1", "validation top-1 accuracy (%)"),
     ("sparsity", "sparsity (fraction of zeros)"),
-    ("mask_flips", "mask flips (share of mask bits)"),
+    ("mask_flips", "mask flips (fraction of mask bits)"),
     ("pruning_error", "pruning error ‖w − m⊙w‖² / ‖w‖²"),
 )
 
 
 def trainings(results: ReportData, points: pd.DataFrame) -> list[tuple[Figure, list[str], pd.DataFrame]]:
-    """How runs went: accuracy, sparsity with its schedule, mask flips and pruning error over the epochs.
+    """Training curves: accuracy, sparsity with its schedule, mask flips and pruning error over the epochs.
 
     Args:
-        results: With the run folders.
-        points: The configurations; of each, the run with the lowest seed is shown.
+        results: The runs, with their folders.
+        points: Configurations; of each, the run with the lowest seed is shown.
 
     Returns:
-        Figure, labels of its lines, and their data, for groups of :data:`TOGETHER` configurations in the order of
-        their accuracy; at most :data:`FIGURES`. A run that was evaluated once has no curve.
+        Figure, labels of its lines, and their data, for groups of :data:`TOGETHER` configurations ordered by
+        accuracy; at most :data:`FIGURES`. A run that was evaluated only once has no curve.
     """
     histories: list[tuple[str, pd.DataFrame]] = []
     for row in points.sort_values("top1", ascending=False, kind="stable").to_dict("records"):
@@ -59,13 +59,13 @@ def trainings(results: ReportData, points: pd.DataFrame) -> list[tuple[Figure, l
 
 
 def _metrics(path: Path) -> pd.DataFrame | None:
-    """The evaluations of a run; ``None`` if the file is not there."""
+    """The evaluations of a run; ``None`` if the file does not exist."""
     try:
         frame = pd.read_csv(path)
         return frame[list(schema.METRICS_COLUMNS)].astype(float)
     except FileNotFoundError:
         return None
-    except (KeyError, ValueError) as error:  # pandas' errors of parsing and decoding are the latter
+    except (KeyError, ValueError) as error:  # pandas' parsing and decoding errors are ValueErrors
         allowed = f"a CSV of evaluations: {', '.join(schema.METRICS_COLUMNS)}"
         raise SettingError("path", path, allowed) from error
 
@@ -87,7 +87,7 @@ def _curves(group: list[tuple[str, pd.DataFrame]]) -> Figure:
     for axes in grid[2:]:
         axes.set_xlabel("epoch")
     grid[1].set_ylim(-0.02, 1.02)
-    grid[2].set_yscale("symlog", linthresh=1e-4)  # from all of the mask to single weights, and none
+    grid[2].set_yscale("symlog", linthresh=1e-4)  # shows whole masks, single weights, and zero
     grid[2].yaxis.set_major_formatter(plain)
     grid[2].yaxis.set_minor_locator(NullLocator())
     grid[2].set_ylim(bottom=0)

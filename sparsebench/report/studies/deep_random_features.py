@@ -116,9 +116,13 @@ def _traces(rows: pd.DataFrame) -> Drawing:
     for i, ((lam, depth), part) in enumerate(rows.groupby(["lam", "L"])):
         error = 100 * part["se_trace"] / part["theory_trace"]
         axes.errorbar(
-            part["alpha"], 100 * part["rel_dev"], yerr=error, color=COLORS[i % 6], marker=MARKERS[i % 7],
+            part["alpha"],
+            100 * part["rel_dev"],
+            yerr=error,
+            color=COLORS[i % 6],
+            marker=MARKERS[i % 7],
             label=f"ridge {lam:g}, L={depth}",
-        )  # fmt: skip
+        )
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set(xlabel="samples over features", ylabel="deviation from the prediction (%)", xscale="log")
     axes.xaxis.set_major_formatter(plain)
@@ -138,10 +142,16 @@ def _universality(rows: pd.DataFrame) -> Drawing:
             first = column == 0 and what == "loss"
             for name, color, marker, size in (("gaussian", COLORS[1], "s", 7), ("real", COLORS[0], "o", 3.5)):
                 axes.errorbar(
-                    part["alpha"], part[f"{name}_{what}"], yerr=part[f"se_{name}_{what}"], color=color, marker=marker,
-                    markersize=size, linestyle="none", fillstyle="none" if name == "gaussian" else "full",
+                    part["alpha"],
+                    part[f"{name}_{what}"],
+                    yerr=part[f"se_{name}_{what}"],
+                    color=color,
+                    marker=marker,
+                    markersize=size,
+                    linestyle="none",
+                    fillstyle="none" if name == "gaussian" else "full",
                     label=f"{name} features" if first else None,
-                )  # fmt: skip
+                )
             if what == "loss" and part["theory_loss"].notna().any():
                 axes.plot(
                     part["alpha"], part["theory_loss"], color="black", label="prediction" if first else None
@@ -169,9 +179,12 @@ def _linearisation(rows: pd.DataFrame) -> Drawing:
         axes.plot(part["d"], part["rel_frob_error"], "o-", color=COLORS[i % 6], label=f"L={depth}")
         start = part.iloc[0]
         axes.plot(
-            part["d"], start["rel_frob_error"] * (start["d"] / part["d"]) ** 0.5, ":", color="grey",
+            part["d"],
+            start["rel_frob_error"] * (start["d"] / part["d"]) ** 0.5,
+            ":",
+            color="grey",
             label="d to the power -1/2" if not i else None,
-        )  # fmt: skip
+        )
     axes.set(xlabel="inputs d", ylabel="relative error (Frobenius)", xscale="log", yscale="log")
     _ticks(axes)
     legend(figure)

@@ -95,9 +95,13 @@ def _retraining(rows: pd.DataFrame) -> Drawing:
             bars = part[part["retrain"] == retrain]
             places = [x + (i - 0.5) * 0.38 for x in range(len(bars))]
             axes.bar(
-                places, bars["mc_risk"], 0.36, yerr=bars["se_risk"], color=COLORS[i],
+                places,
+                bars["mc_risk"],
+                0.36,
+                yerr=bars["se_risk"],
+                color=COLORS[i],
                 label=None if axes is not panels[0] else "pruned and retrained" if retrain else "pruned",
-            )  # fmt: skip
+            )
             axes.scatter(places, bars["theory_risk"], color="black", marker="_", s=60, zorder=3)
         axes.set_xticks(range(part["method"].nunique()), part["method"].unique(), rotation=30)
         axes.set_title(f"{design}, p={part['p'].iloc[0]}")

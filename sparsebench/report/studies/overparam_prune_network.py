@@ -55,9 +55,13 @@ def _networks(axes: Axes, rows: pd.DataFrame) -> None:
     for i, (method, own) in enumerate(sparse[sparse["nonzero"] == kept].groupby("method")):
         own = own.sort_values("prunable")
         axes.errorbar(
-            own["prunable"], own["error"], yerr=own["se_error"], color=COLORS[i % 6], marker=MARKERS[i % 7],
+            own["prunable"],
+            own["error"],
+            yerr=own["se_error"],
+            color=COLORS[i % 6],
+            marker=MARKERS[i % 7],
             label=f"{method} network",
-        )  # fmt: skip
+        )
     small = dense[dense["nonzero"] == kept]
     if len(small):
         axes.axhline(small["error"].iloc[0], color="grey", linestyle=":", linewidth=1)
@@ -73,9 +77,15 @@ def _linear(axes: Axes, rows: pd.DataFrame) -> None:
         for _, part in own.groupby(own["p"] > n):  # the risk is infinite between
             axes.plot(part["p"], part["theory_risk"], color=color, linestyle="--" if retrain else "-")
         axes.errorbar(
-            own["p"], own["mc_risk"], yerr=own["se_risk"], color=color, fmt=marker, markersize=3.5,
-            fillstyle="none" if retrain else "full", label=f"{label} features",
-        )  # fmt: skip
+            own["p"],
+            own["mc_risk"],
+            yerr=own["se_risk"],
+            color=color,
+            fmt=marker,
+            markersize=3.5,
+            fillstyle="none" if retrain else "full",
+            label=f"{label} features",
+        )
     small = rows[(rows["p"] == keep) & (rows["method"] == "none")]
     if len(small):
         axes.axhline(small["mc_risk"].iloc[0], color="grey", linestyle=":", linewidth=1)

@@ -14,11 +14,18 @@ from matplotlib.ticker import MaxNLocator
 from sparsebench.report.style import COLORS, Drawing, legend
 
 NAMES = {
-    "sample": "sample", "clipped": "clipped", "true": "true eigenvalues", "lw_linear": "linear (Ledoit, Wolf)",
-    "oas": "linear (OAS)", "rie_raw": "rotationally invariant, raw", "rie": "rotationally invariant",
-    "lw_nonlinear": "nonlinear (Ledoit, Wolf)", "ae_true": "network, true targets",
-    "ae_oracle": "network, oracle targets", "oracle": "oracle",
-}  # fmt: skip
+    "sample": "sample",
+    "clipped": "clipped",
+    "true": "true eigenvalues",
+    "lw_linear": "linear (Ledoit, Wolf)",
+    "oas": "linear (OAS)",
+    "rie_raw": "rotationally invariant, raw",
+    "rie": "rotationally invariant",
+    "lw_nonlinear": "nonlinear (Ledoit, Wolf)",
+    "ae_true": "network, true targets",
+    "ae_oracle": "network, oracle targets",
+    "oracle": "oracle",
+}
 SPECTRA = {"uniform": "uniform on [1, 3]", "halves": "halves of 1 and 3", "geometric": "geometric on [1, 10]"}
 MOST = 6
 """Layers of a source whose spectra are drawn: those of the most eigenvalues."""

@@ -60,9 +60,16 @@ def _curves(axes: Axes, rows: pd.DataFrame, kind: str, by: str, labelled: bool, 
                 label=label if labelled else None,
             )
         axes.errorbar(
-            own["rho"], own[f"mc_{kind}"], yerr=own[f"se_{kind}"], color=color, fmt=MARKERS[i % 7], markersize=4,
-            linewidth=0.8, fillstyle="none", label=name if same and labelled else None,
-        )  # fmt: skip
+            own["rho"],
+            own[f"mc_{kind}"],
+            yerr=own[f"se_{kind}"],
+            color=color,
+            fmt=MARKERS[i % 7],
+            markersize=4,
+            linewidth=0.8,
+            fillstyle="none",
+            label=name if same and labelled else None,
+        )
 
 
 def _bound(rows: pd.DataFrame) -> Drawing:
@@ -83,9 +90,14 @@ def _bound(rows: pd.DataFrame) -> Drawing:
             label=name,
         )
         axes.plot(
-            part["rho"], part["product_bound"], color=color, linestyle=LINES[i % 4], alpha=0.4, linewidth=2.5,
+            part["rho"],
+            part["product_bound"],
+            color=color,
+            linestyle=LINES[i % 4],
+            alpha=0.4,
+            linewidth=2.5,
             label=f"bound: {name}",
-        )  # fmt: skip
+        )
     axes.set(xlabel="fraction of the weights removed ρ", ylabel=GAP, yscale="log")
     axes.yaxis.set_major_formatter(plain)
     legend(figure)

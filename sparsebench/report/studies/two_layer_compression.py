@@ -47,8 +47,9 @@ def _tilt(rows: pd.DataFrame) -> Drawing:
     panels = figure.subplots(1, 2)
     for i, (units, own) in enumerate(rows.groupby("units")):
         for axes, theory, measured in (
-            (panels[0], "cos_theory", "cos_mean"), (panels[1], "gram_offdiag_theory", "gram_offdiag_mean"),
-        ):  # fmt: skip
+            (panels[0], "cos_theory", "cos_mean"),
+            (panels[1], "gram_offdiag_theory", "gram_offdiag_mean"),
+        ):
             label = f"M={units}" if axes is panels[0] else None
             axes.plot(own["mean"], own[theory], color=COLORS[i % 6], label=label)
             axes.plot(own["mean"], own[measured], MARKERS[i % 7], color=COLORS[i % 6], markersize=4)
@@ -96,9 +97,15 @@ def _rate(rows: pd.DataFrame) -> Drawing:
                 own["nodes"], own["theory_error"], color=COLORS[i % 6], linestyle=LINES[i % 4], label=label
             )
             axes.errorbar(
-                own["nodes"], own["error"], yerr=own["se_error"], fmt=MARKERS[i % 7], color=COLORS[i % 6],
-                markersize=3.5, linewidth=0.8, fillstyle="none",
-            )  # fmt: skip
+                own["nodes"],
+                own["error"],
+                yerr=own["se_error"],
+                fmt=MARKERS[i % 7],
+                color=COLORS[i % 6],
+                markersize=3.5,
+                linewidth=0.8,
+                fillstyle="none",
+            )
         axes.set(xlabel="nodes of the target N", xscale="log", yscale="log", title=STUDENTS[kind])
         axes.xaxis.set_major_formatter(plain)
         axes.yaxis.set_major_formatter(plain)
