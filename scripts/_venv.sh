@@ -8,12 +8,12 @@
 # What lies on disk, and how each accident ends well:
 #
 #   .venv/.ready, .venv/.ready-dev   written last: for which repository folder, Python and pyproject.toml
-#   .venv/.incomplete                there while .venv is being changed; found later: killed, so made anew
+#   .venv/.incomplete                there while .venv is being changed; found later: set-up was killed, so rebuild
 #   .venv/setup.log                  what venv and pip said
 #   .venv.lock                       locked during a set-up; the kernel lets go of it when its owners die
 #
 # An environment of the user's own making (no .ready) is completed in place. A moved or copied one is made
-# anew, for the scripts in .venv/bin name their old folder. SPARSEBENCH_PYTHON names the Python to make it
+# again, because the scripts in .venv/bin contain the old path. SPARSEBENCH_PYTHON names the Python to create it
 # with. Written for bash 3.2 (macOS) and later.
 
 root=$(unset CDPATH && cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
@@ -53,7 +53,7 @@ fingerprint() {
     printf 'root %s\npython %s\npyproject %s\n' "$root" "$version" "$(cksum <"$root/pyproject.toml")"
 }
 
-# set_up EXTRA STAMP: completes .venv, or makes it (anew), and writes the stamp.
+# set_up EXTRA STAMP: completes .venv, or creates it (again), and writes the stamp.
 set_up() {
     local extra=$1 stamp=$2 base
     if is_sound; then
@@ -63,16 +63,16 @@ set_up() {
         install_into_venv "$extra" in-place
         if ! resolves_here; then  # something else in there also calls itself sparsebench
             base=$(find_python) || exit
-            make_anew "$base" "$extra"
+            rebuild "$base" "$extra"
         fi
     else
         base=$(find_python) || exit
         if [ -e "$venv" ]; then
-            say ".venv is incomplete or does not belong here: setting it up anew (a minute or a few) ..."
+            say ".venv is incomplete or does not belong here: setting it up again (a minute or a few) ..."
         else
             say "first use, setting up the Python environment in .venv (a minute or a few) ..."
         fi
-        make_anew "$base" "$extra"
+        rebuild "$base" "$extra"
     fi
     if ! { fingerprint >"$stamp.new" && mv "$stamp.new" "$stamp"; }; then die "cannot write $stamp"; fi
     if [ -n "$extra" ]; then cp "$stamp" "$venv/.ready"; fi
@@ -98,8 +98,8 @@ mark_incomplete() {
     fi
 }
 
-# make_anew BASE_PYTHON EXTRA
-make_anew() {
+# rebuild BASE_PYTHON EXTRA
+rebuild() {
     mark_incomplete
     # Emptied rather than removed: .venv may be a link to a larger disk, and the mark has to stay.
     find "$venv/" -mindepth 1 -maxdepth 1 ! -name .incomplete -exec rm -rf {} + || die "cannot empty $venv"
@@ -179,7 +179,7 @@ except ImportError:
     fi
 }
 
-# Locks descriptor 9, waiting for whoever has it. By Python, for macOS has no flock command; the lock is the
+# Locks descriptor 9, waiting for its holder. By Python, because macOS has no flock command; the lock is the
 # open file's, so it stays when that Python ends. Not by the one in .venv if there is another: it may just be
 # going away.
 take_lock() {

@@ -1,6 +1,6 @@
-"""Seconds and peak memory of ``sparsebench compare`` on long tables: one alone, and two against each other.
+"""Time and peak memory of ``sparsebench compare`` on long tables: one table, and two compared with each other.
 
-The tables are made up: configurations of methods, sparsities and learning rates, each with many seeds.
+The tables are synthetic: configurations of methods, sparsities and learning rates, each with many seeds.
 
     python scripts/bench_compare.py --rows 1000000
 """
@@ -46,7 +46,7 @@ def write_table(path: Path, rows: int, seeds: int, shift: float) -> None:
 
 
 def measured(argv: list[str | Path]) -> tuple[float, float, float]:
-    """Seconds, seconds of the processor, and peak resident MiB of a command in its own process."""
+    """Wall-clock seconds, CPU seconds, and peak resident MiB of a command in its own process."""
     start = time.perf_counter()
     with open(os.devnull, "w") as nowhere:
         process = subprocess.Popen([sys.executable, "-m", "sparsebench", *map(str, argv)], stdout=nowhere)
@@ -67,7 +67,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         old, new = Path(folder, "old.csv"), Path(folder, "new.csv")
         for path, shift in ((old, 0.0), (new, 0.1)):
-            # In a process of its own: a child is charged with the memory that its parent has when it starts.
+            # In a separate process: a child inherits its parent's memory at start in the accounting.
             writer = get_context("spawn").Process(
                 target=write_table, args=(path, arguments.rows, arguments.seeds, shift)
             )
@@ -75,11 +75,11 @@ def main() -> None:
             writer.join()
         size = old.stat().st_size / 2**20
         print(
-            f"{arguments.rows:,} rows, {arguments.rows // arguments.seeds:,} configurations, {size:.0f} MiB a table"
+            f"{arguments.rows:,} rows, {arguments.rows // arguments.seeds:,} configurations, {size:.0f} MiB per table"
         )
         for name, paths in (("one table, to dense", [old]), ("two tables", [old, new])):
             seconds, processor, memory = measured(["compare", *paths, "--format", "csv"])
-            print(f"{name:<20} {seconds:6.1f} s ({processor:.1f} s of processor)  {memory:7.0f} MiB at most")
+            print(f"{name:<20} {seconds:6.1f} s ({processor:.1f} s CPU)  {memory:7.0f} MiB peak")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Images a second of our training loader and of torchvision's, in turns, in one run.
+"""Images per second of our training loader and of torchvision's, interleaved in one run.
 
 Both deliver the same CIFAR images as normalised float32 batches, padded by 4, cropped and mirrored at random:
-ours from memory in one thread, torchvision's transforms through a DataLoader with worker processes that live
-through all repeats. More threads (``--threads``) make ours faster on idle cores only.
+ours from memory in one thread, torchvision's transforms through a DataLoader with persistent worker
+processes. More threads (``--threads``) make ours faster on idle cores only.
 
     python scripts/bench_data.py --data-root ~/.cache/sparsebench
     python scripts/bench_data.py --synthetic
@@ -38,7 +38,7 @@ def synthetic(**settings) -> ArrayDataset:
 
 
 class OneByOne(Dataset):
-    """A split as torchvision's data sets serve it: one PIL image and its transforms a call."""
+    """A split as torchvision's data sets serve it: one PIL image and its transforms per call."""
 
     def __init__(self, split: Split) -> None:
         self.images = split.images.permute(0, 2, 3, 1).contiguous().numpy()
@@ -62,7 +62,7 @@ class OneByOne(Dataset):
 
 
 def images_per_second(batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """How fast one epoch of batches comes."""
+    """Images per second over one epoch of batches."""
     start, count = time.perf_counter(), 0
     for inputs, _ in batches:
         count += len(inputs)
@@ -81,11 +81,11 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--threads", type=int, default=1, help="of our loader")
     parser.add_argument("--workers", type=int, default=2, help="of torchvision's loader")
-    parser.add_argument("--repeats", type=int, default=5, help="epochs of each, after one to warm up")
-    parser.add_argument("--device", default="cpu", help="where our loader keeps the images")
+    parser.add_argument("--repeats", type=int, default=5, help="epochs of each, after one for warm-up")
+    parser.add_argument("--device", default="cpu", help="device on which our loader keeps the images")
     parser.add_argument("--channels-last", action="store_true", help="our batches in this memory format")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)  # a worker process of torchvision's always has one
+    torch.set_num_threads(arguments.threads)  # torchvision's worker processes always use one
 
     settings = {"val_fraction": 0.1, "split_seed": 0, "train_samples": None, "device": arguments.device}
     settings |= {"mean": MEAN, "std": STD, "pad": 4, "flip": True}

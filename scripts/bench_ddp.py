@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Training-step time of several ranks as a ratio to that of one process on the same batch, both in turn in one run.
+"""Training-step time of several ranks relative to one process on the same batch, interleaved in one run.
 
-ratio = median step of all ranks / median step of the first one alone, while the others wait; 1 / ranks would be ideal.
+ratio = median step of all ranks / median step of the main rank alone, while the others wait; 1 / ranks would be ideal.
 
     torchrun --standalone --nproc-per-node=2 scripts/bench_ddp.py                  ResNet-20, 32 pixels, batch 128
     torchrun --standalone --nproc-per-node=8 scripts/bench_ddp.py model=torchvision model.name=resnet50 \
@@ -26,10 +26,10 @@ from sparsebench.training.runner import Runner
 
 
 def timed_step(runner: Runner) -> float:
-    """Seconds of a step on this rank's share of the batch."""
+    """Seconds of a step on this rank's slice of the batch."""
     device = runner.device
     share = runner.data.batch(runner.step, device.rank, device.world_size)
-    device.all_gather(None)  # all start at once
+    device.all_gather(None)  # barrier: all start together
     started = time.perf_counter()
     runner.train_step(*share, runner.data.size(runner.step))
     if device.type == "cuda":
@@ -56,7 +56,7 @@ def main() -> int:
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         argv = [*options.settings, "device=ddp"]
         together = make(options.method, argv, dataset, options.batch_size)
-        del os.environ["RANK"], os.environ["WORLD_SIZE"]  # from here on, a process by itself
+        del os.environ["RANK"], os.environ["WORLD_SIZE"]  # from here on a single process
         alone = make(options.method, options.settings, dataset, options.batch_size)
     joint, single = [], []
     for round_ in range(options.steps + WARM_UP):

@@ -1,9 +1,9 @@
-"""Images a second and core: our loader of ImageNet's files, and of packed ones, and torchvision's, in turns.
+"""Images per second and core: our loader of ImageNet's files, of packed ones, and torchvision's, interleaved.
 
 All in one process and one thread, so that the ratio holds for any number of workers. torchvision's is the pipeline of
 its reference training: ImageFolder (Pillow), RandomResizedCrop, RandomHorizontalFlip, PILToTensor, float, Normalize.
-Without --data-root the images are made: 500 pixels wide JPEGs of about 110 kB with the texture of noise, which is about
-the size of ImageNet's. --memory measures instead what a training step of ResNet-50 keeps for its backward pass.
+Without --data-root the images are synthetic: JPEGs of noise, 500 pixels wide and about 110 kB large, as ImageNet's
+are. --memory measures instead what a training step of ResNet-50 saves for its backward pass.
 
     python scripts/bench_imagenet.py --data-root /data/imagenet
     python scripts/bench_imagenet.py
@@ -52,7 +52,7 @@ def reference(root: Path) -> datasets.ImageFolder:
 
 
 def milliseconds(work: Callable[[int], object], count: int) -> float:
-    """Of one image."""
+    """Milliseconds per image."""
     start = time.perf_counter()
     for index in range(count):
         work(index)
@@ -60,7 +60,7 @@ def milliseconds(work: Callable[[int], object], count: int) -> float:
 
 
 def epoch(loader, batches: int) -> float:
-    """Milliseconds an image of whole batches, from the disk to normalised floats."""
+    """Milliseconds per image of whole batches, from disk to normalised floats."""
     start, seen = time.perf_counter(), 0
     for step in range(batches):
         seen += len(loader.batch(step)[0])
@@ -88,12 +88,12 @@ def made(folder: Path, images: int) -> Path:
 
 
 def kept_for_backward(precision: str, images: int) -> int:
-    """Bytes that autograd keeps of a forward pass of ResNet-50."""
+    """Bytes that autograd saves in a forward pass of ResNet-50."""
     model, sizes, alive = resnet50(), dict[int, int](), list[torch.Tensor]()
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        alive.append(tensor)  # or another tensor gets its place
+        alive.append(tensor)  # otherwise its address may be reused by another tensor
         return tensor
 
     with (
@@ -105,25 +105,29 @@ def kept_for_backward(precision: str, images: int) -> int:
 
 
 def memory(precision: str, batch_size: int) -> None:
-    """What a training step needs, from what is kept for an image more and what does not depend on the batch."""
+    """Print the memory of a training step: per-image activations plus batch-independent state."""
     two, six = kept_for_backward(precision, 2), kept_for_backward(precision, 6)
     by_image = (six - two) / 4
     weights = 4 * 25_557_032
     # Weights, gradients, momentum, DPF's dense copy; two masks of a byte; for bf16 the weights cast.
     state = 4 * weights + weights // 2 + (weights // 2 if precision == "bf16" else 0)
     total = batch_size * (by_image + 3 * 224 * 224) + state  # the raw images too
-    print(f"ResNet-50, {precision}: {by_image / 2**20:.1f} MiB an image kept for the backward pass;", end=" ")
-    print(f"batch {batch_size} with DPF {total / 1e9:.1f} GB, and the largest temporary tensors beside")
+    print(
+        f"ResNet-50, {precision}: {by_image / 2**20:.1f} MiB per image saved for the backward pass;", end=" "
+    )
+    print(f"batch {batch_size} with DPF {total / 1e9:.1f} GB, plus the largest temporary tensors")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-root", type=Path, help="of ImageNet in class folders; made if not given")
-    parser.add_argument("--images", type=int, default=300, help="that are measured")
+    parser.add_argument(
+        "--data-root", type=Path, help="folder of ImageNet in class folders; synthetic images if not given"
+    )
+    parser.add_argument("--images", type=int, default=300, help="number of images to measure")
     parser.add_argument("--side", type=int, default=256, help="shorter side of the packed images")
     parser.add_argument("--quality", type=int, default=95)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--memory", action="store_true", help="what a training step keeps, instead")
+    parser.add_argument("--memory", action="store_true", help="measure the memory of a training step instead")
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.memory:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Time of choosing the lowest share of many scores: ours against full sort, kthvalue and topk, in one run."""
+"""Time of selecting the lowest fraction of many scores: ours, full sort, kthvalue and topk, in one run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def by_sort(scores: Tensor, count: int) -> Tensor:
 
 
 def by_kthvalue(scores: Tensor, count: int) -> Tensor:
-    return scores <= scores.kthvalue(count).values  # one too many for every tie
+    return scores <= scores.kthvalue(count).values  # one too many for each tie
 
 
 def by_topk(scores: Tensor, count: int) -> Tensor:
@@ -35,7 +35,7 @@ def by_topk(scores: Tensor, count: int) -> Tensor:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--weights", type=int, default=23_454_912, help="as many scores (default: ResNet-50's)"
+        "--weights", type=int, default=23_454_912, help="number of scores (default: ResNet-50's)"
     )
     parser.add_argument("--sparsity", type=float, default=0.9)
     parser.add_argument("--repeats", type=int, default=3)

@@ -1,4 +1,4 @@
-"""How long `status`, `compare`, `sweep --dry-run` and a claim take in a folder of many runs: made up, one file each."""
+"""Time of `status`, `compare`, `sweep --dry-run` and a claim in a folder of many synthetic runs, one file each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
 
 
 def make(results: Path, runs: int) -> None:
-    """Finished runs but for 1 in 100, which is interrupted; 10 have a lease; a plan names them all."""
+    """Create finished runs, except 1 in 100, which is interrupted; 10 have a lease; a plan lists them all."""
     (template,) = read_csv(one_run(results / ".one") / schema.SUMMARY)
     texts = {
         name: (results / ".one" / "run" / name).read_bytes()
@@ -63,7 +63,7 @@ def one_run(folder: Path) -> Path:
 
 
 def timed(*argv: str) -> tuple[float, float]:
-    """(seconds, processor seconds) of a whole command."""
+    """(seconds, CPU seconds) of a whole command."""
     before, started = os.times(), time.perf_counter()
     subprocess.run([sys.executable, "-m", "sparsebench", *argv], check=True, capture_output=True)
     after = os.times()
@@ -74,7 +74,7 @@ def timed(*argv: str) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=10_000)
-    parser.add_argument("--keep", type=Path, help="folder to make them in, and to leave")
+    parser.add_argument("--keep", type=Path, help="folder to create them in, which is kept")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         results = given.keep or Path(temporary) / "results"
@@ -89,7 +89,7 @@ def main() -> None:
         for argv in (["status"], ["status", "--all"], ["compare"], ["list", "methods"]):
             where = [] if argv[0] == "list" else [str(results)]
             seconds, used = timed(argv[0], *where, *argv[1:])
-            print(f"{' '.join(argv):<14} {seconds:6.2f} s, {used:6.2f} s of processor", flush=True)
+            print(f"{' '.join(argv):<14} {seconds:6.2f} s, {used:6.2f} s CPU", flush=True)
         started = time.perf_counter()
         Lease.claim(results / FOLDER, "another").release()
         print(f"a claim        {(time.perf_counter() - started) * 1000:6.2f} ms")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Training-step time of methods as a ratio to the dense step, all interleaved in one run.
+"""Training-step time of methods relative to the dense step, all interleaved in one run.
 
-A method's steps that update masks are timed apart and weighed by how often they are due in a training:
+Steps that update masks are timed separately and weighted by their frequency in a training:
 ratio = ((1 - u) · median ordinary step + u · median step with an update) / median dense step.
 
     scripts/bench_step.py                                              ResNet-20, 32 pixels, batch 128
@@ -35,7 +35,7 @@ WARM_UP = 2
 
 
 class Silent:
-    """No progress."""
+    """No progress output."""
 
     def step(self, *_: object) -> None:
         pass
@@ -121,7 +121,7 @@ def main() -> int:
         runners = {m: make(m, options.settings, dataset, options.batch_size) for m in methods}
     times: dict[str, list[tuple[float, bool]]] = {m: [] for m in methods}
     for round_ in tqdm(range(options.steps + WARM_UP), disable=not sys.stderr.isatty()):
-        for method in methods if round_ % 2 else reversed(methods):  # neither always goes first
+        for method in methods if round_ % 2 else reversed(methods):  # alternate which one goes first
             measured = timed_step(runners[method])
             if round_ >= WARM_UP:
                 times[method].append(measured)

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What a GPU machine without a network needs to train on CIFAR-10: its images in two parts, and the missing wheels.
+"""Pack what a GPU machine without a network needs to train on CIFAR-10: images in two parts, and missing wheels.
 
     scripts/gpu_pack.py pack FOLDER      images.1 and images.2 (53 MB each, lossless WebP) and wheels/ into FOLDER
-    scripts/gpu_pack.py unpack FOLDER    there: keeps each part that FOLDER has; once both have arrived, writes the
+    scripts/gpu_pack.py unpack FOLDER    there: stores the parts in FOLDER; once both have arrived, writes the
                                          official binary version and compares its SHA-256 with that of the packed one
 
-The images lie in cifar-10-batches-bin below SPARSEBENCH_DATA (default: ~/.cache/sparsebench), or below its cifar10/.
+The images are in cifar-10-batches-bin below SPARSEBENCH_DATA (default: ~/.cache/sparsebench), or below its cifar10/.
 Packing takes two minutes on two cores, unpacking three seconds on sixteen. Needs NumPy and Pillow.
 """
 
@@ -32,7 +32,7 @@ FOLDER = "cifar-10-batches-bin"
 RECORD = 1 + 3 * 32 * 32  # bytes: the label, then red, green and blue planes
 PARTS = 2
 BLOCK = 1000  # records that one process encodes at a time
-WHEELS = ("hydra-core", "omegaconf", "antlr4-python3-runtime")  # what machines with PyTorch usually lack
+WHEELS = ("hydra-core", "omegaconf", "antlr4-python3-runtime")  # usually missing on machines with PyTorch
 
 
 def encode(records: bytes) -> bytes:
@@ -63,7 +63,7 @@ def pack_images(source: Path, folder: Path) -> None:
     files = [(source / name).read_bytes() for name in FILES]
     for name, data in zip(FILES, files, strict=True):
         if not data or len(data) % RECORD:
-            sys.exit(f"gpu_pack: {source / name}: {len(data)} bytes are no whole records of {RECORD}")
+            sys.exit(f"gpu_pack: {source / name}: {len(data)} bytes are not a multiple of {RECORD}")
     step = RECORD * BLOCK
     blocks = [data[start : start + step] for data in files for start in range(0, len(data), step)]
     with ProcessPoolExecutor() as pool:
@@ -114,9 +114,9 @@ def unpack(folder: Path, root: Path) -> bool:
         files[name] = records[start : start + length]
         start += length
         if _sha256(files[name]) != digest:
-            sys.exit(f"gpu_pack: {name} is not what was packed: its SHA-256 differs")
+            sys.exit(f"gpu_pack: {name} differs from the packed version: its SHA-256 differs")
     target.mkdir(exist_ok=True)
-    for name, data in files.items():  # the last one marks the folder as whole
+    for name, data in files.items():  # the last one marks the folder as complete
         temporary = target / f".{name}"
         temporary.write_bytes(data)
         temporary.replace(target / name)

@@ -5,8 +5,8 @@
 #   scripts/gpu_suite.sh unpack FOLDER   the images back into $SPARSEBENCH_DATA, once both parts have arrived
 #   scripts/gpu_suite.sh run [OUT]       step times, tests, theory, then trainings of dense, GMP and DPF; CSVs into OUT
 #
-# A stage that fails is reported at the end, and the others go on; then the status is 1. What is done is remembered, what
-# failed is not tried again, and a training that is cut off goes on in the next call. Trainings wait for the images.
+# A failed stage is reported at the end, after the others; then the status is 1. Finished stages are skipped, failed
+# ones are not retried, and an interrupted training resumes in the next call. Trainings wait for the images.
 # Settings by environment variables:
 #
 #   PYTHON   the interpreter (the repository's .venv, else python3)
@@ -52,7 +52,7 @@ leave() {
     exit
 }
 
-# stage NAME COMMAND...: run once, with the time that is left; output into OUT/NAME, errors beside it
+# stage NAME COMMAND...: run once, with the remaining time; output into OUT/NAME, errors into OUT/NAME.err
 stage() {
     local name=$1 status=0 started=$SECONDS
     shift

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Breaks the source in small ways, one at a time, and looks whether a test notices.
+"""Mutation testing: breaks the source in small ways, one at a time, and checks whether a test fails.
 
-    scripts/mutate.py                       every mutation of scripts/mutations.yaml: an hour of one core
+    scripts/mutate.py                       all of scripts/mutations.yaml: a quarter of an hour of one core
     scripts/mutate.py --near                only with the tests that are named beside it: survivors are found sooner
     scripts/mutate.py --only clip_before_masking last_step_not_audited
     scripts/mutate.py --list
 
 The repository (what git tracks or would track, as it lies there) is copied into a temporary folder for each mutation,
-and nothing else is touched. First run the tests that are named beside the mutation, then, if none of them fails, the
+and nothing else is modified. The tests listed for the mutation run first, then, if none of them fails, the
 default selection. In the end the tests that failed run once more on a copy that nothing has been changed in: one that
 fails there too has noticed nothing. Status 1 if any mutation was not killed.
 """
@@ -149,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these mutations")
-    parser.add_argument("--near", action="store_true", help="only the tests named beside each")
+    parser.add_argument("--near", action="store_true", help="only the tests listed for each")
     parser.add_argument("--list", action="store_true", help="print their names and what they change")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="mutations at a time (default: 1)")
     parser.add_argument(

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # results/reference/cifar10_resnet20_all_methods_*.csv: every method at sparsity 0.9 on CIFAR-10 with one short budget
 # (conf/experiment/all_methods_cifar10.yaml), one seed. About 3 minutes a training on one core of a server CPU, 40 trainings;
-# a run that is finished is kept. Methods of several trainings have two rounds here, to end in time.
+# finished runs are skipped. Methods of several trainings have two rounds here, to end in time.
 #
 #   scripts/reproduce_all_methods_cifar10.sh OUTPUT.csv [KEY=VALUE ...]     settings are added to every run
 set -euo pipefail

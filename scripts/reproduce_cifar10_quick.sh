@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # results/reference/cifar10_resnet20_quick_*.csv: ResNet-20 on CIFAR-10, recipe=quick (10 epochs), one seed, dense,
-# GMP and DPF at 0.9 and 0.95. About 20 minutes a run on two cores of a server CPU; a run that is finished is kept.
+# GMP and DPF at 0.9 and 0.95. About 20 minutes a run on two cores of a server CPU; finished runs are skipped.
 #
 #   scripts/reproduce_cifar10_quick.sh OUTPUT.csv [KEY=VALUE ...]     settings are added to every run
 set -euo pipefail

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # results/reference/theory/overparam_prune_network_cifar10*: two-layer networks of growing width with 12,328 non-zero
-# weights on 2,000 CIFAR-10 images (99 runs, about 25 minutes on one core), beside least squares on features of the images.
+# weights on 2,000 CIFAR-10 images (99 runs, about 25 minutes on one core), and least squares on features of the images.
 #
 #   scripts/reproduce_overparam_prune_network.sh [KEY=VALUE ...]     settings are added to every run
 set -euo pipefail

@@ -13,7 +13,7 @@ __all__ = ["LoopPruner", "__version__", "pruner"]
 
 
 def __getattr__(name: str) -> Any:
-    """What needs PyTorch is imported when it is first asked for: the command line answers at once."""
+    """Import what needs PyTorch on first use, so that the command line starts quickly."""
     if name in ("LoopPruner", "pruner"):
         from sparsebench import library
 

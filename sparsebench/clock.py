@@ -1,4 +1,4 @@
-"""One notion of time: what the user writes ("0.75", "30ep", "500it") as optimiser steps."""
+"""Times as the user writes them ("0.75", "30ep", "500it"), converted to optimiser steps."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from sparsebench.errors import SettingError
 
 _TIME = re.compile(r"^(?P<number>\d+(\.\d*)?|\.\d+)(?P<unit>ep|it)?$")
 ALLOWED = (
-    'a time: a fraction of training in [0, 1] ("0.75"), epochs ("30ep") or steps ("500it" or a whole number)'
+    'a time: a fraction of training in [0, 1] ("0.75"), epochs ("30ep") or steps ("500it" or an integer)'
 )
 
 
 @dataclass(frozen=True)
 class Clock:
-    """The length of a training, and the conversion of times into steps.
+    """The length of a training; converts times into steps.
 
     Args:
         total_steps: Optimiser steps of the whole training, at least 1.
         steps_per_epoch: Optimiser steps of one epoch, at least 1.
-        extend: How many times longer than usual the training is: times in epochs and steps are later by this
-            factor, durations such as the interval between mask updates stay.
+        extend: Factor by which the training is longer than usual: times in epochs and steps are scaled by it,
+            durations such as the interval between mask updates are not.
 
     Example:
         >>> clock = Clock(total_steps=1000, steps_per_epoch=100)
@@ -41,9 +41,9 @@ class Clock:
             raise SettingError("total_steps", self.total_steps, "at least one step, and one step an epoch")
 
     def steps(self, time: str | float, setting: str = "time") -> int:
-        """The step that ``time`` is, rounded to the nearest.
+        """Convert ``time`` to a step, rounded to the nearest.
 
-        A whole number without a unit counts steps; a number with a decimal point is a fraction of training.
+        An integer without a unit counts steps; a number with a decimal point is a fraction of training.
 
         Raises:
             SettingError: ``time`` is not of that form, negative, or a fraction above 1.
@@ -51,9 +51,9 @@ class Clock:
         return self._steps(time, setting, self.extend)
 
     def duration(self, time: str | float, setting: str = "time") -> int:
-        """As :meth:`steps`, for a length of time, which does not grow when the training is extended.
+        """Like :meth:`steps`, for a duration, which does not scale when the training is extended.
 
-        At least one step in a short training too, unless it is zero.
+        At least one step, even in a short training, unless the duration is zero.
 
         Example:
             >>> clock = Clock(total_steps=25, steps_per_epoch=5)
@@ -80,7 +80,7 @@ class Clock:
 
 
 def format_duration(seconds: float) -> str:
-    """Hours, minutes and seconds.
+    """Format seconds as hours, minutes and seconds.
 
     Example:
         >>> as_time(3725.4)

@@ -1,4 +1,4 @@
-"""The one exception that a user's mistake ends in."""
+"""The exceptions that the command line reports as one line."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, TypeGuard
 class SettingError(ValueError):
     """A setting has a value that cannot be used.
 
-    The message is one line that names the setting, what was given and what is allowed; the command
+    The message is one line that names the setting, the given value and what is allowed; the command
     line prints it without a traceback and exits with status 2.
 
     Args:
         setting: Name as the user writes it, for example ``"sparsity"``. A constructor names its own
             argument (``"depth"``); ``config.build`` puts the config group in front (``"model.depth"``).
-        given: The value that was given; ``None`` where the setting as a whole is at fault.
-        allowed: What would have been right, as a phrase.
+        given: The given value; ``None`` if the setting as a whole is wrong.
+        allowed: A phrase that describes the valid values.
 
     Example:
         >>> print(SettingError("sparsity", 1.2, "a fraction of zeros in [0, 1)"))
@@ -29,12 +29,12 @@ class SettingError(ValueError):
         head = setting if given is None else f"{setting}={given}"
         super().__init__(f"{head}: expected {allowed}")
 
-    def __reduce__(self) -> tuple[Any, ...]:  # so that another process can be told of it
+    def __reduce__(self) -> tuple[Any, ...]:  # so that the error can be sent to another process
         return type(self), (self.setting, self.given, self.allowed), self.__dict__
 
 
 def one_of(options: Iterable[object], given: object) -> str:
-    """``"one of a, b, c"``, with a suggestion where ``given`` looks like a mistyped option.
+    """``"one of a, b, c"``, with a suggestion if ``given`` looks like a mistyped option.
 
     Example:
         >>> one_of(["cubic", "linear"], "cubik")
@@ -75,9 +75,9 @@ def require_int(
 
 
 class RunError(RuntimeError):
-    """A run that was started well and ended badly; one line, exit status 1."""
+    """A run failed after it had started; one line, exit status 1."""
 
 
 def origin(error: BaseException) -> int:
-    """The rank where ``error`` arose, if it was passed on to others; else 0, for it arises on every rank."""
+    """The rank that raised ``error`` first; 0 if every rank raises it."""
     return int(getattr(error, "rank", 0))

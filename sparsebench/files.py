@@ -1,4 +1,4 @@
-"""Whole files or none: everything is written to a temporary name, then renamed."""
+"""Atomic file writes: everything is written to a temporary name, then renamed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 @contextmanager
 def atomic(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that appears under ``path`` only when the block has ended well and its bytes are on disk."""
+    """Open a binary file that appears under ``path`` only once the block has succeeded and its bytes are on disk."""
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -25,7 +25,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        error.filename = error.filename or str(path)  # a failed write does not name its file
+        error.filename = error.filename or str(path)  # an error of write() does not name the file
         raise
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -44,7 +44,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write ``rows`` under a header of ``columns``, atomically; numbers in their shortest exact form."""
+    """Write ``rows`` with the header ``columns``, atomically; numbers in their shortest exact form."""
     buffer = io.StringIO(newline="")
     writer = csv.DictWriter(buffer, fieldnames=list(columns), lineterminator="\n")
     writer.writeheader()
@@ -59,6 +59,6 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def remove_temporary_files(folder: Path) -> None:
-    """Delete the temporary files of processes that were killed while writing; nobody else may write there now."""
+    """Delete temporary files of processes killed while writing; no other process may be writing there."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Every method in a training loop of your own: ``sparsebench.pruner``."""
+"""Every method in your own training loop: ``sparsebench.pruner``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 SETTINGS = ("sparsity", "ramp_end", "schedule", "allocation", "score", "prune", "prunable", "sanity")
-"""What ``settings`` may set; the rest of a run is the loop's own."""
+"""What ``settings`` may set; everything else is up to the loop."""
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
@@ -42,26 +42,26 @@ def pruner(
     criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
     seed: int = 0,
 ) -> LoopPruner:
-    """A method of ``sparsebench list methods``, for a training loop of your own.
+    """Build a method of ``sparsebench list methods`` for your own training loop.
 
     Args:
-        method: As in ``prune=...``; also one of another package.
-        model: On its device; also compiled, or wrapped by ``DistributedDataParallel``.
-        optimizer: Holds the model's parameters. Make a learning-rate scheduler after the pruner: some methods add a
-            parameter group.
+        method: As in ``prune=...``; may come from another package.
+        model: On its device; may be compiled or wrapped in ``DistributedDataParallel``.
+        optimizer: Holds the model's parameters. Create learning-rate schedulers after the pruner: some methods add
+            a parameter group.
         steps: Optimiser steps of the whole training.
-        sparsity: Target, fraction of zeros among the prunable weights, in [0, 1).
+        sparsity: Target sparsity, the fraction of zeros among the prunable weights, in [0, 1).
         settings: As on the command line, ``{"schedule.interval": "32it", "allocation": "erk"}`` or
             ``["schedule.interval=32it", "allocation=erk"]``.
         steps_per_epoch: For times in epochs, such as ``"30ep"``.
-        prunable: Names of the parameters that may be pruned; by default what the settings ``prunable.*`` say.
-        batches: Gives training batches (inputs, targets) on the model's device, the same ones at every call: for
-            methods that look at data before the first step, such as SNIP. With several ranks those of rank 0 count.
+        prunable: Names of the parameters that may be pruned; by default those that the settings ``prunable.*`` select.
+        batches: Returns training batches (inputs, targets) on the model's device, the same ones at every call; for
+            methods that look at data before the first step, such as SNIP. With several ranks, rank 0's are used.
         criterion: (outputs, targets) -> the mean loss, for the same methods.
-        seed: Of random masks; the same on every rank.
+        seed: Seed of random masks; the same on every rank.
 
     Raises:
-        SettingError: A setting is wrong, or the method does not fit into a loop that it does not control.
+        SettingError: A setting is wrong, or the method needs control of the training loop.
 
     Example:
         >>> import torch, sparsebench
@@ -107,10 +107,14 @@ def pruner(
     groups = len(optimizer.param_groups)
     pruning_method = build_method(cfg, MaskedParameters(chosen, optimizer), optimizer, clock, model=unwrapped)
     if len(optimizer.param_groups) > groups and hasattr(optimizer.step, "_wrapped_by_lr_sched"):
-        allowed = "one without a learning-rate scheduler yet: the method adds a group that it would not see"
+        allowed = (
+            "one without a learning-rate scheduler yet: the method adds a parameter group that it would miss"
+        )
         raise SettingError("optimizer", type(optimizer).__name__, allowed)
     if pruning_method.trainings > 1 or not _follows_lr_schedule(pruning_method, steps):
-        allowed = "a method of one training that leaves the learning rate to the loop; use sparsebench train"
+        allowed = (
+            "a method with a single training that leaves the learning rate to the loop; use sparsebench train"
+        )
         raise SettingError("prune", method, f"{allowed} prune={method}")
     probe = Probe(
         model=unwrapped,
@@ -125,18 +129,18 @@ def pruner(
 def build_method(
     cfg: DictConfig, weights: MaskedParameters, optimizer: torch.optim.Optimizer, clock: Clock, **runtime: Any
 ) -> Pruner:
-    """The method that ``cfg`` describes, with its schedule, allocation and score.
+    """Build the method that ``cfg`` describes, with its schedule, allocation and score.
 
     Args:
         cfg: The composed config.
         weights: The prunable weights.
         optimizer: The one that updates them.
         clock: Length of the training.
-        runtime: Other finished objects that a method may take by name.
+        runtime: Other objects that a method may take by name.
     """
     accepted = accepted_arguments(
         str(cfg.prune._target_)
-    )  # a method without a schedule does not mind what one would refuse
+    )  # a method without a schedule accepts settings that a schedule would refuse
     groups = [group for group in ("schedule", "allocation", "score") if accepted is None or group in accepted]
     rules = {group: build(cfg[group], group, clock=clock) for group in groups}
     runtime |= {"weights": weights, "optimizer": optimizer, "clock": clock, "sanity": Sanity(**cfg.sanity)}
@@ -145,7 +149,7 @@ def build_method(
 
 
 class _FactorIsStep(LRSchedule):
-    """A factor of its own for every step."""
+    """A learning-rate schedule whose factor is the step."""
 
     def factor(self, step: int) -> float:
         """The step itself."""
@@ -153,7 +157,7 @@ class _FactorIsStep(LRSchedule):
 
 
 def _follows_lr_schedule(method: Pruner, steps: int) -> bool:
-    """Whether the method follows the learning-rate schedule that it is given, at a hundred steps of the training."""
+    """Whether the method follows a given learning-rate schedule, checked at a hundred steps."""
     schedule = _FactorIsStep(Clock(steps))
     return all(
         method.lr_factor(step, schedule) == step for step in {*range(0, steps, -(-steps // 100)), steps - 1}
@@ -161,11 +165,13 @@ def _follows_lr_schedule(method: Pruner, steps: int) -> bool:
 
 
 class _StepClock(Clock):
-    """A clock that was told nothing of epochs: a time in epochs is refused."""
+    """A clock that does not know the length of an epoch and refuses times in epochs."""
 
     def _steps(self, time: str | float, setting: str, factor: float) -> int:
         if str(time).strip().endswith("ep"):
-            raise SettingError("steps_per_epoch", None, f"a number, for {setting}={time} is a time in epochs")
+            raise SettingError(
+                "steps_per_epoch", None, f"a number, because {setting}={time} is a time in epochs"
+            )
         return super()._steps(time, setting, factor)
 
 
@@ -178,13 +184,11 @@ def _select_by_name(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Para
 
 
 def _check(parameters: Mapping[str, nn.Parameter]) -> None:
-    """Refuse what masks cannot be written into."""
+    """Refuse parameters that masks cannot be applied to."""
     seen: dict[int, str] = {}
     for name, parameter in parameters.items():
         if not isinstance(parameter, nn.Parameter):
-            raise SettingError(
-                "prunable", name, "parameters of their own, but this one is computed from others"
-            )
+            raise SettingError("prunable", name, "plain parameters, but this one is computed from others")
         if hasattr(parameter, "device_mesh"):
             raise SettingError("prunable", name, "whole parameters on every rank, but this one is sharded")
         if seen.setdefault(id(parameter), name) != name:
@@ -198,10 +202,10 @@ def _check(parameters: Mapping[str, nn.Parameter]) -> None:
 def _require(argument: str, given: Any, method: str) -> Any:
     if given is None:
         raise SettingError(
-            argument, None, f"a callable, for prune={method} looks at data before the first step"
+            argument, None, f"a callable, because prune={method} looks at data before the first step"
         )
     return given
 
 
 def _no_reinitialization() -> None:
-    raise SettingError("sanity.reinit", True, "false: only sparsebench train can make the model anew")
+    raise SettingError("sanity.reinit", True, "false: only sparsebench train can reinitialise the model")

@@ -1,4 +1,4 @@
-"""Where the configs lie: this package's own, and those of other packages that offer some."""
+"""Locations of the config files: this package's own, and those of packages that provide some."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 ENTRY_POINTS = "sparsebench.conf"
-"""Group of entry points; the value of one names a package whose folder holds config groups such as ``prune/``."""
+"""Entry-point group; each value names a package whose folder holds config groups such as ``prune/``."""
 
 
 def expanded(path: object) -> Path:
@@ -17,26 +17,26 @@ def expanded(path: object) -> Path:
 
 
 def config_dir() -> Path:
-    """The folder of train.yaml and the config groups: inside the package if installed, else the checkout's."""
+    """The folder of train.yaml and the config groups: in the package if installed, else in the checkout."""
     package = Path(__file__).resolve().parent
     packaged = package / "conf"
     return packaged if packaged.is_dir() else package.parent / "conf"
 
 
 def config_dirs() -> list[Path]:
-    """:func:`config_dir` and the folders of other packages; of two options of one name, the first one's is taken."""
+    """:func:`config_dir` and the folders of other packages; the first option of a name wins."""
     return [config_dir(), *(folder for _, folder in installed_configs())]
 
 
 def reference_dir() -> Path:
-    """The folder of the reference tables: inside the package if installed, else the checkout's."""
+    """The folder of the reference tables: in the package if installed, else in the checkout."""
     package = Path(__file__).resolve().parent
     packaged = package / "reference"
     return packaged if packaged.is_dir() else package.parent / "results" / "reference"
 
 
 def references() -> dict[str, Path]:
-    """The tables that ``reference:NAME`` means, by name: this code's measurements, and papers' numbers."""
+    """The tables behind ``reference:NAME``, by name: measurements of this code and numbers from papers."""
     folder = reference_dir()
     found = [path for location in (".", "gpu", "papers") for path in (folder / location).glob("*.csv")]
     return {path.stem: path for path in sorted(found)}
@@ -57,16 +57,16 @@ def options(group: str) -> dict[str, Path]:
 
 @cache
 def installed_configs() -> tuple[tuple[str, Path], ...]:
-    """(distribution, folder) of every package that offers configs; nothing of a package is imported.
+    """(distribution, folder) of every package that provides configs; no package is imported.
 
-    One that is broken is left out, with one line of warning.
+    A broken one is skipped with a one-line warning.
     """
-    from importlib.metadata import entry_points  # takes as long as all the rest of a completion
+    from importlib.metadata import entry_points  # importing it takes as long as the rest of a completion
 
     try:
         offered = sorted(entry_points(group=ENTRY_POINTS), key=lambda point: (point.name, point.value))
-    except Exception as error:  # another package's metadata may be anything
-        _warn(f"entry points cannot be read, packages with configs are left out: {error}")
+    except Exception as error:  # another package's metadata can raise anything
+        _warn(f"entry points cannot be read, packages with configs are skipped: {error}")
         return ()
     found: dict[Path, str] = {}
     for point in offered:
@@ -74,20 +74,20 @@ def installed_configs() -> tuple[tuple[str, Path], ...]:
         named = f"{package}: entry point {point.name} = {point.value} of {ENTRY_POINTS}"
         folder = find_source(point.value.strip())
         if folder is None or not folder.is_dir():
-            _warn(f"{named} names no folder; left out")
+            _warn(f"{named} names no folder; skipped")
         elif not any(folder.glob("*/*.yaml")):
-            _warn(f"{named} has no options: there is no prune/NAME.yaml or the like in {folder}; left out")
+            _warn(f"{named} has no options: there is no prune/NAME.yaml or the like in {folder}; skipped")
         elif folder not in found:
             for path in sorted(folder.glob("*/*.yaml")):
                 option = path.relative_to(folder)
                 if any((other / option).exists() for other in (config_dir(), *found)):
-                    _warn(f"{named}: there is another {option.parent}={path.stem}, which is taken")
+                    _warn(f"{named}: another {option.parent}={path.stem} takes precedence")
             found[folder] = package
     return tuple((package, folder) for folder, package in found.items())
 
 
 def find_source(name: str) -> Path | None:
-    """The folder of a package or the file of a module, found without importing any of it."""
+    """The folder of a package or the file of a module, found without importing it."""
     top, *parts = name.split(".")
     try:
         spec = importlib.util.find_spec(top)

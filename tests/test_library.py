@@ -473,5 +473,5 @@ def test_a_method_that_misses_its_target_fails_at_the_end():
     model, optimizer, pruner = setup("dpf")
     train(model, optimizer, pruner)
     next(iter(pruner.masks.values())).view(-1)[:] = True
-    with pytest.raises(RunError, match=r"^dpf missed its sparsity: \d+ zeros, asked for 2381"):
+    with pytest.raises(RunError, match=r"^dpf missed its sparsity: \d+ zeros, requested were 2381"):
         pruner.finish()

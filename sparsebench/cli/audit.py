@@ -1,4 +1,4 @@
-"""``sparsebench audit``: what finished runs say of themselves, checked against their weights, config and data."""
+"""``sparsebench audit``: verify the results of finished runs against their weights, config and data."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from sparsebench.runs.audit import Finding
 
 ELSEWHERE = 0.1
-"""Percentage points that accuracies may differ by where device or PyTorch are not those of the run."""
+"""Percentage points by which accuracies may differ if the device or the PyTorch version is not the run's."""
 
 
 def run(options: Namespace) -> int:
     """Print, or write with ``-o``, every claim that does not hold.
 
     Returns:
-        0 if all claims hold, 1 if any does not.
+        0 if all claims hold, else 1.
 
     Raises:
-        SettingError: There are no finished runs to check, or FILE cannot be one.
+        SettingError: There are no finished runs to check, or FILE is not writable.
     """
     from tqdm import tqdm
 
@@ -66,7 +66,7 @@ def _folders(paths: Sequence[Path]) -> tuple[list[Path], str]:
     left_out = 0
     for path in paths:
         if not (finished := finished_runs(path)):
-            raise SettingError("path", path, "a folder with finished runs; a table has no models to check")
+            raise SettingError("path", path, "a folder with finished runs; a table has no models to verify")
         left_out += len(unfinished(path))
         found |= {run.resolve(): run for run in finished}
     return list(found.values()), f" ({left_out} unfinished left out)" if left_out else ""

@@ -1,4 +1,4 @@
-"""``sparsebench collect``: the rows of many runs as one CSV."""
+"""``sparsebench collect``: the results of many runs as one CSV."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def run(options: Namespace) -> int:
     """Print, or write with ``-o``, one row a finished run.
 
     Raises:
-        SettingError: A folder holds no finished runs, or FILE cannot be one.
+        SettingError: A folder holds no finished runs, or FILE is not writable.
     """
     import csv
     import io

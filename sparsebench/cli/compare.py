@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 REFERENCE = "reference:"
 
 EPILOG = """\
-One PATH is compared to its dense runs, several to the first. Rows are joined by what the runs were told: what varies
-within a table tells rows apart, what only differs between tables is named and not joined by. Intervals are 95 %,
-paired by seed where both have at least two seeds in common. With a paper's table (reference:dpf RESULTS), ours stands
-beside theirs, and is called a reproduction only where the protocol is known to be the same. Exit status: 1 if a check
-that was asked for fails, 2 at bad input.
+One PATH is compared with its own dense runs, several PATHs with the first. Rows are joined on the settings of the runs:
+settings that vary within a table identify rows; settings that only differ between tables are listed and not joined on.
+Intervals are 95 % confidence intervals, paired by seed if both have at least two seeds in common. With a paper's table
+(reference:dpf RESULTS), our results are shown next to the published ones, and are called a reproduction only if the
+protocol is known to be the same. Exit status: 1 if a requested check fails, 2 for invalid input.
 """
 
 
@@ -47,8 +47,8 @@ def run(options: Namespace) -> int:
     """Print, or write with ``-o``, the comparison of the named results.
 
     Raises:
-        SettingError: A path holds no results, a column does not exist, or FILE cannot be one.
-        RunError: A condition of ``--fail-below`` or ``--fail-on-missing`` holds; the table is out by then.
+        SettingError: A path holds no results, a column does not exist, or FILE is not writable.
+        RunError: A condition of ``--fail-below`` or ``--fail-on-missing`` holds; the table has been written.
     """
     if options.output and (options.output.is_dir() or not options.output.parent.is_dir()):
         raise SettingError("output", options.output, "a file in a folder that exists")
@@ -75,7 +75,7 @@ def _source(argument: str) -> TableSource:
 
 
 def _names(arguments: Iterable[str]) -> dict[str, str]:
-    """Their column -> ours."""
+    """Map of foreign column names to ours."""
     pairs = [pair.partition("=")[::2] for argument in arguments for pair in argument.split(",")]
     for theirs, ours in pairs:
         if not theirs or not ours:
@@ -93,14 +93,14 @@ def _read(source: TableSource, label: str, names: dict[str, str], options: Names
     columns = {*NEEDED, options.metric, *(options.on or ())}
     frame = read(source.path, columns, names)
     if options.metric not in frame:
-        frame = read(source.path, names=names)  # every column, for the error to name
+        frame = read(source.path, names=names)  # all columns, so that the error can list them
     if warning := _excluded_runs(frame, len(unfinished(source.path))):
         print(f"sparsebench: {source.given}: {warning}", file=sys.stderr)
     if options.metric in ("top1", "val_top1") and "schema" not in frame:
         values = pd.to_numeric(frame[options.metric], errors="coerce") if options.metric in frame else None
         if values is not None and values.max() <= 1:
             print(
-                f"sparsebench: warning: {label}: {options.metric} is at most 1; ours is per cent",
+                f"sparsebench: warning: {label}: {options.metric} is at most 1; ours is in percent",
                 file=sys.stderr,
             )
     return frame
@@ -115,7 +115,7 @@ def _compared(sources: Sequence[TableSource], names: dict[str, str], options: Na
     labels = _labels([source.given for source in sources])
     tables = [(label, _read(s, label, names, options)) for label, s in zip(labels, sources, strict=True)]
     result = compare(tables, options.metric, options.on)
-    decimals = 2 if "top" in options.metric else None  # accuracies are per cent; the rest is of any size
+    decimals = 2 if "top" in options.metric else None  # accuracies are in percent; the rest is of any size
     if options.format in WITH_NOTES:
         shown, lines = format_for_display(result, decimals)
         _write_output(render(shown, options.format, lines), options)
@@ -136,10 +136,12 @@ def _published(
     from sparsebench.compare.table import WITH_NOTES, exact, render
 
     if len(papers) > 1 or len(sources) > 2:
-        raise SettingError("path", papers[-1].given, "one paper, and one table of results to put beside it")
+        raise SettingError("path", papers[-1].given, "one paper, and one table of results to compare with it")
     if options.metric != "top1" or options.on:
         name, value = ("on", ",".join(options.on)) if options.on else ("metric", options.metric)
-        allowed = f"top1, and no --on, with {papers[0].given}: its rows are joined by what the paper names"
+        allowed = (
+            f"top1, and no --on, with {papers[0].given}: its rows are joined on the columns of the paper"
+        )
         raise SettingError(name, value, allowed)
     paper = read_published(papers[0].path)
     frame, notes = listed(paper), list[str]()
@@ -193,7 +195,7 @@ def _regressions(result: Comparison, least: float, decimals: int | None) -> str:
         difference = result.frame[f"difference [{label}]"]
         none_counts = (result.frame[f"n [{label}]"] == 0) & (result.frame[f"n [{first}]"] > 0)
         for row in result.frame.index[(sign * difference < least) | none_counts.fillna(False)]:
-            how = number(difference[row], decimals, "+") or "no run counts"
+            how = number(difference[row], decimals, "+") or "no valid run"
             found.append(f"{_named(result, row)} ({how})")
     how = "lower" if sign > 0 else "higher"
     return _line(f"{result.metric} {how} by more than allowed ({least:g})", found)
@@ -221,7 +223,7 @@ def _line(what: str, named: Iterable[str]) -> str:
 
 
 def _labels(given: Sequence[str]) -> list[str]:
-    """The shortest names that tell the paths apart: the last part, or the whole."""
+    """The shortest names that distinguish the paths: the last part, or the full path."""
     names = [Path(argument).name or argument for argument in given]
     if len(set(names)) == len(names):
         return names

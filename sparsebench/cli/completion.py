@@ -1,4 +1,4 @@
-"""Shell completion without Hydra: candidates come from the names of config files and the keys in them."""
+"""Shell completion without Hydra: candidates are the names of config files and the keys in them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def run(args: Namespace) -> int:
 
 
 def answer(arguments: Sequence[str]) -> int:
-    """Print the candidates for the last word of a command line, one a line."""
+    """Print the candidates for the last word of a command line, one per line."""
     line = arguments[0] if arguments else ""
     words = line.split()
     last = "" if not words or line[-1].isspace() else words.pop()
@@ -116,7 +116,7 @@ def settings(config: str, before: Sequence[str], last: str) -> list[str]:
 
 
 def _study_keys(before: Sequence[str]) -> list[str]:
-    """Settings of theory.yaml, and those of the chosen study."""
+    """Settings of theory.yaml and of the chosen study."""
     import yaml
 
     content = yaml.safe_load((config_dir() / "theory.yaml").read_text(encoding="utf-8"))
@@ -148,7 +148,7 @@ def _keys(before: Sequence[str]) -> list[str]:
         except yaml.YAMLError:
             continue
         if isinstance(content, dict) and "_target_" in content:
-            package = re.match(r"# @package ([a-z][\w.]*)", text)  # where it is not the group's own
+            package = re.match(r"# @package ([a-z][\w.]*)", text)  # if it is not the group's own package
             keys += _flatten(f"{package[1] if package else group}.", content)
     return keys
 

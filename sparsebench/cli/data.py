@@ -18,10 +18,10 @@ def run(args: Namespace) -> int:
     """Check or pack one data set.
 
     Returns:
-        0, or 1 if something is wrong with the data.
+        0, or 1 if there are problems in the data.
 
     Raises:
-        SettingError: There is no such data set, it is not where it should be, or a setting is wrong.
+        SettingError: There is no such data set, its files are missing, or a setting is wrong.
     """
     if args.dataset not in options("dataset"):
         raise SettingError("dataset", args.dataset, one_of(options("dataset"), args.dataset))
@@ -41,9 +41,9 @@ def run(args: Namespace) -> int:
             "dataset", args.dataset, "a data set that is read from files: this one is kept in memory"
         )
     if not on_disk:
-        dataset = build(cfg.dataset, "dataset", device="cpu")  # reads everything, and refuses what is damaged
+        dataset = build(cfg.dataset, "dataset", device="cpu")  # reads everything, and refuses damaged files
         sizes = ", ".join(f"{len(getattr(dataset, split)):,} {split}" for split in ("train", "val", "test"))
-        print(f"{dataset.name}: {dataset.num_classes} classes, {sizes} images; nothing is wrong")
+        print(f"{dataset.name}: {dataset.num_classes} classes, {sizes} images; no problems found")
         return 0
     root = expanded(cfg.data_root)
     workers = max(cfg.workers if cfg.workers is not None else available_workers(), 1)

@@ -1,4 +1,4 @@
-"""``sparsebench evaluate``: the evaluations of ``evaluate=...`` on runs that are finished."""
+"""``sparsebench evaluate``: run the evaluations of ``evaluate=...`` on finished runs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def run(args: Namespace) -> int:
                 raise RunError("diverged: there is nothing to evaluate")
             dense = dense_run(chosen, run.cfg, run.choices, path.parent)
             columns = apply(chosen, run.network(datasets), run.cfg.batch_size, dense, path)
-        except (RunError, SettingError) as error:  # of this run; the others go on
+        except (RunError, SettingError) as error:  # of this run; continue with the others
             tqdm.write(f"sparsebench: {path}: {error}", file=sys.stderr)
             failed += 1
             continue

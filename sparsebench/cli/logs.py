@@ -1,4 +1,4 @@
-"""``sparsebench logs``: the log of a run."""
+"""``sparsebench logs``: print the log of a run."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def _run(name: str, results: Path) -> Path:
         return found[0] / schema.LOG
     several = ", ".join(path.name for path in found[:5])
     raise SettingError(
-        "run", name, f"one run in {results}; these begin so: {several}" if found else f"a run in {results}"
+        "run", name, f"one run in {results}; several match: {several}" if found else f"a run in {results}"
     )
 
 
 def _follow(path: Path, lines: int | None, follow: bool) -> Iterator[str]:
-    """The text of a file, or its last ``lines``, and then what is added to it, for ever."""
+    """The text of a file, or its last ``lines``, then with ``follow`` everything appended to it."""
     text = path.read_text(encoding="utf-8", errors="replace")
     position = path.stat().st_size
     yield text if lines is None else "".join(text.splitlines(keepends=True)[-lines or len(text) :])

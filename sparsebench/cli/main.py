@@ -1,4 +1,4 @@
-"""The command line: subcommands in front of Hydra. Imports nothing heavy, so that help answers at once."""
+"""The command line: subcommands in front of Hydra. Imports nothing heavy, so that help is fast."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Sparse-training benchmarks: exact sparsity, honest accuracy, equal budgets.
 examples:
 {examples}
 
-The default data set is digits, 1,797 small images that come along: results on it show that a method
-works, and compare with nothing published. dataset=cifar10 is the benchmark. Settings are group=option or
-key=value; the configs lie in {configs}.
+The default data set is digits, 1,797 small bundled images: results on it show that a method works, and are
+not comparable with published ones. The benchmark is dataset=cifar10. Settings are group=option or key=value;
+the configs are in {configs}.
 """
 
 
@@ -30,16 +30,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        arguments: Words after the program's name; those of the process by default.
+        arguments: Arguments after the program's name; those of the process by default.
 
     Returns:
-        The exit status: 0 well, 1 a run that ended badly, 2 bad input, 75 stopped by SIGUSR1 or SIGUSR2 and to be
-        run again, 130 by Ctrl-C, 143 by SIGTERM.
+        The exit status: 0 on success, 1 if a run failed, 2 for invalid input, 75 if stopped by SIGUSR1 or SIGUSR2 (run
+        the command again), 130 by Ctrl-C, 143 by SIGTERM.
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
     try:
         status = _dispatch(argv)
-        sys.stdout.flush()  # a closed pipe shows here, not at the interpreter's exit
+        sys.stdout.flush()  # a closed pipe raises here, not at the interpreter's exit
         return status
     except (SettingError, RunError) as error:
         if os.environ.get("SPARSEBENCH_DEBUG") == "1":

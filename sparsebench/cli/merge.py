@@ -1,4 +1,4 @@
-"""``sparsebench merge``: results of several clusters in one folder."""
+"""``sparsebench merge``: merge results of several clusters into one folder."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def run(args: Namespace) -> int:
         The exit status, 0.
 
     Raises:
-        SettingError: A folder is not there, or has no finished runs.
-        RunError: A run is in two of them, with different results, or is being made at the target.
+        SettingError: A folder does not exist or has no finished runs.
+        RunError: A run is in two of them with different results, or is running at the target.
     """
     from sparsebench.records.merge import merge
 
@@ -28,7 +28,7 @@ def run(args: Namespace) -> int:
     conflicts = merge(found, args.output, args.dry_run)
     if conflicts:
         raise RunError(
-            f"{len(conflicts)} runs have different results; left as they were: {'; '.join(conflicts)}"
+            f"{len(conflicts)} runs have different results; left unchanged: {'; '.join(conflicts)}"
         )
     return 0
 

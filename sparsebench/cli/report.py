@@ -1,4 +1,4 @@
-"""``sparsebench report``: results as a page and figures."""
+"""``sparsebench report``: results as an HTML page and figures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def run(options: Namespace) -> int:
     """Write the report on RESULTS, and say where it lies.
 
     Raises:
-        SettingError: RESULTS holds no results, or FOLDER cannot be one.
+        SettingError: RESULTS holds no results, or FOLDER cannot be created.
     """
     import shlex
 
@@ -29,7 +29,7 @@ def run(options: Namespace) -> int:
     summary_parts = [f"{studies} theory stud{'y' if studies == 1 else 'ies'}"] if studies else []
     if results is not None:
         valid = int(results.frame["counts"].sum())
-        summary_parts.append(f"{valid} of {len(results.frame)} runs count")
+        summary_parts.append(f"{valid} of {len(results.frame)} runs are valid")
         summary_parts += [f"{results.unfinished} unfinished"] if results.unfinished else []
     print(", ".join(summary_parts), file=sys.stderr)
     print(output / PAGE)

@@ -1,4 +1,4 @@
-"""``sparsebench status``: what runs are doing, from what they leave on disk."""
+"""``sparsebench status``: the state of runs, read from disk."""
 
 from __future__ import annotations
 

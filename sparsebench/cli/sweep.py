@@ -1,4 +1,4 @@
-"""``sparsebench sweep``: one run for every combination of comma-separated values, or of an experiment's grids."""
+"""``sparsebench sweep``: one run per combination of comma-separated values, or of an experiment's grids."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str]) -> int:
 
     Raises:
         SettingError: A setting is wrong.
-        RunError: Runs are left that failed.
+        RunError: Some runs failed.
     """
     if any(override.startswith("study=") for override in arguments):
         return theory.main(arguments, sweep=True)

@@ -1,4 +1,4 @@
-"""``sparsebench theory``: a paper's prediction beside a simulation, from a config to a folder of tables and figures."""
+"""``sparsebench theory``: compare a paper's prediction with a simulation; writes a folder of tables and figures."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 HELP = """\
 usage: sparsebench theory study=NAME [study.KEY=VALUE ...] [device=cuda] [results_dir=FOLDER]
 
-  sparsebench theory study=NAME --cfg job      every setting with its value
-  sparsebench sweep study=NAME study.seed=0,1  one study for every combination of comma-separated values
+  sparsebench theory study=NAME --cfg job      print every setting
+  sparsebench sweep study=NAME study.seed=0,1  one study per combination of comma-separated values
 
 studies:"""
 
 _failed: list[Exception] = []
 _collected: list[bool] = []
-"""Not empty where the process that runs a study is the command's own, which raises what failed at its end."""
+"""Non-empty if the study runs in the command's own process, which raises the errors at its end."""
 
 
 def _task(cfg: DictConfig) -> None:
@@ -68,10 +68,10 @@ def _figures(name: str, definition: Study, tables: Tables) -> Iterator[tuple[str
 
 
 def main(arguments: Sequence[str], sweep: bool = False) -> int:
-    """Run ``sparsebench theory ARGUMENTS``, or one study for every combination with ``sweep``.
+    """Run ``sparsebench theory ARGUMENTS``, or with ``sweep`` one study per combination.
 
     Returns:
-        The exit status, 0: also where a check failed, which is a result.
+        The exit status, 0; a failed check is a result, not an error.
 
     Raises:
         SettingError: A setting is wrong.

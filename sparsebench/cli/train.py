@@ -38,15 +38,15 @@ def _task(cfg: DictConfig) -> float | None:
             if should_report_error(job.overrides.task, error):
                 print(f"sparsebench: {' '.join(job.overrides.task)}: {error}", file=sys.stderr)
             raise
-        _failed.append(error)  # raised by main: Hydra would print a line of its own
+        _failed.append(error)  # raised by main, because Hydra would print its own message
         return None
-    except Exception as error:  # of a method of another package, say: the sweep names it, whenever it came
+    except Exception as error:  # such as a bug in another package's method: the sweep reports it
         _note(cfg, choices, error)
         raise
 
 
 def _note(cfg: DictConfig, choices: dict[str, str | None], error: Exception) -> None:
-    """Leave an error of a sweep's run where the sweep looks for it: one before the run was claimed has not done so."""
+    """Record an error of a run for its sweep, even if it was raised before the run was claimed."""
     from sparsebench.config.identity import run_id
     from sparsebench.runs.run_lock import note_failure
 
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
 
     Raises:
         SettingError: A setting is wrong.
-        RunError: The run diverged, or missed its sparsity.
+        RunError: The run diverged, or missed its target sparsity.
     """
     from sparsebench.config import renamed
 
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def run_hydra(argv: Sequence[str], overrides: Sequence[str]) -> int:
-    """The exit status of Hydra's program, which runs one config, or a sweep.
+    """Run Hydra's program on one config or a sweep; returns the exit status.
 
     Args:
         argv: Overrides as typed on the command line.
@@ -78,7 +78,7 @@ def run_hydra(argv: Sequence[str], overrides: Sequence[str]) -> int:
 
     Raises:
         SettingError: A setting is wrong.
-        RunError: A run diverged, or missed its sparsity.
+        RunError: A run diverged, or missed its target sparsity.
     """
     from sparsebench.config.open import explain
     from sparsebench.distributed.rank_env import main_rank_stdout_only
@@ -89,7 +89,7 @@ def run_hydra(argv: Sequence[str], overrides: Sequence[str]) -> int:
             hydra_program.call(_task, "train", overrides)
         if _failed:
             raise _failed[0]
-    except Exception as error:  # a config that is missing is an OSError too
+    except Exception as error:  # a missing config is an OSError too
         explained = explain(error, [override for override in argv if "=" in override])
         if explained is None:
             raise

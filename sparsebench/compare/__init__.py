@@ -1,1 +1,1 @@
-"""What runs are compared by: joins, statistics, differences to dense and to published numbers."""
+"""Comparison of runs: joins, statistics, differences to dense runs and to published numbers."""

@@ -1,4 +1,4 @@
-"""The dense runs that sparse ones are measured against: the same in everything but pruning."""
+"""The dense baselines of sparse runs: the same except for pruning."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from sparsebench.compare.statistics import differences
 from sparsebench.records.settings import dense_command, is_pruning_setting
 
 NOT_TRAINING = ("method", "target_sparsity", "round", "config_hash", "seed")
-"""Keys that say how a run was pruned, or only name it."""
+"""Keys that describe the pruning of a run, or only identify it."""
 
 
 def training_keys(keys: list[str]) -> list[str]:
-    """Those of ``keys`` that a dense run has too: data set, model, recipe and the like."""
+    """Those of ``keys`` that also apply to dense runs: data set, model, recipe, ..."""
     return [key for key in keys if key not in NOT_TRAINING and not is_pruning_setting(key)]
 
 
 def against_dense(joined: Joined, table: int = 0) -> pd.DataFrame:
-    """Every configuration's difference to its dense baseline, by seed where both have it.
+    """Every configuration's difference to its dense baseline, paired by seed if both have common seeds.
 
     The baseline is the one configuration of the same training with ``method`` dense. Where there are several (two
     ``config_hash`` of one wording), none is chosen.

@@ -1,4 +1,4 @@
-"""What a configuration is called: the budget that it shares with its dense run, and what else its method was given."""
+"""Names of configurations: the budget shared with the dense run, and the method's own settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Means over seeds and their differences, joined by configuration."""
+"""Means over seeds and their differences, joined on configurations."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from sparsebench.records.schema import lower_is_better
 from sparsebench.records.settings import is_pruning_setting
 
 LISTED = 5
-"""Commands named in the notes at most."""
+"""Maximum number of commands in the notes."""
 
 UNEQUAL = 0.01
-"""Share by which two budgets may differ and be called equal."""
+"""Relative difference up to which two budgets are considered equal."""
 
 
 @dataclass
 class Comparison:
-    """A table of configurations, and what is to be said beside it.
+    """A table of configurations with notes.
 
     Attributes:
-        frame: One row a configuration; columns carry ``[label]`` where there are several tables.
-        keys: The columns that name a configuration.
-        labels: Of the tables, the one first that the others are compared to.
-        metric: What was compared.
-        notes: Lines for the reader: what differs between the tables, what is unfair, what is missing.
+        frame: One row per configuration; with several tables, columns end in ``[label]``.
+        keys: The columns that identify a configuration.
+        labels: Labels of the tables; the others are compared with the first.
+        metric: The compared metric.
+        notes: Notes for the reader: what differs between the tables, what is unfair, what is missing.
     """
 
     frame: pd.DataFrame
@@ -45,20 +45,20 @@ class Comparison:
 def compare(
     tables: Sequence[tuple[str, pd.DataFrame]], metric: str = "top1", on: Sequence[str] | None = None
 ) -> Comparison:
-    """One row a configuration: for each table the number of runs, mean, sample standard deviation and rank.
+    """Compare tables: number of runs, mean, sample standard deviation and rank of each configuration.
 
-    Runs that diverged or missed their sparsity are counted in ``excluded`` and in nothing else. With one table,
-    ``difference_to_dense`` is to the dense runs of the same training; with several, ``difference [label]`` is to the
-    first, by seed where both have it. ``low`` and ``high`` are 95 % confidence intervals. Ranks are among the
-    configurations that every table has, of one training and one target sparsity; 1 is the best.
+    Runs that diverged or missed their sparsity only count in ``excluded``. With one table, ``difference_to_dense`` is
+    the difference to the dense runs with the same training settings; with several, ``difference [label]`` is the
+    difference to the first, paired by seed if possible. ``low`` and ``high`` are 95 % confidence intervals. Ranks (1 is
+    best) are among the configurations that all tables have, within one training setup and target sparsity.
 
     Args:
         tables: (label, summary rows) of each.
         metric: A numeric column.
-        on: Columns or settings that make a configuration, instead of those found.
+        on: Columns or settings that identify a configuration; detected by default.
 
     Raises:
-        SettingError: ``metric`` or ``on`` names no suitable column.
+        SettingError: ``metric`` or ``on`` is not a suitable column.
     """
     for label, frame in tables:
         numeric = [c for c in frame if is_numeric_dtype(frame[c]) and not is_bool_dtype(frame[c])]
@@ -96,20 +96,18 @@ def _to_dense(result: Comparison, joined: Joined) -> None:
     result.notes += missing_dense(frame["dense_command"])
     sparse = (frame["method"] != "dense") & frame["mean"].notna() & frame["difference_to_dense"].isna()
     if without := int((sparse & (frame["dense_command"] == "")).sum()):
-        result.notes.append(
-            f"note: {configurations(without)} with no dense run, or several, to be compared to"
-        )
+        result.notes.append(f"note: {configurations(without)} with no dense run, or several, to compare with")
 
 
 def missing_dense(commands: pd.Series) -> list[str]:
-    """Lines that name the commands of dense runs that are missing."""
+    """Notes with the commands of missing dense runs."""
     wanted = [str(command) for command in commands.dropna().unique() if command]
     if not wanted:
         return []
     more = [f"  ... and {len(wanted) - LISTED} more"] if len(wanted) > LISTED else []
     listed = [f"  {command}" for command in wanted[:LISTED]]
     return [
-        "note: runs without a dense run of the same training and seed; these commands make it:",
+        "note: runs without a dense run with the same training settings and seed; these commands train it:",
         *listed,
         *more,
     ]
@@ -126,7 +124,7 @@ def _differences(result: Comparison, joined: Joined) -> None:
     for label, rank in zip(labels, ranks, strict=True):
         frame[f"rank [{label}]"] = rank
     for label, rank in zip(labels[1:], ranks[1:], strict=True):
-        frame[f"rank_change [{label}]"] = ranks[0] - rank  # up is positive
+        frame[f"rank_change [{label}]"] = ranks[0] - rank  # positive: improved
     here = pd.DataFrame({label: frame[f"n [{label}]"].notna() for label in labels})
     frame["only_in"] = [
         "" if all(row) else ", ".join(label for label, one in zip(labels, row, strict=True) if one)
@@ -137,7 +135,7 @@ def _differences(result: Comparison, joined: Joined) -> None:
 
 
 def _normalize_dtypes(frame: pd.DataFrame, suffix: str, integer_columns: Sequence[str]) -> None:
-    """Whole numbers as such, and no interval as an empty text."""
+    """Use nullable integers, and an empty string for a missing interval."""
     for column in integer_columns:
         frame[f"{column}{suffix}"] = frame[f"{column}{suffix}"].astype("Int64")
     text = frame[f"interval{suffix}"].astype(object)
@@ -145,7 +143,7 @@ def _normalize_dtypes(frame: pd.DataFrame, suffix: str, integer_columns: Sequenc
 
 
 def _ranks(result: Comparison, means: Sequence[pd.Series]) -> list[pd.Series]:
-    """Ranks in each table among the configurations that have a mean in all."""
+    """Ranks in each table among the configurations that have a mean in every table."""
     keys = [*training_keys(result.keys), *(k for k in ("target_sparsity",) if k in result.keys)]
     everywhere = pd.concat([mean.notna() for mean in means], axis=1).all(axis=1)
     group = (
@@ -159,11 +157,11 @@ def _ranks(result: Comparison, means: Sequence[pd.Series]) -> list[pd.Series]:
 
 
 def _comparability_warnings(joined: Joined, labels: Sequence[str]) -> list[str]:
-    """What differs between the tables, and whether that makes the comparison unfair."""
+    """Notes on differences between the tables, and a warning if they make the comparison unfair."""
     notes = []
     if joined.differing:
         notes.append(
-            f"differs between the tables, and is not joined by: {'; '.join(describe_differences(joined.differing))}"
+            f"differs between the tables and is not joined on: {'; '.join(describe_differences(joined.differing))}"
         )
     unfair = [
         text
@@ -180,7 +178,7 @@ def _comparability_warnings(joined: Joined, labels: Sequence[str]) -> list[str]:
 
 
 def _ratio(first: pd.DataFrame, second: pd.DataFrame, column: str, what: str, to: str) -> list[str]:
-    """How unequal a cost is, where both tables have a configuration."""
+    """Describe how much a cost differs over the configurations of both tables."""
     means = [runs[runs["good"]].groupby("key")[column].mean() for runs in (first, second)]
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = (means[1] / means[0]).replace([np.inf, -np.inf], np.nan).dropna()

@@ -1,4 +1,4 @@
-"""Which runs of several tables belong together: what varies is found in the tables and in the runs' commands."""
+"""Join runs of several tables into configurations, by their columns and the settings in their commands."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from sparsebench.records.settings import SEED, settings
 from sparsebench.records.validity import valid_runs
 
 DESCRIBING = ("dataset", "model", "method", "target_sparsity", "epochs", "batch_size", "precision")
-"""Columns of the summary that name a configuration, beside the settings in its command."""
+"""Columns of the summary that identify a configuration, in addition to the settings in its command."""
 
 ROUND = "round"
-"""Column that tells the trainings of one command apart, in the summaries of methods that have several."""
+"""Column that distinguishes the trainings of one command, for methods with several."""
 
 NEEDED = (
     *("schema", "run_id", "status", "sparsity_ok", "seed", "sparsity", "train_flops", "prunable", "started"),
     *DESCRIBING,
     *(ROUND, "config_hash", "command"),
 )
-"""Columns that a comparison reads beside the metric."""
+"""Columns that a comparison needs in addition to the metric."""
 
 
 @dataclass
 class Joined:
-    """Runs of several tables under common configurations.
+    """Runs of several tables, grouped by configuration.
 
     Attributes:
         keys: Columns that tell configurations apart.
         table: One row a configuration: ``keys``; its index is the configuration's number.
         commands: Number of the configuration -> a command of it without seed, possibly empty.
-        settings: Number of the configuration -> the settings of its command, in one wording for a ``config_hash``.
+        settings: Number of the configuration -> the settings of its command, the same for equal ``config_hash``.
         runs: For each table one row a run: ``key``, ``seed``, ``value``, ``good``, ``sparsity``, ``train_flops``,
             ``prunable``.
         differing: What is one value throughout every table but not the same in all -> the tables' values.
@@ -54,18 +54,18 @@ class Joined:
 def join(tables: Sequence[tuple[str, pd.DataFrame]], metric: str, on: Sequence[str] | None = None) -> Joined:
     """Find the configurations of ``tables`` and assign every run to one.
 
-    A configuration is all that a run was told but its seed: the describing columns and the settings of its command.
-    What is constant throughout every table but differs between them does not keep rows apart (``differing``); what
-    varies within a table does. Runs with one ``config_hash`` are one configuration however their commands are
-    worded; where all of this does not tell apart two hashes in one table, the hash becomes a key.
+    A configuration consists of all settings of a run but its seed: the describing columns and the settings in its
+    command. Columns that vary within a table become keys; columns that are constant within every table but differ
+    between them do not (``differing``). Runs with one ``config_hash`` are one configuration however their commands are
+    written; if the keys do not distinguish two hashes in one table, the hash becomes a key.
 
     Args:
         tables: (label, summary rows) of each.
         metric: Column of the values.
-        on: Columns or settings to join by, instead of those found.
+        on: Columns or settings to join on; detected by default.
 
     Raises:
-        SettingError: ``on`` names something that is in no table.
+        SettingError: A column of ``on`` is in no table.
     """
     parts = [_unique(frame, on or ()) for _, frame in tables]
     every = pd.concat({i: unique for i, (_, unique) in enumerate(parts)}, names=["table"]).reset_index(
@@ -89,7 +89,9 @@ def join(tables: Sequence[tuple[str, pd.DataFrame]], metric: str, on: Sequence[s
         same = values.groupby(["table", *keys], dropna=False)["hash"].transform("nunique") > 1
         if same.any():
             same = values.assign(same=same).groupby(keys, dropna=False)["same"].transform("any")
-            values["config_hash"] = values["hash"].where(same, "")  # only where it is what tells them apart
+            values["config_hash"] = values["hash"].where(
+                same, ""
+            )  # only where nothing else distinguishes them
             keys.append("config_hash")
     values["key"] = _sortable(values[keys]).groupby(keys, dropna=False).ngroup()
     joined = Joined(
@@ -109,7 +111,7 @@ def join(tables: Sequence[tuple[str, pd.DataFrame]], metric: str, on: Sequence[s
 
 
 def _unique(frame: pd.DataFrame, on: Sequence[str]) -> tuple[np.ndarray, pd.DataFrame]:
-    """For every row the number of its distinct identifying values, and these values once each."""
+    """The distinct identifying values, and for every row their index."""
     columns = [*dict.fromkeys([*DESCRIBING, ROUND, "config_hash", "command", *(c for c in on if c in frame)])]
     identity = frame.reindex(columns=columns)
     codes = pd.DataFrame({column: pd.factorize(identity[column])[0] for column in columns})
@@ -125,8 +127,8 @@ def _unique(frame: pd.DataFrame, on: Sequence[str]) -> tuple[np.ndarray, pd.Data
 
 
 def _settings(every: pd.DataFrame) -> list[dict[str, str]]:
-    """The settings of every row; one wording for a hash."""
-    commands = every["command"].str.replace(SEED, "", regex=True)  # few are left to be parsed
+    """The settings of every row; the same for equal hashes."""
+    commands = every["command"].str.replace(SEED, "", regex=True)  # fewer distinct commands to parse
     parsed = {command: settings(command) for command in commands.unique()}
     best: dict[object, dict[str, str]] = {}
     for digest, command in zip(every["config_hash"], commands, strict=True):
@@ -154,7 +156,7 @@ def _keys(values: pd.DataFrame, candidates: Sequence[str]) -> tuple[list[str], d
 
 
 def _sortable(values: pd.DataFrame) -> pd.DataFrame:
-    """Columns of mixed types as texts."""
+    """Convert columns of mixed types to strings."""
     values = values.copy()
     for column in values:
         if not is_numeric_dtype(values[column]):
@@ -165,7 +167,7 @@ def _sortable(values: pd.DataFrame) -> pd.DataFrame:
 def _ambiguous_rows(
     values: pd.DataFrame, keys: list[str], labels: Sequence[str], run_settings: Sequence[str]
 ) -> list[str]:
-    """Where a row stands for several configurations of a table, and what they differ in."""
+    """Warnings about rows that average several configurations of a table, with what they differ in."""
     notes = []
     for number, part in values.groupby("table"):
         groups = part.groupby("key")
@@ -185,20 +187,20 @@ def _ambiguous_rows(
 
 
 def _hash_warnings(values: pd.DataFrame) -> list[str]:
-    """Whether configurations with the same words have other hashes in another table."""
+    """Note if equal commands have different hashes in different tables."""
     known = values[values["hash"].notna() & (values["hash"] != "")]
     if not known.empty:
         per_table = known.groupby(["key", "table"])["hash"].first().groupby("key").nunique()
         if (per_table > 1).any() and not _explained(values):
             return [
-                "note: the commands are the same but config_hash is not: defaults differ between the versions that "
-                "made the tables, or something that no command says"
+                "note: the commands are equal but config_hash is not: defaults differ between the versions that "
+                "made the tables, or something that is not in the commands"
             ]
     return []
 
 
 def _explained(values: pd.DataFrame) -> bool:
-    """Whether the tables differ in anything that names a configuration."""
+    """Whether the tables differ in any column that identifies a configuration."""
     columns = [str(c) for c in values if c not in ("table", "key", "config_hash", "hash", "seed")]
     return any(len({as_text(v) for v in part.unique()}) > 1 for part in _constants(values, columns))
 
@@ -212,7 +214,7 @@ def _runs(frame: pd.DataFrame, key: np.ndarray, metric: str) -> pd.DataFrame:
     runs = pd.DataFrame({"key": key, "value": frame[metric].to_numpy(), "good": valid_runs(frame).to_numpy()})
     for column in ("seed", "sparsity", "train_flops", "prunable"):
         known = frame[column] if column in frame else pd.Series(np.nan, index=frame.index)
-        if not is_numeric_dtype(known):  # another program's may be any text
+        if not is_numeric_dtype(known):  # in another program's table it may be any text
             known = pd.to_numeric(known.astype(object), errors="coerce")
         runs[column] = known.to_numpy()
     return runs
@@ -226,7 +228,7 @@ def as_text(value: object) -> str:
 
 
 def describe_differences(differing: Mapping[str, Sequence[object]]) -> list[str]:
-    """``setting: first -> second`` of each."""
+    """Describe each difference as ``setting: first -> second``."""
     return [
         f"{name}: {' -> '.join(as_text(value) or 'default' for value in values)}"
         for name, values in differing.items()

@@ -1,4 +1,4 @@
-"""A comparison as its readers see it: few columns, a mean with its deviation in one cell."""
+"""Layout of a comparison for display: few columns, mean and deviation in one cell."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import pandas as pd
 from sparsebench.compare.comparison import Comparison, configurations
 
 LABEL = 20
-"""Characters of a table's label that fit above a column."""
+"""Maximum length of a table's label in a column header."""
 
 CONSTANT_COLUMNS = ("epochs", "batch_size", "precision")
-"""Keys that become a line beside the table where all rows agree."""
+"""Keys that are printed once instead of as a column if all rows agree."""
 
 
 def number(value: object, decimals: int | None, sign: str = "") -> str:
-    """A value with its decimals, or with four significant digits for ``None``; empty if there is none."""
+    """Format a value with ``decimals``, or with four significant digits for ``None``; empty if it is missing."""
     if value is None or value is pd.NA or value != value:
         return ""
     number = float(value)  # type: ignore[arg-type]
     if decimals is None:
         return f"{number + 0.0:{sign}.4g}"
-    return f"{round(number, decimals) + 0.0:{sign}.{decimals}f}"  # + 0.0: no minus in front of zero
+    return f"{round(number, decimals) + 0.0:{sign}.{decimals}f}"  # + 0.0 avoids a negative zero
 
 
 def format_mean_std(mean: object, std: object, n: object, decimals: int | None) -> str:
-    """``mean ± deviation (number of runs)``, of what there is.
+    """Format as ``mean ± deviation (number of runs)``, leaving out missing parts.
 
     Example:
         >>> measured(90.88, 0.07, 3, 2), measured(90.88, None, 1, 2), measured(None, None, 0, 2)
@@ -40,7 +40,7 @@ def format_mean_std(mean: object, std: object, n: object, decimals: int | None) 
 
 
 def lettered(result: Comparison) -> tuple[Comparison, list[str]]:
-    """The comparison with letters for labels where those would make the columns too wide, and lines that say which."""
+    """Replace long labels by letters; returns the comparison, and lines that explain the letters."""
     if len(result.labels) < 2 or max(map(len, result.labels)) <= LABEL:
         return result, []
     letters = {label: chr(ord("A") + i) if i < 26 else str(i + 1) for i, label in enumerate(result.labels)}
@@ -72,11 +72,11 @@ def mean_std_cells(frame: pd.DataFrame, columns: Sequence[str], decimals: int | 
 
 
 def format_for_display(result: Comparison, decimals: int | None) -> tuple[pd.DataFrame, list[str]]:
-    """Cells as texts, and the lines that belong under the table.
+    """Format the cells as strings, and the lines below the table.
 
     Args:
         result: What :func:`sparsebench.compare.comparison.compare` returns.
-        decimals: Of means, deviations and differences; ``None`` for four significant digits.
+        decimals: Decimals of means, deviations and differences; ``None`` for four significant digits.
     """
     result, legend = lettered(result)
     frame, suffixes = result.frame, [f" [{label}]" for label in result.labels]
@@ -100,7 +100,7 @@ def format_for_display(result: Comparison, decimals: int | None) -> tuple[pd.Dat
 
 
 def constant_columns(result: Comparison) -> list[str]:
-    """Keys that name no row, since all rows agree in them."""
+    """Keys in which all rows agree."""
     return [k for k in CONSTANT_COLUMNS if k in result.keys and result.frame[k].nunique(dropna=False) == 1]
 
 

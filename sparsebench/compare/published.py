@@ -1,4 +1,4 @@
-"""Numbers of papers beside ours: the gap, and whether the protocol is the same."""
+"""Compare our results with published numbers: the gap, and whether the protocol is the same."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COLUMNS = (
     "paper", "dataset", "model", "model_as_published", "method", "method_as_published", "sparsity", "top1", "std",
     "std_kind", "n", "epochs", "selection", "counted_layers", "source", "confidence",
 )  # fmt: skip
-"""Of a table of published numbers; results/reference/README.md says what each means."""
+"""Columns of a table of published numbers, explained in results/reference/README.md."""
 
 UNKNOWN = "unknown"
 
@@ -29,20 +29,20 @@ NOT = "not a reproduction"
 CHOSEN = {"best_test": "their best test epoch", "best_val": "their best validation epoch"}
 
 FROM_MEMORY = (
-    "memory-*: recalled from memory, not read again since: to be expected, not to be tested against or cited"
+    "memory-*: recalled from memory and not verified: a rough expectation, not to be tested against or cited"
 )
 
 
 def is_published(path: Path) -> bool:
-    """Whether a CSV holds numbers of papers rather than runs."""
+    """Whether a CSV holds published numbers rather than runs."""
     with open(path, "rb") as file:
         return file.readline().rstrip() == ",".join(COLUMNS).encode()
 
 
 def read_published(path: Path) -> pd.DataFrame:
-    """A table of :data:`COLUMNS`: ``sparsity`` [fraction], ``top1`` and ``std`` [per cent] as numbers.
+    """A table of :data:`COLUMNS`: ``sparsity`` [fraction], ``top1`` and ``std`` [percent] as numbers.
 
-    ``decimals`` is how exactly the sparsity is printed, at least to the per cent. Empty is not known.
+    ``decimals`` is the precision of the printed sparsity, at least one percent. Empty cells are unknown.
     """
     frame = pd.DataFrame(read_csv(path), columns=list(COLUMNS))
     printed = frame["sparsity"].str.partition(".")[2].str.len()
@@ -53,7 +53,7 @@ def read_published(path: Path) -> pd.DataFrame:
 
 
 def family(model: str) -> str:
-    """A model's name without its variant: what papers call by one name.
+    """A model's name without its variant, as papers use it.
 
     Example:
         >>> [family(m) for m in ("resnet20_b", "resnet56_bottleneck", "resnet32_b_stable_w32", "vgg16_bias")]
@@ -63,20 +63,20 @@ def family(model: str) -> str:
 
 
 def compare_with_paper(paper: pd.DataFrame, label: str, ours: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """The published rows on the data sets and models of ``ours``, each with our configurations that match it.
+    """Join the published rows on the data sets and models of ``ours`` with our matching configurations.
 
-    They are matched by data set, model (whatever its variant), method, and sparsity as exactly as it is printed.
-    ``gap`` is ours minus theirs; ``drop_theirs`` and ``drop_ours`` are the points lost to each one's own dense
-    accuracy. ``verdict`` is ``reproduction`` only if the model, the epochs, the epoch that is reported and
-    the layers that the sparsity counts are known and the same.
+    Rows match in data set, model (of any variant), method, and sparsity up to its printed precision. ``gap`` is ours
+    minus theirs; ``drop_theirs`` and ``drop_ours`` are the points lost compared to the respective dense accuracy.
+    ``verdict`` is ``reproduction`` only if the model, the epochs, the reported epoch and the layers in which the
+    sparsity is counted are known and equal.
 
     Args:
-        paper: What :func:`read_published` returns.
-        label: What ours is called in notes.
+        paper: The result of :func:`read_published`.
+        label: Label of our table in notes.
         ours: Summary rows.
 
     Returns:
-        The rows, and lines for the reader.
+        The rows, and notes.
     """
     mine = _configurations(label, ours)
     theirs = paper.assign(family=paper["model"].map(family), drop_theirs=_drops(paper))
@@ -86,7 +86,7 @@ def compare_with_paper(paper: pd.DataFrame, label: str, ours: pd.DataFrame) -> t
     if shown.empty:
         there = theirs.groupby(["dataset", "model_as_published"], sort=False).size().index
         notes.append(
-            f"note: no data set and model of {label} is in the paper, which has "
+            f"note: the paper has no data set and model of {label}; it has "
             + ", ".join(f"{dataset} {model}" for dataset, model in there)
         )
         shown = theirs
@@ -145,7 +145,7 @@ def cells(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _footnotes(verdicts: pd.Series) -> tuple[pd.Series, list[str]]:
-    """What is against a reproduction, said once for the rows that share it."""
+    """Replace equal verdicts by numbered footnotes."""
     marks: dict[str, str] = {}
     for verdict in verdicts:
         if verdict.startswith(NOT):
@@ -155,7 +155,7 @@ def _footnotes(verdicts: pd.Series) -> tuple[pd.Series, list[str]]:
 
 
 def listed(paper: pd.DataFrame) -> pd.DataFrame:
-    """The published rows by themselves, with ``from_memory``."""
+    """The published rows alone, with ``from_memory``."""
     return _marked(paper.drop(columns="decimals"))
 
 
@@ -166,7 +166,7 @@ def _marked(frame: pd.DataFrame) -> pd.DataFrame:
 def _configurations(label: str, ours: pd.DataFrame) -> pd.DataFrame:
     """Our configurations: names, accuracy, epochs, counted layers."""
     if ours[["dataset", "model", "method"]].isna().any().any():
-        raise SettingError("path", label, "runs with a dataset, a model and a method each")
+        raise SettingError("path", label, "runs that have a dataset, a model and a method")
     joined = join([(label, ours)], "top1")
     runs, table = joined.runs[0], joined.table
     frame = table[["dataset", "model", "method", "epochs"]].copy()
@@ -189,7 +189,7 @@ def _configurations(label: str, ours: pd.DataFrame) -> pd.DataFrame:
 
 
 def _counted_layers(run_settings: dict[str, str]) -> str:
-    """The layers that our sparsity counts, in the words of the published tables."""
+    """The layers in which our sparsity is counted, in the terms of the published tables."""
     kept = [
         text
         for name, text in (("first_conv", "-first"), ("shortcut_convs", "-shortcuts"))
@@ -200,7 +200,7 @@ def _counted_layers(run_settings: dict[str, str]) -> str:
 
 
 def _drops(paper: pd.DataFrame) -> pd.Series:
-    """Points lost to the dense accuracy of the same table and model; of the method itself unpruned, without one."""
+    """Points lost relative to the dense accuracy of the same table and model, or to the method's at sparsity 0."""
     same = ["paper", "dataset", "model_as_published"]
     itself = [*same, "method_as_published"]
     known = paper[paper["top1"].notna()]
@@ -215,12 +215,12 @@ def _drops(paper: pd.DataFrame) -> pd.Series:
 
 
 def _verdict(row: dict[str, object]) -> str:
-    """Whether ours repeats theirs, and what is against it."""
+    """Whether ours reproduces theirs, or the deviations from the paper's setup."""
     if row["n"] != row["n"]:
         return "no runs of ours"
     against = []
     if row["n"] == 0:
-        against.append("no run of ours counts")
+        against.append("none of our runs is valid")
     if row["top1"] != row["top1"]:
         against.append("they have no number")
     if row["model"] != row["model_theirs"]:

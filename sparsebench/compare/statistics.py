@@ -1,4 +1,4 @@
-"""Means, deviations and confidence intervals of many configurations at once."""
+"""Vectorised means, deviations and confidence intervals of many configurations."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ CONFIDENCE = 0.95
 
 
 def statistics(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row a configuration: ``n``, ``mean``, ``std`` (sample standard deviation) and ``excluded``.
+    """``n``, ``mean``, ``std`` (sample standard deviation) and ``excluded`` of every configuration.
 
     Args:
-        runs: One row a run: ``key`` (number of its configuration), ``value``, and ``good``, whether it counts.
+        runs: One row per run: ``key`` (number of its configuration), ``value``, and ``good`` (whether it is valid).
     """
-    # A run without a value counts neither way: it did not measure this.
+    # A run without a value counts neither as valid nor as excluded: it did not measure this.
     groups = runs.assign(value=runs["value"].where(runs["good"]), bad=~runs["good"]).groupby("key")
     return pd.DataFrame({
         "n": groups["value"].count(), "mean": groups["value"].mean(), "std": groups["value"].std(ddof=1),
@@ -26,17 +26,17 @@ def statistics(runs: pd.DataFrame) -> pd.DataFrame:
 def differences(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     """Second minus first of every configuration, with its 95 % confidence interval.
 
-    Where at least two seeds are in both, the runs of a seed are a pair: the difference is the mean over the pairs,
-    and the interval Student's. Otherwise it is that of the means, and the interval Welch's, which needs two runs in
+    If both have at least two seeds in common, runs are paired by seed: the difference is the mean over the pairs, with
+    Student's interval. Otherwise it is the difference of the means, with Welch's interval, which needs two runs in
     each. A configuration in which a seed occurs twice is not paired.
 
     Args:
-        first: One row a run: ``key``, ``seed``, ``value``, ``good``.
-        second: Likewise.
+        first: One row per run: ``key``, ``seed``, ``value``, ``good``.
+        second: The same.
 
     Returns:
-        By ``key``, those that are in both: ``difference``, ``low``, ``high``, ``pairs`` (0 if not paired) and
-        ``interval``: paired, welch, or empty if there is none.
+        Indexed by the keys of both: ``difference``, ``low``, ``high``, ``pairs`` (0 if not paired) and ``interval``
+        (``paired``, ``welch``, or empty if there is none).
 
     References:
         B. L. Welch, "The generalization of 'Student's' problem when several different population variances are
@@ -49,7 +49,7 @@ def differences(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     with np.errstate(divide="ignore", invalid="ignore"):
         wa, wb = a["var"] / a["count"], b["var"] / b["count"]
         squares = wa**2 / (a["count"] - 1) + wb**2 / (b["count"] - 1)
-        freedom = ((wa + wb) ** 2 / squares).where(squares > 0, 1.0)  # where all runs are equal: width 0
+        freedom = ((wa + wb) ** 2 / squares).where(squares > 0, 1.0)  # if all runs are equal: width 0
         half = _quantile(freedom) * np.sqrt(wa + wb)
     half = half.where((a["count"] > 1) & (b["count"] > 1))
     by_seed = (paired["count"] >= 2).fillna(False)
@@ -64,7 +64,7 @@ def differences(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
 
 
 def _paired(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
-    """Number, mean and deviation of the differences between runs of one configuration and seed."""
+    """Count, mean and deviation of the differences between runs with equal configuration and seed."""
     columns = ["key", "seed", "value"]
     sides = [runs.loc[runs["seed"].notna(), columns] for runs in (first, second)]
     twice = {key for runs in sides for key in runs.loc[runs.duplicated(["key", "seed"]), "key"].unique()}
@@ -76,6 +76,6 @@ def _paired(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
 
 
 def _quantile(freedom: pd.Series) -> pd.Series:
-    """Student's t for a two-sided interval, with these degrees of freedom."""
+    """Quantile of Student's t for a two-sided interval with these degrees of freedom."""
     values = special.stdtrit(freedom.to_numpy(dtype=float, na_value=np.nan), 0.5 + CONFIDENCE / 2)
     return pd.Series(values, index=freedom.index)

@@ -1,4 +1,4 @@
-"""A frame as text: for people, CSV, Markdown, LaTeX, JSON."""
+"""Render a data frame as a text table, CSV, Markdown, LaTeX or JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 FORMATS = ("table", "csv", "markdown", "latex", "json")
 
 WITH_NOTES = ("table", "markdown", "latex")
-"""Formats for reading: cells are shortened, and notes stand under the table."""
+"""Formats for reading: cells are shortened, and notes follow the table."""
 
 PLUS_MINUS = r"$\pm$"
 
@@ -25,14 +25,14 @@ SPECIAL = {
 
 
 def exact(frame: pd.DataFrame, form: str) -> str:
-    """``frame`` as ``csv`` or ``json`` with every digit."""
+    """``frame`` as ``csv`` or ``json`` in full precision."""
     if form == "csv":
         return frame.to_csv(index=False, lineterminator="\n")
     return json.dumps(json.loads(frame.to_json(orient="records", double_precision=15)), indent=2) + "\n"
 
 
 def render(cells: pd.DataFrame, form: str, notes: Sequence[str] = ()) -> str:
-    """Texts as a ``table`` for the screen, ``markdown`` or ``latex`` (booktabs), with ``notes`` under it."""
+    """Render strings as a text ``table``, ``markdown`` or ``latex`` (booktabs), followed by ``notes``."""
     rows = [[str(cell) for cell in row] for row in cells.to_numpy()]
     header = [str(column) for column in cells.columns]
     if form == "latex":
@@ -40,7 +40,7 @@ def render(cells: pd.DataFrame, form: str, notes: Sequence[str] = ()) -> str:
     if form == "markdown":
         header, *rows = ([cell.replace("|", "\\|") for cell in row] for row in [header, *rows])
     right = _right(len(header), rows)
-    least = 3 if form == "markdown" else 0  # a rule is at least "--:"
+    least = 3 if form == "markdown" else 0  # Markdown rules have at least three characters
     widths = [max(least, *(len(row[i]) for row in [header, *rows])) for i in range(len(header))]
 
     def line(row: list[str], separator: str) -> str:
@@ -56,7 +56,7 @@ def render(cells: pd.DataFrame, form: str, notes: Sequence[str] = ()) -> str:
 
 
 def _right(columns: int, rows: list[list[str]]) -> list[bool]:
-    """Which columns hold numbers, and stand to the right."""
+    """Which columns hold numbers and are right-aligned."""
     filled = [[row[i] for row in rows if row[i]] for i in range(columns)]
     return [bool(f) and all(re.match(r"[+-]?(\d|no )", cell) for cell in f) for f in filled]
 
@@ -79,7 +79,7 @@ def _escaped(text: str) -> str:
 
 
 def _math(cell: str) -> str:
-    """Signed numbers, and a mean with its deviation, in math mode."""
+    """Put signed numbers, and means with their deviations, into math mode."""
     digits = r"\d[\d.]*(?:e[+-]?\d+)?"
     cell = re.sub(rf"(?<![\w.-])([+-]?{digits}) ± ({digits})", r"$\1 \\pm \2$", cell)
     return re.sub(rf"(?<![\w$.-])([+-]{digits})", r"$\1$", cell)

@@ -1,1 +1,1 @@
-"""From words to configs, their names, and the objects they describe: the only door between config and objects."""
+"""From overrides to configs, run ids and objects: the only place where configs become objects."""

@@ -17,7 +17,7 @@ from sparsebench.errors import SettingError, one_of
 
 
 def format_override(setting: str, value: object) -> str:
-    """``setting=value`` as it is written on the command line.
+    """``setting=value`` as an override on the command line.
 
     Example:
         >>> as_word("schedule.interval", "32it"), as_word("allocation.path", None), as_word("prunable.fc", True)
@@ -37,20 +37,20 @@ def format_override(setting: str, value: object) -> str:
 
 
 def build(node: DictConfig, group: str = "", **runtime: Any) -> Any:
-    """The object that ``node`` describes (``_target_`` and arguments), given the ``runtime`` arguments it takes.
+    """Instantiate ``node`` (``_target_`` and arguments) with those of the ``runtime`` arguments that it accepts.
 
     Args:
         node: A leaf of the config.
-        group: Where it stands, put in front of the setting that an error names.
-        runtime: Finished objects; those that the target has no argument for are left out.
+        group: Config group, put in front of the setting that an error names.
+        runtime: Objects; those that the target has no argument for are left out.
 
     Raises:
-        SettingError: An argument has a value that the target refuses.
+        SettingError: The target refuses the value of an argument.
     """
     accepted = accepted_arguments(str(node._target_))
     settings = targets(OmegaConf.to_container(node, resolve=True))
     assert isinstance(settings, dict)
-    settings.pop("recipe", None)  # defaults for other settings that travel with a data set
+    settings.pop("recipe", None)  # training defaults that come with a data set
     given = {name: value for name, value in runtime.items() if accepted is None or name in accepted}
     for name, value in ((str(name), value) for name, value in settings.items()):
         if accepted is not None and not name.startswith("_") and name not in accepted:
@@ -58,7 +58,7 @@ def build(node: DictConfig, group: str = "", **runtime: Any) -> Any:
                 f"{group}.{name}", value, f"an existing setting: {one_of(sorted(accepted), name)}"
             )
     try:
-        # Runtime objects are given to the partial: instantiate would turn a dataclass among them into a config.
+        # Runtime objects go to the partial: instantiate would convert dataclasses among them into configs.
         return instantiate({**settings, "_partial_": True, "_convert_": "all"})(**given)
     except InstantiationException as error:
         raise SettingError(group, None, f"a _target_ that can be built: {error}") from error
@@ -69,7 +69,7 @@ def build(node: DictConfig, group: str = "", **runtime: Any) -> Any:
 
 
 def _as_written(node: DictConfig, group: str, setting: str) -> str:
-    """The name under which a user sets the argument ``setting`` of ``node``."""
+    """The name by which a user sets the argument ``setting`` of ``node``."""
     if not group or setting not in node:
         return setting
     reference = re.fullmatch(r"\$\{([\w.]+)\}", str(OmegaConf.to_container(node, resolve=False)[setting]))  # type: ignore[index, call-overload]
@@ -77,7 +77,7 @@ def _as_written(node: DictConfig, group: str, setting: str) -> str:
 
 
 def accepted_arguments(target: str) -> set[str] | None:
-    """Names of the arguments that a class or function takes; ``None`` if it takes any."""
+    """Names of the arguments that a class or function accepts; ``None`` if it accepts any."""
     parameters = inspect.signature(get_object(present_target(target))).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return None

@@ -1,4 +1,4 @@
-"""Configs composed from this package's YAML, also inside another Hydra application."""
+"""Compose configs from this package's YAML files, even inside another Hydra application."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from omegaconf import DictConfig, OmegaConf
 from sparsebench.paths import config_dir, installed_configs
 
 STUDY = "theory@study"
-"""Hydra's words for the command line's ``study=NAME``: an option of ``theory/``, whose settings are ``study.KEY``."""
+"""Hydra's override behind ``study=NAME``: an option of ``theory/``, whose settings are ``study.KEY``."""
 
 IDENTITY_GROUPS = ("model", "dataset", "optimizer", "lr_schedule", "schedule", "allocation", "score", "prune")
-"""Groups whose chosen option is part of what a run is; recipe and experiment are so through what they set."""
+"""Groups whose chosen option is part of a run's identity; recipe and experiment count through what they set."""
 
 
 class InstalledConfigs(SearchPathPlugin):
-    """Hydra searches the configs of other packages after this one's, and nowhere else."""
+    """Makes Hydra search the configs of other packages after this package's."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Add their folders where this package's own are searched: not in another Hydra application."""
+        """Add their folders wherever this package's own are searched, but not in another Hydra application."""
         if any(entry.path == str(config_dir()) for entry in search_path.get_path()):
             for package, folder in installed_configs():
                 search_path.append(package, f"file://{folder}")
@@ -37,12 +37,12 @@ Plugins.instance().register(InstalledConfigs)
 
 
 def baseline(choices: Mapping[str, str | None]) -> DictConfig:
-    """The config with the same choices and nothing else set; not to be changed."""
+    """The config with the same choices and no other override; do not modify."""
     return _composed_once(*_key(choices))[0]
 
 
 def defaults(choices: Mapping[str, str | None]) -> dict[str, Any]:
-    """Its :func:`leaves`; not to be changed."""
+    """The :func:`leaves` of :func:`baseline`; do not modify."""
     return _composed_once(*_key(choices))[1]
 
 
@@ -57,7 +57,7 @@ def _key(choices: Mapping[str, str | None]) -> tuple[tuple[str, ...], tuple[str,
 def _composed_once(
     overrides: tuple[str, ...], search_path: tuple[str, ...]
 ) -> tuple[DictConfig, dict[str, Any]]:
-    """The config of ``overrides``, searched in ``search_path``, with its leaves; cached: sweeps ask often."""
+    """The config of ``overrides``, searched in ``search_path``, with its leaves; cached for sweeps."""
     cfg = compose("train", overrides=list(overrides))
     return cfg, leaves(cfg)
 
@@ -81,7 +81,7 @@ def leaves(cfg: DictConfig) -> dict[str, Any]:
 
 @contextmanager
 def own_hydra() -> Iterator[None]:
-    """Inside, configs are composed from this package's; after, Hydra is as it was."""
+    """Compose from this package's configs inside the block; afterwards Hydra's state is restored."""
     outer, base = GlobalHydra.instance().hydra, version.VersionBase.instance().version_base
     GlobalHydra.instance().clear()
     try:

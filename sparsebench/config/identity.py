@@ -1,4 +1,4 @@
-"""What a run is, and its name."""
+"""The identity of a run, and the run_id derived from it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sparsebench.records.settings import VOLATILE
 
 
 def study_id(cfg: DictConfig, choices: Mapping[str, str | None]) -> str:
-    """Ten hexadecimal digits that name a study: equal for equal settings of it, those that are defaults included."""
+    """Ten hexadecimal digits that identify a study; equal if all its settings, defaults included, are equal."""
     own = {k: v for k, v in leaves(cfg).items() if k.startswith("study.") and k != "study.data_root"}
     return _digest([choices[STUDY], own])
 
@@ -24,15 +24,15 @@ def study_id(cfg: DictConfig, choices: Mapping[str, str | None]) -> str:
 def identity(
     cfg: DictConfig, choices: Mapping[str, str | None], present: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """What a run is: its choices, and every setting that differs from their defaults, less the volatile ones.
+    """The identity of a run: its choices, and every setting that differs from its default, except the volatile ones.
 
-    Groups that the chosen method does not take (a dense run has no schedule) are left out, and with the
-    schedule the sparsity.
+    Groups that the chosen method does not accept (a dense run has no schedule) are left out, and the sparsity
+    with the schedule.
 
     Args:
         cfg: The config.
         choices: Config group -> chosen option.
-        present: Setting -> default; of the options' YAML if not given.
+        present: Setting -> default; read from the options' YAML files if not given.
     """
     known = defaults(choices) if present is None else present
     unused = {"schedule", "allocation", "score", "sanity"} - (
@@ -51,12 +51,12 @@ def identity(
 
 
 def run_id(cfg: DictConfig, choices: Mapping[str, str | None], training: int = 0) -> str:
-    """Ten hexadecimal digits that name the run: equal for equal :func:`identity` and number of the training."""
+    """Ten hexadecimal digits that identify the run: equal for equal :func:`identity` and number of the training."""
     return id_of(identity(cfg, choices), training)
 
 
 def config_hash(cfg: DictConfig, choices: Mapping[str, str | None], training: int = 0) -> str:
-    """As :func:`run_id`, the same for all seeds."""
+    """Like :func:`run_id`, but the same for all seeds."""
     return hash_of(identity(cfg, choices), training)
 
 

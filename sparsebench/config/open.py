@@ -1,4 +1,4 @@
-"""Configs from words of the command line and from run folders, checked before anything is built from them."""
+"""Configs from overrides and from run folders, validated before anything is built from them."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from sparsebench.paths import groups
 
 
 def compose_config(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str | None]]:
-    """The config that these words of the command line give, checked, and the chosen options of its groups.
+    """Compose and validate a config; returns it with the chosen options of its groups.
 
-    Works inside another Hydra application too, and leaves that one as it was.
+    Also works inside another Hydra application, whose state is restored.
 
     Raises:
-        SettingError: A word is wrong.
+        SettingError: An override is wrong.
     """
     overrides = renamed.update_overrides(overrides)
     with own_hydra():
@@ -52,22 +52,22 @@ def compose_config(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str 
 def validate(cfg: DictConfig, choices: Mapping[str, str | None]) -> None:
     """Refuse values of the wrong type or range, before anything is built or written.
 
-    A value's type is that of the default in its YAML: a number stays a number, a switch a switch; texts take any
-    scalar, and what defaults to null takes anything.
+    A value must have the type of its default in the YAML file: a number stays a number, a boolean a boolean;
+    strings accept any scalar, and settings that default to null accept anything.
 
     Raises:
-        SettingError: The first value that is wrong.
+        SettingError: The first invalid value.
     """
     for key in sorted(OmegaConf.missing_keys(cfg)):  # before anything is resolved
-        raise SettingError(key, None, "a value: there is no default")
+        raise SettingError(key, None, "a value, because it has no default")
     _validate(cfg, defaults(choices))
 
 
 def validate_study(cfg: DictConfig, choices: Mapping[str, str | None]) -> None:
-    """As :func:`validate`, the config of a theory study.
+    """Like :func:`validate`, for the config of a theory study.
 
     Raises:
-        SettingError: The first value that is of a wrong type.
+        SettingError: The first value of a wrong type.
     """
     chosen = compose("theory", overrides=[f"{STUDY}={choices[STUDY]}"])
     _check_types(cfg, leaves(chosen), "theory")
@@ -109,12 +109,12 @@ def _validate(cfg: DictConfig, defaults: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class ReopenedConfig:
-    """A run's config read again, and its names as this version gives them.
+    """The config of an existing run, and its ids as this version computes them.
 
     Args:
-        cfg: The config; settings made up since the run have their defaults.
-        changed: Settings that differ from the present defaults, as :func:`identity` has them.
-        run_id: Of the run.
+        cfg: The config; settings that are newer than the run have their defaults.
+        changed: Settings that differ from the present defaults, as in :func:`identity`.
+        run_id: The run's id.
         config_hash: The same for all its seeds.
     """
 
@@ -125,15 +125,15 @@ class ReopenedConfig:
 
 
 def reopen_config(text: str, choices: Mapping[str, str | None], training: int = 0) -> ReopenedConfig:
-    """The config of a finished run, checked.
+    """Read and validate the config of a finished run.
 
     Args:
         text: Content of its config.yaml.
         choices: Config group -> chosen option, from its run.json.
-        training: Its number, of a method of several trainings.
+        training: Number of the training, for methods with several.
 
     Raises:
-        SettingError: It is not a config, or a value in it is wrong.
+        SettingError: It is not a config, or contains an invalid value.
     """
     choices = renamed.choices(choices)
     if missing := [group for group in IDENTITY_GROUPS if group not in choices]:
@@ -170,12 +170,12 @@ def _drop(cfg: DictConfig, key: str) -> None:
 
 
 def explain(error: Exception, overrides: list[str], command: str = "train") -> SettingError | None:
-    """A config error of Hydra or OmegaConf as one line; ``None`` if it is not one.
+    """Turn a config error of Hydra or OmegaConf into one line; ``None`` for other errors.
 
     Args:
         error: The error.
-        overrides: Words of the command line that set something.
-        command: Whose they are: ``train`` or ``theory``.
+        overrides: Overrides on the command line.
+        command: ``train`` or ``theory``.
     """
     text = " ".join(str(error).split()) or " ".join(str(error.__cause__ or type(error).__name__).split())
     given = dict(override.lstrip("+~").split("=", 1) for override in overrides if "=" in override)

@@ -1,8 +1,8 @@
-"""What old run folders, command lines and other packages' configs name, by today's names: the only place that knows.
+"""Old names in run folders, command lines and other packages' configs, mapped to the present ones.
 
-An old ``_target_`` works wherever an object is built; an old option or setting on the command line works with a note,
-and in a run folder without one. A run's id is made of the names that things had first, so that renaming them renames
-no run.
+An old ``_target_`` works wherever an object is built; an old option or setting works on the command line with a note,
+and in a run folder without one. A run's id is computed from the original names, so that renaming a setting does not
+change any id.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TARGETS = {
     "sparsebench.lr_schedules": "sparsebench.optim.lr_schedules",
     "sparsebench.pruning.schedules.OneShot": "sparsebench.pruning.schedules.OneShotSchedule",
 }
-"""Old module or class -> its present place, for ``_target_`` strings."""
+"""Old module or class -> present one, for ``_target_`` strings."""
 
 OPTIONS: dict[str, dict[str, str]] = {}
 """Config group -> old option -> present one."""
@@ -28,7 +28,7 @@ SETTINGS: dict[str, str] = {}
 
 
 def target(name: str) -> str:
-    """The present place of the class or function ``name``.
+    """The present name of the class or function ``name``.
 
     Example:
         >>> target("sparsebench.lr_schedules.Cosine"), target("torch.optim.SGD")
@@ -41,14 +41,14 @@ def target(name: str) -> str:
 
 
 def targets(node: Any) -> Any:
-    """``node``, settings in dicts and lists, with the present place in every ``_target_``."""
+    """``node`` (nested dicts and lists) with every ``_target_`` replaced by its present name."""
     if isinstance(node, dict):
         return {key: target(value) if key == "_target_" else targets(value) for key, value in node.items()}
     return [targets(item) for item in node] if isinstance(node, list) else node
 
 
 def setting(key: str) -> str:
-    """The present name of a setting or of what it is a part of, without ``+`` and the like before it."""
+    """The present name of a setting, or of a part of one, given without prefixes such as ``+``."""
     for old, new in SETTINGS.items():
         if key == old or key.startswith(f"{old}."):
             return new + key[len(old) :]
@@ -61,7 +61,7 @@ def choices(chosen: Mapping[str, str | None]) -> dict[str, str | None]:
 
 
 def update_overrides(overrides: Sequence[str]) -> list[str]:
-    """Words of the command line with present names; each that named something by an old one is told of."""
+    """Overrides with present names; prints a note for each one that used an old name."""
     updated = [_update_override(override) for override in overrides]
     for old, new in zip(overrides, updated, strict=True):
         if old != new:
@@ -82,7 +82,7 @@ def _update_override(override: str) -> str:
 
 
 def original_names(found: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity by the names that options and settings had when they came into being."""
+    """An identity in terms of the original names of options and settings."""
     options = {group: {new: old for old, new in names.items()} for group, names in OPTIONS.items()}
     settings = {new: old for old, new in SETTINGS.items()}
     named = {group: options.get(group, {}).get(str(option), option) for group, option in found.items()}

@@ -1,1 +1,1 @@
-"""Data sets kept whole in memory, and the batches drawn from them."""
+"""Data sets, in memory or on disk, and their batches."""

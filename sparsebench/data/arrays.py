@@ -1,4 +1,4 @@
-"""A data set kept whole in memory as tensors, and its split into train, val and test."""
+"""Data sets kept in memory as tensors, and their split into train, val and test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sparsebench.errors import SettingError, require_int
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Some images and their labels.
+    """Images and their labels.
 
     Args:
         images: Raw pixels, uint8 [N, C, H, W].
@@ -33,7 +33,7 @@ class Split:
         return len(self.labels)
 
     def take(self, indices: Tensor) -> Split:
-        """The images at ``indices``, as a copy."""
+        """A copy of the images at ``indices``."""
         return Split(self.images[indices], self.labels[indices])
 
     def chunks(self, size: int) -> Iterator[Tensor]:
@@ -42,15 +42,15 @@ class Split:
 
 
 def stratified(labels: Tensor, size: int, seed: int) -> Tensor:
-    """Sorted indices of ``size`` samples, drawn so that each class keeps its share of ``labels``.
+    """Sorted indices of ``size`` samples, drawn so that each class keeps its fraction of ``labels``.
 
-    Shares that are not whole are rounded by largest remainder, ties to the lower class. The draw comes
-    from numpy's legacy generator, whose stream is frozen: a split is the same on every machine and in
-    every version. A smaller ``size`` with the same seed draws from the same order within each class.
+    Counts that are not integers are rounded by the largest remainder, ties to the lower class. The draw uses
+    numpy's legacy generator, whose stream is frozen, so a split is the same on every machine and in every
+    version. A smaller ``size`` with the same seed draws from the same order within each class.
 
     Args:
         labels: Class indices, int64 [N].
-        size: How many to draw, in [0, N].
+        size: Number of samples, in [0, N].
         seed: Seed of the draw.
 
     Example:
@@ -72,7 +72,7 @@ class Content:
     Args:
         name: Its name, as in conf/dataset.
         num_classes: Number of classes.
-        train: The official training images, which ``train`` and ``val`` come from.
+        train: The official training images, which are split into ``train`` and ``val``.
         test: The official test images.
     """
 
@@ -93,15 +93,15 @@ class ImageDataset(ABC):
     Args:
         val_fraction: Fraction of the training images held out as ``val``, stratified, in (0, 1).
         split_seed: Seed of that split.
-        train_samples: Keep only so many (stratified) training images after the split; None keeps all.
+        train_samples: Number of (stratified) training images to keep after the split; None keeps all.
         mean: Mean of each channel, of pixels scaled to [0, 1].
         std: Standard deviation of each channel, same scale.
-        pad: Black pixels put on each side of a training image before it is cropped back at random; 0 is off.
-        flip: Whether half of the training images are mirrored left to right.
-        device: Where all images live.
+        pad: Zero padding on each side of a training image before a random crop; 0 for none.
+        flip: Whether training images are flipped horizontally with probability 1/2.
+        device: Device of the images.
 
     Raises:
-        SettingError: A value is out of its range.
+        SettingError: A value is out of range.
     """
 
     val_fraction: float
@@ -114,7 +114,7 @@ class ImageDataset(ABC):
     device: torch.device | str = "cpu"
 
     note = ""
-    """What a person should know who sees results on it; shown at the start of a run."""
+    """Remark on results with this data set, printed at the start of a run."""
 
     @abstractmethod
     def read(self) -> Content:
@@ -143,7 +143,7 @@ class ImageDataset(ABC):
         )
 
     def loader(self, batch_size: int, seed: int, *, channels_last: bool = False) -> TrainLoader:
-        """Training batches by position."""
+        """Training batches by step."""
         return TrainLoader(self, batch_size, seed, channels_last=channels_last)
 
     def batches(
@@ -155,11 +155,11 @@ class ImageDataset(ABC):
         rank: int = 0,
         world_size: int = 1,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """All of a split once, in order; with several ranks, this rank's batches."""
+        """All batches of a split in order; with several ranks, this rank's."""
         return batches(self, split, batch_size, channels_last=channels_last, rank=rank, world_size=world_size)
 
     def summary(self) -> dict[str, Any]:
-        """No columns: what is in memory has been read."""
+        """No extra columns."""
         return {}
 
 
@@ -184,31 +184,31 @@ def splits_of(
     """Sorted indices of ``train`` and of ``val`` among the official training images.
 
     Args:
-        labels: Of the official training images, int64 [N].
+        labels: Labels of the official training images, int64 [N].
         num_classes: Number of classes.
-        val_fraction: Share of them held out as ``val``, stratified, in (0, 1).
+        val_fraction: Fraction held out as ``val``, stratified, in (0, 1).
         split_seed: Seed of that split.
-        train_samples: Keep only so many (stratified) training images after the split; None keeps all.
+        train_samples: Number of (stratified) training images to keep after the split; None keeps all.
 
     Raises:
-        SettingError: A value is out of its range.
+        SettingError: A value is out of range.
     """
     require_int("split_seed", split_seed, least=0, most=2**32 - 1)
     train, val = _hold_out(labels, val_fraction, split_seed)
     if train_samples is not None:
-        require_int("train_samples", train_samples, num_classes, len(train), optional=True)  # one a class
+        require_int("train_samples", train_samples, num_classes, len(train), optional=True)  # one per class
         train = train[stratified(labels[train], train_samples, split_seed)]
     return train, val
 
 
 def _hold_out(labels: Tensor, val_fraction: float, split_seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of the training images without the validation images, and of these."""
+    """Indices of the remaining training images, and of the validation images."""
     allowed = "a fraction of the training images in (0, 1), for example 0.1"
     if not isinstance(val_fraction, (int, float)) or not 0 < val_fraction < 1:
         raise SettingError("val_fraction", val_fraction, allowed)
     size = int(val_fraction * len(labels) + 0.5)
     if not 0 < size < len(labels):
-        raise SettingError("val_fraction", val_fraction, f"{allowed}, that leaves neither of the two empty")
+        raise SettingError("val_fraction", val_fraction, f"{allowed}, that leaves neither split empty")
     held_out = stratified(labels, size, split_seed)
     kept = torch.ones(len(labels), dtype=torch.bool)
     kept[held_out] = False

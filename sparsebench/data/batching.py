@@ -1,4 +1,4 @@
-"""What batches in memory and batches read from disk share: pixels, lengths, shares of ranks, and drawn numbers."""
+"""Common parts of the in-memory and the streaming loaders: normalisation, epoch length, rank slices, seeds."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from sparsebench.errors import SettingError, require_int
 
 
 class Normalize:
-    """Raw pixels as (x / 255 - mean) / std, in float32 and a memory format.
+    """Normalises raw pixels to (x / 255 - mean) / std, in float32 and a memory format.
 
     Args:
-        dataset: Where mean and standard deviation come from.
-        channels_last: Whether the results are channels_last in memory.
+        dataset: Provides mean and standard deviation.
+        channels_last: Whether results are channels_last in memory.
     """
 
     def __init__(self, dataset: Dataset, channels_last: bool) -> None:
@@ -24,7 +24,7 @@ class Normalize:
         self._spread: dict[tuple[torch.Size, torch.device], tuple[Tensor, Tensor]] = {}
 
     def __call__(self, images: Tensor) -> Tensor:
-        """``images``, uint8 [N, C, H, W], normalised."""
+        """Normalise ``images``, uint8 [N, C, H, W]."""
         kind = (images.shape[1:], images.device)
         if kind not in self._spread:
             self._spread[kind] = self._over(self.mean, *kind), self._over(self.std, *kind)
@@ -33,20 +33,20 @@ class Normalize:
         return inputs.sub_(mean).div_(std)
 
     def _over(self, values: tuple[float, ...], shape: torch.Size, device: torch.device) -> Tensor:
-        """A whole image of ``values``, in units of a raw pixel: broadcasting over the channels would be slow."""
+        """Expand per-channel ``values`` to a full image in raw-pixel units; broadcasting channels is slow."""
         numbers = torch.tensor(values, dtype=torch.float64).mul(255).to(torch.float32)
         image = numbers.view(1, -1, 1, 1).expand(1, *shape).contiguous(memory_format=self.memory_format)
         return image.to(device)
 
 
 def rank_slice(count: int, rank: int, world_size: int) -> slice:
-    """The part of ``count`` samples that is this rank's; parts are as equal as can be.
+    """The slice of ``count`` samples for this rank; slices are as equal as possible.
 
-    Each has two samples or more, for batch normalisation cannot train on one; where they are too few for that, the last
-    ranks have none.
+    Each slice has at least two samples, because batch normalisation cannot train on one; if there are too few, the last
+    ranks get none.
 
     Example:
-        >>> [share(7, rank, 2) for rank in range(2)], [share(5, rank, 4) for rank in range(4)]
+        >>> [rank_slice(7, rank, 2) for rank in range(2)], [rank_slice(5, rank, 4) for rank in range(4)]
         ([slice(0, 3, None), slice(3, 7, None)],
          [slice(0, 2, None), slice(2, 5, None), slice(5, 5, None), slice(5, 5, None)])
     """
@@ -55,10 +55,10 @@ def rank_slice(count: int, rank: int, world_size: int) -> slice:
 
 
 def steps_per_epoch(images: int, batch_size: int, drop_last: bool = False) -> int:
-    """Batches of an epoch: an incomplete last one counts, unless it is dropped or holds a single image.
+    """Number of batches of an epoch, including an incomplete last one unless it is dropped or holds a single image.
 
     Raises:
-        SettingError: The batch size is none, or no batch is left.
+        SettingError: The batch size is invalid, or no batch is left.
     """
     require_int("batch_size", batch_size, least=1)
     full, rest = divmod(images, batch_size)
@@ -69,5 +69,5 @@ def steps_per_epoch(images: int, batch_size: int, drop_last: bool = False) -> in
 
 
 def derive_seed(*numbers: int) -> int:
-    """32 bits that depend on all ``numbers``: torch's CPU generator ignores all higher bits of its seed."""
+    """Derive a 32-bit seed from ``numbers``; torch's CPU generator ignores higher bits of its seed."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])

@@ -20,7 +20,7 @@ class _CIFAR(ImageDataset):
         root = expanded(self.data_root)
         folder = find(root, self.layout)
         if folder is None:
-            from sparsebench.data.download import download  # here: torchvision is slow to import
+            from sparsebench.data.download import download  # imported here: torchvision is slow to import
 
             folder = download(root, self.layout)
         return Content(self.layout.name, self.layout.num_classes, *read(folder, self.layout))
@@ -30,15 +30,15 @@ class _CIFAR(ImageDataset):
 class CIFAR10(_CIFAR):
     """60,000 colour 32x32 photographs in 10 classes, 10,000 of them for test.
 
-    Read without network from the authors' binary or python version, in ``data_root`` or
-    ``data_root``/cifar10; downloaded there by torchvision otherwise.
+    Read from the authors' binary or python version in ``data_root`` or ``data_root``/cifar10, or else downloaded
+    there by torchvision.
 
     Args:
         data_root: Folder that holds cifar-10-batches-bin or cifar-10-batches-py; ``~`` is the home folder. The
             other arguments are those of `ImageDataset`.
 
     Raises:
-        SettingError: The images are not there and cannot be had, or a file is damaged.
+        SettingError: The images are missing and cannot be downloaded, or a file is corrupt.
 
     References:
         Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", technical report,
@@ -53,15 +53,15 @@ class CIFAR10(_CIFAR):
 class CIFAR100(_CIFAR):
     """60,000 colour 32x32 photographs in 100 (fine) classes, 10,000 of them for test.
 
-    Read without network from the authors' binary or python version, in ``data_root`` or
-    ``data_root``/cifar100; downloaded there by torchvision otherwise.
+    Read from the authors' binary or python version in ``data_root`` or ``data_root``/cifar100, or else downloaded
+    there by torchvision.
 
     Args:
         data_root: Folder that holds cifar-100-binary or cifar-100-python; ``~`` is the home folder. The
             other arguments are those of `ImageDataset`.
 
     Raises:
-        SettingError: The images are not there and cannot be had, or a file is damaged.
+        SettingError: The images are missing and cannot be downloaded, or a file is corrupt.
 
     References:
         Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", technical report,

@@ -1,4 +1,4 @@
-"""The authors' two file formats of CIFAR-10 and CIFAR-100, found on disk and read.
+"""Read CIFAR-10 and CIFAR-100 from the authors' two file formats.
 
 Binary version: records of one label byte (CIFAR-100: coarse, then fine), then 1,024 red, 1,024 green and
 1,024 blue bytes, each plane row by row. Python version: pickled dicts of the same planes and labels.
@@ -24,19 +24,19 @@ IMAGE_BYTES = 3 * 32 * 32
 
 @dataclass(frozen=True)
 class Layout:
-    """What the files of one data set are called and how large they are.
+    """Names and sizes of the files of one data set.
 
     Args:
         name: Name of the data set.
         num_classes: Number of classes.
         binary_folder: Folder of the binary version; its files end in ``.bin``.
-        python_folder: Folder of the python version; the same names without an ending.
+        python_folder: Folder of the python version; the same names without a suffix.
         train_files: Names of the training files.
         test_file: Name of the test file.
         train_images: Images in each training file.
         test_images: Images in the test file.
-        label_bytes: Label bytes before each image in the binary version; the last one is ours.
-        label_key: Key of our labels in the python version.
+        label_bytes: Label bytes before each image in the binary version; the last one is used.
+        label_key: Key of the labels in the python version.
         url: Archive of the binary version.
     """
 
@@ -82,7 +82,7 @@ LAYOUT_100 = Layout(
 
 
 def candidate_folders(root: Path, layout: Layout) -> list[Path]:
-    """The folders that `find` looks for, first choice first."""
+    """The folders that `find` tries, in order."""
     return [
         parent / folder
         for parent in (root, root / layout.name)
@@ -91,15 +91,15 @@ def candidate_folders(root: Path, layout: Layout) -> list[Path]:
 
 
 def find(root: Path, layout: Layout) -> Path | None:
-    """The first of the `places` that exists."""
+    """The first of the `candidate_folders` that exists."""
     return next((folder for folder in candidate_folders(root, layout) if folder.is_dir()), None)
 
 
 def read(folder: Path, layout: Layout) -> tuple[Split, Split]:
-    """The official training and test images in ``folder``, one of the `places`.
+    """The official training and test images in ``folder``, one of the `candidate_folders`.
 
     Raises:
-        SettingError: A file is missing, of the wrong size, or not what it should be.
+        SettingError: A file is missing, has the wrong size, or is corrupt.
     """
     train = [_read_file(folder, name, layout.train_images, layout) for name in layout.train_files]
     return _join(train), _join([_read_file(folder, layout.test_file, layout.test_images, layout)])
@@ -118,10 +118,10 @@ def _read_file(folder: Path, name: str, count: int, layout: Layout) -> tuple[np.
         pixels, labels = _read_binary(path, count, layout) if binary else _read_pickle(path, count, layout)
         if labels.min() < 0 or labels.max() >= layout.num_classes:
             raise ValueError(f"a label out of range [0, {layout.num_classes})")
-    except Exception as error:  # a damaged pickle raises just about anything
+    except Exception as error:  # a corrupt pickle can raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         remedy = f"remove {folder} and unpack {layout.url} instead"
-        allowed = f"a whole file of {layout.name}, not: {reason}; {remedy}"
+        allowed = f"a valid file of {layout.name}, but: {reason}; {remedy}"
         raise SettingError("data_root", path, allowed) from error
     return pixels, labels
 
@@ -150,25 +150,25 @@ def _read_pickle(path: Path, count: int, layout: Layout) -> tuple[np.ndarray, np
 
 
 def _dtype(kind: str, align: int = 0, copy: int = 0) -> np.dtype:
-    """``np.dtype``, with the flags that Python 2 pickled as integers: newer numpy warns of these."""
+    """``np.dtype`` with flags that Python 2 pickled as integers, which newer numpy warns about."""
     return np.dtype(kind, align=bool(align), copy=bool(copy))
 
 
 _OF_AN_ARRAY = {
-    ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],  # wherever numpy keeps it by now
+    ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],  # wherever numpy defines it
     ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): _dtype,
-    ("_codecs", "encode"): _codecs.encode,  # bytes, as Python 3 writes them in protocol 2
+    ("_codecs", "encode"): _codecs.encode,  # bytes, as Python 3 pickles them in protocol 2
 }
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Builds lists, dicts and numpy arrays only: a pickle with anything else runs no code here."""
+    """Builds only lists, dicts and numpy arrays, so that a pickle cannot run code."""
 
     def find_class(self, module: str, name: str) -> object:
-        """What a pickle may name."""
+        """Resolve only the names in :data:`_OF_AN_ARRAY`."""
         try:
             return _OF_AN_ARRAY[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(f"a pickle that asks for {module}.{name}") from None
+            raise pickle.UnpicklingError(f"a pickle that refers to {module}.{name}") from None

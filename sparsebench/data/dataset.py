@@ -1,4 +1,4 @@
-"""What every data set is, in memory or on disk: three splits, training batches, evaluation batches."""
+"""Protocols of data sets: three splits, training batches, evaluation batches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SplitName = Literal["train", "val", "test"]
 
 
 class Images(Protocol):
-    """Some images, as an evaluation sees them, and their labels."""
+    """Images as used in evaluation, and their labels."""
 
     @property
     def labels(self) -> Tensor:
@@ -24,31 +24,31 @@ class Images(Protocol):
         """The images at ``indices``."""
 
     def chunks(self, size: int) -> Iterator[Tensor]:
-        """The raw images in order, ``size`` at a time, uint8 [n, C, H, W]; not augmented."""
+        """The raw, unaugmented images in order, ``size`` at a time, uint8 [n, C, H, W]."""
 
 
 class Loader(Protocol):
-    """Training batches by position."""
+    """Training batches by step."""
 
     steps_per_epoch: int
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[Tensor, Tensor]:
-        """A rank's share of the inputs and targets of ``step``: a pure function of seed and step."""
+        """A rank's slice of the inputs and targets of ``step``; a pure function of seed and step."""
 
     def size(self, step: int) -> int:
-        """Samples of ``step`` over all ranks."""
+        """Global batch size of ``step``."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been noticed about the data so far; batches do not depend on it."""
+        """What is known about the data so far; batches do not depend on it."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`."""
+        """Resume from :meth:`state_dict`."""
 
 
 class Dataset(Protocol):
-    """Images in three splits; ``val`` comes out of the official training images, ``test`` is the official one.
+    """Images in three splits; ``val`` is taken from the official training images, ``test`` is the official one.
 
-    ``input_shape`` and ``train_shape`` are [C, H, W] of an image as it is evaluated and as it is trained on.
+    ``input_shape`` and ``train_shape`` are the shapes [C, H, W] of images in evaluation and in training.
     """
 
     name: str
@@ -61,18 +61,18 @@ class Dataset(Protocol):
 
     @property
     def train(self) -> Images:
-        """What is trained on."""
+        """The training split."""
 
     @property
     def val(self) -> Images:
-        """What every choice is made by."""
+        """The validation split, for all choices."""
 
     @property
     def test(self) -> Images:
-        """What is only reported."""
+        """The test split, for reporting only."""
 
     def loader(self, batch_size: int, seed: int, *, channels_last: bool = False) -> Loader:
-        """Training batches by position."""
+        """Training batches by step."""
 
     def batches(
         self,
@@ -85,7 +85,7 @@ class Dataset(Protocol):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """All of a split once, in order, normalised, not augmented, on the device.
 
-        Of several ranks one gets the batches rank, rank + ranks, ...
+        With several ranks, each gets the batches rank, rank + world_size, ...
         """
 
     def summary(self) -> dict[str, Any]:

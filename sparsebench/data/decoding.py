@@ -1,4 +1,4 @@
-"""Image files as tensors: decoded, cropped, resized and augmented, by torchvision's own kernels on bytes.
+"""Decode, crop, resize and augment image files with torchvision's uint8 kernels.
 
 One of the modules of ``sparsebench.data`` that import torchvision.
 """
@@ -20,7 +20,7 @@ from torchvision.transforms.v2 import functional
 
 from sparsebench.errors import SettingError, one_of, require_int
 
-try:  # torchvision means to drop its decoders; while it has them they are faster than Pillow's, with equal pixels
+try:  # torchvision plans to drop its decoders; until then they are faster than Pillow's, with equal pixels
     from torchvision.io import ImageReadMode, decode_image
 except ImportError:
     decode_image = None
@@ -36,12 +36,12 @@ TRIES = 10
 
 
 def decode(content: Tensor) -> Tensor:
-    """An image file's bytes, uint8 [bytes], as RGB, uint8 [3, H, W]; grey and CMYK images are converted.
+    """Decode an image file, uint8 [bytes], to RGB, uint8 [3, H, W]; grey and CMYK images are converted.
 
-    JPEG by torchvision where it can; everything else by Pillow, which also says what is wrong with a file.
+    JPEG is decoded by torchvision if possible; everything else by Pillow, which also explains errors.
 
     Raises:
-        ValueError: They are no whole image.
+        ValueError: The bytes are not a valid image.
     """
     if decode_image is not None and content[:3].tolist() == JPEG:
         try:
@@ -52,31 +52,33 @@ def decode(content: Tensor) -> Tensor:
 
 
 def decode_with_pillow(content: Tensor) -> Tensor:
-    """As :func:`decode`, without torchvision."""
+    """Like :func:`decode`, without torchvision."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the file's metadata
             with Image.open(io.BytesIO(content.numpy().tobytes())) as opened:
                 pixels = np.array(opened.convert("RGB"))
-                return torch.from_numpy(pixels).permute(2, 0, 1)  # in memory by pixel, as torchvision has it
-    except Exception as error:  # a damaged file raises just about anything
+                return torch.from_numpy(pixels).permute(
+                    2, 0, 1
+                )  # pixel-interleaved in memory, like torchvision's
+    except Exception as error:  # a corrupt file can raise anything
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """The shorter side resized, and the centre cut out.
+    """Resize the shorter side, then crop the centre.
 
     Args:
-        resize: Shorter side, in pixels.
-        size: Side of the square that is cut out.
+        resize: Length of the shorter side, in pixels.
+        size: Side of the square crop.
     """
 
     resize: int
     size: int
 
     def __call__(self, image: Tensor) -> Tensor:
-        """``image``, uint8 [3, H, W], as uint8 [3, size, size]; draws nothing."""
+        """Transform ``image``, uint8 [3, H, W], to uint8 [3, size, size]; deterministic."""
         short = min(image.shape[1:])
         if short != self.resize:
             image = functional.resize(image, [self.resize], antialias=True)
@@ -85,24 +87,24 @@ class EvalTransform:
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """A random rectangle, resized to a square; then mirrored, augmented and partly erased, where asked.
+    """Random resized crop, then optionally horizontal flip, augmentation and random erasing.
 
-    The rectangle has an area of ``scale`` times the image's and a ratio of sides in [3/4, 4/3]; after ten tries
-    that do not fit, the largest centred one. It is drawn and resized as torchvision's ``RandomResizedCrop`` does.
+    The crop covers at least ``scale`` of the image's area with an aspect ratio in [3/4, 4/3]; after ten draws that do
+    not fit, it is the largest centred one. It is drawn and resized like torchvision's ``RandomResizedCrop``.
 
     Args:
         size: Side of the square.
-        scale: Smallest share of the image's area.
-        flip: Whether half of the images are mirrored.
+        scale: Smallest fraction of the image's area.
+        flip: Whether images are flipped horizontally with probability 1/2.
         augment: ``rand`` (RandAugment, two operations), ``trivial`` (TrivialAugmentWide), ``auto`` (AutoAugment's
             ImageNet policy) or None.
-        magnitude: Of RandAugment, 0 to 30.
+        magnitude: Magnitude of RandAugment, 0 to 30.
         erase: Probability of erasing a random rectangle (RandomErasing).
-        fill: What is erased becomes this colour, in [0, 1]: the data set's mean, so zero after normalisation, to the
-            nearest raw pixel.
+        fill: Colour of erased pixels, in [0, 1]: the data set's mean, so zero after normalisation, to the nearest
+            raw pixel.
 
     Raises:
-        SettingError: A value is out of its range.
+        SettingError: A value is out of range.
 
     References:
         Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, arXiv 1409.4842, section 6 (the crop). Cubuk, Zoph,
@@ -121,7 +123,7 @@ class TrainTransform:
 
     def __post_init__(self) -> None:
         if isinstance(self.scale, bool) or not 0 < self.scale <= 1:
-            raise SettingError("scale", self.scale, "a share of the area in (0, 1], for example 0.08")
+            raise SettingError("scale", self.scale, "a fraction of the area in (0, 1], for example 0.08")
         if self.augment is not None and self.augment not in AUGMENTS:
             raise SettingError("augment", self.augment, f"null, or {one_of(AUGMENTS, self.augment)}")
         require_int("magnitude", self.magnitude, least=0, most=30)
@@ -129,8 +131,8 @@ class TrainTransform:
             raise SettingError("erase", self.erase, "a probability in [0, 1]")
 
     def __call__(self, image: Tensor, seed: int) -> Tensor:
-        """``image``, uint8 [3, H, W], as uint8 [3, size, size]: a function of the two; global generators are kept."""
-        # The default generator, which torchvision draws from, and not torch.manual_seed: that is the GPUs' too.
+        """Transform ``image``, uint8 [3, H, W], to uint8 [3, size, size]; a pure function of image and seed."""
+        # Seed only the CPU's default generator, which torchvision uses; torch.manual_seed would also seed the GPUs.
         before = torch.random.get_rng_state()
         try:
             torch.default_generator.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The handwritten digits that come with scikit-learn."""
+"""The handwritten digits bundled with scikit-learn."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from sparsebench.data.arrays import Content, ImageDataset, Split, stratified
 from sparsebench.errors import require_int
 
 TEST_FRACTION = 0.2
-TEST_SEED = 0  # not an argument: the test images are part of what the data set is
+TEST_SEED = 0  # not an argument: the test split is part of the data set's definition
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Digits(ImageDataset):
     """1,797 grey 8x8 images of handwritten digits in 10 classes, bundled with scikit-learn.
 
-    The data set's authors publish no test split of these: a stratified fifth (359 images), drawn once
-    with a fixed seed, is ``test``. Pixels 0..16 are stored as round(255 x / 16), so that [0, 1] is their
-    scale as for any other image. The mean and deviation in conf/dataset/digits.yaml are those of the
-    1,438 images outside ``test``.
+    There is no official test split of these images: a stratified fifth (359 images), drawn with a fixed seed, is
+    ``test``. Pixels 0..16 are stored as round(255 x / 16), so that their scale is [0, 1] as for other images. The
+    mean and standard deviation in conf/dataset/digits.yaml are those of the 1,438 images outside ``test``.
 
     Args:
         channels: The grey image so many times: 3 for networks for colour images. The other arguments are those of
@@ -31,7 +30,7 @@ class Digits(ImageDataset):
         Repository, 1998, doi 10.24432/C50P49.
     """
 
-    note = "digits is a small data set for trying things out: its accuracies compare with nothing published"
+    note = "digits is a small data set for trying things out: its accuracies are not comparable with published ones"
 
     channels: int = 1
 

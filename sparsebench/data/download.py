@@ -1,4 +1,4 @@
-"""Downloads by torchvision: the only module of ``sparsebench.data`` that imports it."""
+"""Download data sets with torchvision."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from sparsebench.data.cifar_files import Layout, candidate_folders
 from sparsebench.errors import SettingError
 
 TIMEOUT = 15  # seconds without an answer
-# No torchvision; no network or no place; a wrong checksum; a connection or an archive cut off.
+# torchvision missing; no network or disk space; wrong checksum; truncated connection or archive.
 _FAILURES = (ImportError, OSError, RuntimeError, http.client.HTTPException, EOFError, tarfile.TarError)
 
 
 def download(root: Path, layout: Layout) -> Path:
-    """Get the python version from its authors' site, and return its new folder in ``root``.
+    """Download the python version from its authors' site; returns its new folder in ``root``.
 
-    The archive is unpacked aside and moved into place whole: neither an interrupted download nor
-    another run that downloads at the same time leaves half a data set behind.
+    The archive is unpacked in a temporary folder and moved into place, so that neither an interrupted download nor a
+    concurrent one leaves a partial data set.
 
     Raises:
-        SettingError: The download failed, or there is no torchvision.
+        SettingError: The download failed, or torchvision is not installed.
     """
     target = root / layout.python_folder
     try:
@@ -53,7 +53,7 @@ def download(root: Path, layout: Layout) -> Path:
 
 @contextlib.contextmanager
 def _hurried() -> Iterator[None]:
-    """A time limit on every answer of the network: torchvision sets none."""
+    """Set a time limit for every network response, because torchvision sets none."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)
     try:
@@ -64,7 +64,7 @@ def _hurried() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet_unless_watched() -> Iterator[None]:
-    """Progress bars go to terminals only, not into logs."""
+    """Show progress bars only on a terminal, not in logs."""
     if sys.stderr.isatty():
         yield
     else:

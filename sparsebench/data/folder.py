@@ -1,4 +1,4 @@
-"""Data sets that stay on disk: ImageNet, and any folder of classes."""
+"""Data sets on disk: ImageNet, and any folder of classes."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from sparsebench.data.streaming import Failures, Reader, StreamedLoader, read_in
 from sparsebench.errors import RunError, SettingError, require_int
 from sparsebench.paths import expanded
 
-TEST_FRACTION, TEST_SEED = 0.2, 0  # where a folder of classes has no test images of its own
-SHOWN = 10  # unreadable images that are named while training
+TEST_FRACTION, TEST_SEED = 0.2, 0  # for a folder of classes without test images
+SHOWN = 10  # unreadable images to report while training
 
 
 class FolderSplit:
-    """Some of a data set's images on disk, and their labels; evaluated as resized and cut out by ``view``.
+    """A split of a data set on disk, with its labels.
 
     Args:
-        dataset: What they belong to.
-        source: Where their bytes come from.
-        indices: Theirs in the source, int64 [N].
+        dataset: The data set.
+        source: Source of the image files.
+        indices: Indices into the source, int64 [N].
         labels: Class indices, int64 [N], on the device.
-        view: Of an evaluation.
+        view: Transform for evaluation.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class FolderSplit:
 
     @property
     def reader(self) -> Reader:
-        """What reads its images for training."""
+        """Reader for training images."""
         return Reader(self.source, self.dataset.train_transform, self.dataset.fill)
 
     def __len__(self) -> int:
@@ -72,7 +72,7 @@ class FolderSplit:
         return self.parts(self.indices.split(size), size)
 
     def parts(self, parts: Sequence[Tensor], size: int) -> Iterator[Tensor]:
-        """The raw images at each of ``parts``, indices in the source, of at most ``size`` each."""
+        """The raw images at each of ``parts`` (indices into the source, at most ``size`` each)."""
         reader = Reader(self.source, self.view, self.dataset.fill)
         for images, failures in read_in_order(self.dataset, reader, parts, size):
             self.dataset.record_failures(self, failures)
@@ -82,34 +82,34 @@ class FolderSplit:
 class FolderDataset:
     """Images on disk, split into ``train``, ``val`` and ``test``; read, decoded and augmented by worker processes.
 
-    The official validation images are the test set here, for no others with labels are published: ``val`` is taken
-    out of the training images, by ``split_seed`` and never by the seed of a run. An image that cannot be read or
-    decoded is trained on and evaluated as a single-coloured one under its label, named while training and counted in
-    the result; grey and CMYK images are converted to RGB.
+    The official validation images are the test set, because no other labelled ones are published; ``val`` is taken
+    from the training images with ``split_seed``, independent of the seed of a run. Unreadable images are replaced by
+    single-coloured ones with the same label, reported while training and counted in the result; grey and CMYK images
+    are converted to RGB.
 
     Args:
-        data_root: Where to look; see `find`.
-        packed: Shorter side of the packed images to read, made by ``sparsebench data pack``; None reads the files.
-        val_fraction: Share of the training images held out as ``val``, stratified, in (0, 1).
+        data_root: Folder of the images; see `find`.
+        packed: Shorter side of the packed images to read, from ``sparsebench data pack``; None reads the files.
+        val_fraction: Fraction of the training images held out as ``val``, stratified, in (0, 1).
         split_seed: Seed of that split.
-        train_samples: Keep only so many (stratified) training images after the split; None keeps all.
+        train_samples: Number of (stratified) training images to keep after the split; None keeps all.
         mean: Mean of each channel, of pixels scaled to [0, 1].
         std: Standard deviation of each channel, same scale.
         size: Side of a training image, in pixels.
-        scale: Smallest share of an image's area that a training image shows.
-        flip: Whether half of the training images are mirrored left to right.
-        augment: ``rand``, ``trivial``, ``auto`` or None; see `decoding.TrainView`, as for the next two.
-        magnitude: Of RandAugment.
-        erase: Probability of erasing a part.
-        repeats: How many views of an image an epoch shows, of as many fewer images.
-        test_resize: Shorter side that an image is resized to for evaluation, in pixels.
-        test_size: Side of the centre that is cut out of it; what a model's cost is counted at.
-        workers: Processes that read; None for one a core, 0 for none.
-        name: What results call it.
-        device: Where batches go.
+        scale: Smallest fraction of an image's area that a training image shows.
+        flip: Whether training images are flipped horizontally with probability 1/2.
+        augment: ``rand``, ``trivial``, ``auto`` or None; see `decoding.TrainTransform`, also for the next two.
+        magnitude: Magnitude of RandAugment.
+        erase: Probability of random erasing.
+        repeats: Views per image and epoch (repeated augmentation), of correspondingly fewer images.
+        test_resize: Length of the shorter side for evaluation, in pixels.
+        test_size: Side of the centre crop for evaluation; the cost of models is counted at this size.
+        workers: Number of reader processes; None for one per core, 0 for none.
+        name: Name in results.
+        device: Device of the batches.
 
     Raises:
-        SettingError: A value is out of its range, or images are missing.
+        SettingError: A value is out of range, or images are missing.
     """
 
     def __init__(
@@ -151,8 +151,8 @@ class FolderDataset:
         self.fill = tuple(round(255 * x) for x in self.mean)
         self.input_shape, self.train_shape = (3, test_size, test_size), (3, size, size)
         self.repeats, self.workers, self.device = repeats, workers, torch.device(device)
-        self.unreadable: dict[str, str] = {}  # what an image is called -> why
-        self.world_size = 1  # processes like this one on the machine, at most: cores are shared with them
+        self.unreadable: dict[str, str] = {}  # name of the image -> reason
+        self.world_size = 1  # ranks that share the cores of this machine, at most
 
         found = self.listing(expanded(data_root), packed)
         self.found = found
@@ -187,10 +187,10 @@ class FolderDataset:
 
     @classmethod
     def listing(cls, root: Path, packed_side: int | None = None) -> ImageIndex:
-        """The images under ``root``, or packed ones where a shorter side is given.
+        """The images under ``root``, or the packed ones with shorter side ``packed_side``.
 
         Raises:
-            SettingError: They are not there, or something is wrong with them.
+            SettingError: They are missing or invalid.
         """
         if packed_side is None:
             there = [
@@ -200,32 +200,32 @@ class FolderDataset:
             ]
             if there and not any(set(listing.folders_in(index.parent)) for index in there):
                 side = there[0].name.removeprefix("packed-")
-                raise SettingError("packed", None, f"{side}: {root} holds packed images only")
+                raise SettingError("packed", None, f"{side}: {root} contains only packed images")
             return cls.find(root)
         candidate_folders = [folder / f"packed-{packed_side}" for folder in cls.candidate_folders(root)]
         found = next((folder for folder in candidate_folders if (folder / INDEX).is_file()), None)
         if found is None:
             looked = ", ".join(map(str, candidate_folders))
-            allowed = f"a shorter side that sparsebench data pack has made images of (looked for {INDEX} in {looked})"
+            allowed = f"a shorter side that sparsebench data pack has been run with (looked for {INDEX} in {looked})"
             raise SettingError("packed", packed_side, allowed)
         return packed(found)
 
     @classmethod
     def candidate_folders(cls, root: Path) -> list[Path]:
-        """The folders that may hold the data set, first choice first."""
-        raise TypeError(f"{cls.__name__} does not say where its images may lie")
+        """The folders that may hold the data set, in order of preference."""
+        raise TypeError(f"{cls.__name__} does not implement candidate_folders()")
 
     @classmethod
     def find(cls, root: Path) -> ImageIndex:
-        """The images under one of the `places`."""
-        raise TypeError(f"{cls.__name__} does not say how its images are found")
+        """The images under one of the `candidate_folders`."""
+        raise TypeError(f"{cls.__name__} does not implement find()")
 
     def dataset_name(self, name: str, found: ImageIndex) -> tuple[str, str]:
-        """The name in results, and what a person should know who sees them."""
+        """The name in results, and a remark to print at the start of a run."""
         return name, ""
 
     def loader(self, batch_size: int, seed: int, *, channels_last: bool = False) -> StreamedLoader:
-        """Training batches by position."""
+        """Training batches by step."""
         return StreamedLoader(self, batch_size, seed, channels_last=channels_last)
 
     def batches(
@@ -237,7 +237,7 @@ class FolderDataset:
         rank: int = 0,
         world_size: int = 1,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """All of a split once, in order, normalised, not augmented, on the device; with several ranks, this one's."""
+        """All of a split once, in order, normalised, not augmented, on the device; with several ranks, this rank's."""
         require_int("batch_size", batch_size, least=1)
         self.world_size = max(self.world_size, world_size)
         chosen = {"train": self.train, "val": self.val, "test": self.test}[split]
@@ -248,14 +248,14 @@ class FolderDataset:
             yield normalize(images), targets
 
     def summary(self) -> dict[str, Any]:
-        """Column ``unreadable_images``: how many there were, in all splits."""
+        """Column ``unreadable_images``: their number in all splits."""
         return {"unreadable_images": len(self.unreadable)}
 
     def record_failures(self, split: FolderSplit, failures: Failures) -> None:
-        """Remember unreadable images, and name the first ones.
+        """Record unreadable images, and report the first ones.
 
         Raises:
-            RunError: There are too many: then it is not the images.
+            RunError: There are too many, so the cause is probably not the images.
         """
         for index, reason in failures.items():
             image = f"{'test' if split.source is self.found.test else 'train'}:{split.source.name(index)}"
@@ -263,20 +263,20 @@ class FolderDataset:
                 continue
             self.unreadable[image] = reason
             if len(self.unreadable) <= SHOWN:
-                more = "; no more are named" if len(self.unreadable) == SHOWN else ""
+                more = "; further ones are not reported" if len(self.unreadable) == SHOWN else ""
                 print(f"sparsebench: unreadable image {image}: {reason}{more}", file=sys.stderr)
         everything = len(self.train) + len(self.val) + len(self.test)
         if len(self.unreadable) > max(SHOWN, everything // 100):
             image, reason = list(self.unreadable.items())[-1]
-            raise RunError(f"{len(self.unreadable)} images cannot be read, the last one {image}: {reason}")
+            raise RunError(f"{len(self.unreadable)} images are unreadable, the last one {image}: {reason}")
 
 
 class ImageNet(FolderDataset):
     """ILSVRC 2012: 1,281,167 photographs in 1,000 classes for training, 50,000 for test.
 
-    Looked for in ``data_root`` and its folder imagenet: train/ with a folder a class, and val/ with the same folders,
-    or flat with the development kit (ILSVRC2012_devkit_t12, or its archive) or Kaggle's LOC_val_solution.csv beside;
-    Kaggle's folders too. Fewer classes or images work, and are then called ``imagenet_subset`` in results.
+    Searched in ``data_root`` and its subfolder imagenet: train/ with one folder per class, and val/ with the same
+    folders, or flat next to the development kit (ILSVRC2012_devkit_t12, or its archive) or Kaggle's
+    LOC_val_solution.csv; Kaggle's layout is supported too. A subset is called ``imagenet_subset`` in results.
 
     References:
         Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge", IJCV 2015, arXiv 1409.0575.
@@ -292,7 +292,7 @@ class ImageNet(FolderDataset):
 
     @classmethod
     def find(cls, root: Path) -> ImageIndex:
-        """Its images in any of the layouts."""
+        """The images in any of the layouts."""
         candidate_folders = cls.candidate_folders(root)
         folder = next(listing.folders_containing(candidate_folders, "train", "val"), None)
         if folder is None:
@@ -301,24 +301,25 @@ class ImageNet(FolderDataset):
         return listing.imagenet(folder / "train", folder / "val", [folder, root, root / "imagenet"])
 
     def dataset_name(self, name: str, found: ImageIndex) -> tuple[str, str]:
-        """``imagenet`` if it is all of it."""
+        """``imagenet`` if it is complete."""
         assert found.test is not None
         here = len(found.classes), len(found.train), len(found.test)
         if here == (self.CLASSES, self.TRAIN, self.TEST):
             return "imagenet", ""
         classes, train, test = here
         note = (
-            f"{classes:,} classes with {train:,} and {test:,} images, where ImageNet has {self.CLASSES:,} with "
-            f"{self.TRAIN:,} and {self.TEST:,}: results are of imagenet_subset and compare with nothing published"
+            f"{classes:,} classes with {train:,} and {test:,} images; ImageNet has {self.CLASSES:,} with "
+            f"{self.TRAIN:,} and {self.TEST:,}: results are called "
+            "imagenet_subset and are not comparable with published ones"
         )
         return "imagenet_subset", note
 
 
 class ImageFolder(FolderDataset):
-    """Any folder of images in folders named by their class.
+    """Any folder of images, in subfolders named by class.
 
-    ``data_root`` holds train/ and test/ (or val/, which is then the test set), each with a folder a class; or the
-    class folders themselves, of which a stratified fifth, drawn once with a fixed seed, is ``test``.
+    ``data_root`` contains train/ and test/ (or val/, which is then the test set), each with one folder per class; or
+    the class folders themselves, of which a stratified fifth, drawn with a fixed seed, is ``test``.
 
     References:
         Marcel and Rodriguez, "Torchvision the machine-vision package of torch", ACM Multimedia 2010 (the layout).
@@ -331,7 +332,7 @@ class ImageFolder(FolderDataset):
 
     @classmethod
     def find(cls, root: Path) -> ImageIndex:
-        """Its images, with those for test if there are some."""
+        """The images, including test images if there are any."""
         if not root.is_dir():
             raise SettingError("data_root", root, "an existing folder")
         for test in ("test", "val"):
@@ -342,10 +343,12 @@ class ImageFolder(FolderDataset):
         return ImageIndex(classes, *listing.by_class(train, classes), None, torch.empty(0, dtype=torch.int64))
 
     def dataset_name(self, name: str, found: ImageIndex) -> tuple[str, str]:
-        """As the setting says."""
+        """The setting ``dataset.name``."""
         if not name:
-            raise SettingError("name", name, "what results are to call this data set")
+            raise SettingError("name", name, "the name of this data set in results")
         return (
             name,
-            "" if found.test is not None else "there is no test folder: a fifth of the images is held out",
+            ""
+            if found.test is not None
+            else "there is no test folder: a fifth of the images is held out for test",
         )

@@ -1,4 +1,4 @@
-"""Folders of image files in the layouts that data sets are published in: which image is of which class."""
+"""Index folders of image files in the published layouts: which image has which class."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from sparsebench.errors import SettingError
 
 ENDINGS = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".gif", ".ppm", ".tif", ".tiff")
 INDEX = "index.safetensors"
-"""Of packed images; the folder that holds it is no class."""
+"""Index of packed images; the folder that contains it is not a class."""
 TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 KAGGLE = "LOC_val_solution.csv"
 
 
 class ImageSource(Protocol):
-    """Where the bytes of images come from; pickles, and is cheap to copy into processes."""
+    """Source of image files; picklable, and cheap to copy into worker processes."""
 
     def __len__(self) -> int:
         """Number of images."""
 
     def name(self, index: int) -> str:
-        """How a person finds the image."""
+        """Name of the image in messages."""
 
     def read(self, index: int) -> Tensor:
-        """The bytes of an image file, uint8 [bytes]; an OSError if they cannot be had."""
+        """The bytes of an image file, uint8 [bytes]; raises OSError if it cannot be read."""
 
 
 class Files:
     """Image files under one folder.
 
-    Paths are kept as one string of bytes: a million Python strings would be copied into every worker process.
+    Paths are stored as one byte string, because a million Python strings would be copied into every worker process.
 
     Args:
         root: The folder.
-        paths: Of the images, relative to it.
+        paths: Paths of the images, relative to it.
     """
 
     def __init__(self, root: Path, paths: Iterable[str]) -> None:
@@ -88,7 +88,7 @@ class ImageIndex:
 
 
 def images_in(folder: Path) -> list[str]:
-    """Names of the image files right in ``folder``, sorted; hidden files are none."""
+    """Sorted names of the image files directly in ``folder``, without hidden files."""
     with os.scandir(folder) as entries:
         return sorted(
             e.name for e in entries if e.name.lower().endswith(ENDINGS) and not e.name.startswith(".")
@@ -96,14 +96,14 @@ def images_in(folder: Path) -> list[str]:
 
 
 def folders_in(folder: Path) -> list[str]:
-    """Names of the folders in ``folder``, sorted; hidden ones are none, nor are those of packed images."""
+    """Sorted names of the subfolders of ``folder``, without hidden ones and those of packed images."""
     with os.scandir(folder) as entries:
         names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
     return [name for name in names if not (name.startswith("packed-") and (folder / name / INDEX).is_file())]
 
 
 def by_class(folder: Path, classes: Sequence[str], inside: str = "") -> tuple[Files, Tensor]:
-    """The images in ``folder``/class/``inside``, class after class, and their labels.
+    """The images in ``folder``/class/``inside``, ordered by class, and their labels.
 
     Raises:
         SettingError: A class has no images.
@@ -128,32 +128,34 @@ def classes_of(train: Path) -> list[str]:
     """
     classes = folders_in(train)
     if len(classes) < 2:
-        raise SettingError("data_root", train, f"at least two folders, one a class, and found {len(classes)}")
+        raise SettingError(
+            "data_root", train, f"at least two folders, one per class, but found {len(classes)}"
+        )
     return classes
 
 
 def train_and_test(train: Path, test: Path) -> ImageIndex:
-    """Two folders of class folders with the same names.
+    """Index two folders with the same class folders.
 
     Raises:
         SettingError: A class is missing, or has no images; or ``test`` has another class.
     """
     classes = classes_of(train)
     if more := sorted(set(folders_in(test)) - set(classes)):
-        raise SettingError("data_root", test / more[0], f"a class that is in {train} too")
+        raise SettingError("data_root", test / more[0], f"a class that is also in {train}")
     return ImageIndex(classes, *by_class(train, classes), *by_class(test, classes))
 
 
 def imagenet(train: Path, val: Path, beside: Sequence[Path]) -> ImageIndex:
-    """ILSVRC 2012: ``val`` in class folders, or flat with the ground truth of the development kit or of Kaggle.
+    """Index ILSVRC 2012: ``val`` in class folders, or flat with the ground truth of the development kit or of Kaggle.
 
     Args:
         train: Folder of class folders, named by WordNet ID.
         val: Folder of the official validation images, which are the test set here.
-        beside: Folders that may hold the development kit, unpacked or not, or Kaggle's LOC_val_solution.csv.
+        beside: Folders that may contain the development kit, unpacked or not, or Kaggle's LOC_val_solution.csv.
 
     Raises:
-        SettingError: A class or an image is missing, or there is no ground truth.
+        SettingError: A class, an image or the ground truth is missing.
     """
     if folders_in(val):
         return train_and_test(train, val)
@@ -166,14 +168,14 @@ def imagenet(train: Path, val: Path, beside: Sequence[Path]) -> ImageIndex:
     for image in found:
         wnid = truth.get(Path(image).stem)
         if wnid not in index:
-            allowed = f"an image of a class in {train}, and the ground truth says {wnid}"
+            allowed = f"an image of a class in {train}, but the ground truth is {wnid}"
             raise SettingError("data_root", val / image, allowed)
         labels.append(index[wnid])
     return ImageIndex(classes, *by_class(train, classes), Files(val, found), torch.tensor(labels))
 
 
 def _kaggle(beside: Sequence[Path]) -> dict[str, str]:
-    """Image -> class by Kaggle's file, or nothing where there is none."""
+    """Image -> class from Kaggle's file; empty if there is none."""
     for path in (folder / KAGGLE for folder in beside):
         if path.is_file():
             with open(path, newline="", encoding="utf-8") as file:
@@ -184,24 +186,24 @@ def _kaggle(beside: Sequence[Path]) -> dict[str, str]:
 
 
 def _devkit(images: Sequence[str], beside: Sequence[Path]) -> Mapping[str, str]:
-    """Image -> class by the development kit: a class number a line, in the order of the images' names."""
+    """Image -> class from the development kit: one class number per line, in the order of the image names."""
     truth, meta = _kit(beside)
-    from scipy.io import loadmat  # here: only this layout needs it
+    from scipy.io import loadmat  # imported here: only this layout needs it
 
     try:
         synsets = loadmat(meta, squeeze_me=True)["synsets"]
         wnids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets if not row["num_children"]}
         numbers = [int(line) for line in truth.read().split()]
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise SettingError("data_root", beside[0], f"a development kit that can be read: {error}") from error
+        raise SettingError("data_root", beside[0], f"a readable development kit: {error}") from error
     if len(numbers) != len(images):
-        allowed = f"as many images in val as {TRUTH} has lines, {len(numbers)}, and found {len(images)}"
+        allowed = f"as many images in val as {TRUTH} has lines, {len(numbers)}, but found {len(images)}"
         raise SettingError("data_root", beside[0], allowed)
     return {Path(image).stem: wnids.get(n, str(n)) for image, n in zip(images, numbers, strict=True)}
 
 
 def _kit(beside: Sequence[Path]) -> tuple[io.BytesIO, io.BytesIO]:
-    """Contents of the ground truth and of meta.mat, from the unpacked kit or its archive."""
+    """The contents of the ground truth and of meta.mat, from the unpacked kit or its archive."""
     for folder in beside:
         for kit in (folder, folder / "ILSVRC2012_devkit_t12", folder / "devkit"):
             truth, meta = kit / "data" / TRUTH, kit / "data" / "meta.mat"
@@ -228,11 +230,11 @@ def _unpacked(archive: Path) -> tuple[io.BytesIO, io.BytesIO]:
                     found[Path(member.name).name] = io.BytesIO(file.read())
         return found[TRUTH], found["meta.mat"]
     except (tarfile.TarError, OSError, EOFError, KeyError) as error:
-        raise SettingError("data_root", archive, f"the whole archive: {error}") from error
+        raise SettingError("data_root", archive, f"a valid archive: {error}") from error
 
 
 def tiny_imagenet(root: Path) -> ImageIndex:
-    """Tiny ImageNet as it is published, or with its validation images sorted into class folders.
+    """Index Tiny ImageNet as published, or with its validation images sorted into class folders.
 
     Raises:
         SettingError: A class or an image is missing.
@@ -249,11 +251,11 @@ def tiny_imagenet(root: Path) -> ImageIndex:
     lines = [line.split("\t") for line in annotations.read_text(encoding="utf-8").splitlines() if line]
     wrong = [line for line in lines if len(line) < 2 or line[1] not in index]
     if wrong:
-        raise SettingError("data_root", annotations, f"an image and its class a line, not {wrong[0]}")
+        raise SettingError("data_root", annotations, f"an image and its class per line, not {wrong[0]}")
     labels = torch.tensor([index[line[1]] for line in lines])
     return ImageIndex(classes, *trained, Files(val / "images", [line[0] for line in lines]), labels)
 
 
 def folders_containing(candidate_folders: Iterable[Path], *needed: str) -> Iterator[Path]:
-    """Those of ``candidate_folders`` that hold all the ``needed`` folders."""
+    """Those of ``candidate_folders`` that contain all ``needed`` subfolders."""
     return (folder for folder in candidate_folders if all((folder / name).is_dir() for name in needed))

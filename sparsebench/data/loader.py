@@ -1,4 +1,4 @@
-"""Batches of an in-memory data set: a pure function of (seed, step), made on the device."""
+"""Batches of an in-memory data set, as a pure function of (seed, step), assembled on the device."""
 
 from __future__ import annotations
 
@@ -31,38 +31,37 @@ class InMemory(Dataset, Protocol):
 
     @property
     def train(self) -> Pixels:
-        """What is trained on."""
+        """The training split."""
 
     @property
     def val(self) -> Pixels:
-        """What every choice is made by."""
+        """The validation split, for all choices."""
 
     @property
     def test(self) -> Pixels:
-        """What is only reported."""
+        """The test split, for reporting only."""
 
 
 class TrainLoader:
-    """Shuffled, cropped, mirrored and normalised training batches, each a function of its step.
+    """Shuffled, cropped, flipped and normalised training batches, each a function of its step.
 
-    An epoch's order, crops and mirrorings are drawn at once, from (seed, epoch) alone: a training that
-    resumes at a step needs nothing but that step, and no global random state is read or changed. Each
-    image is drawn exactly once an epoch, and the last batch of an epoch is smaller where the batch size
-    does not divide the number of images; where a single image would be left, which batch normalisation
-    cannot train on, that batch is dropped (so that epoch misses one image, another one each time).
+    The order, crops and flips of an epoch are drawn at once from (seed, epoch): a training that resumes at a step
+    needs only that step, and the global random state is neither read nor changed. Each image occurs exactly once per
+    epoch, and the last batch is smaller if the batch size does not divide the number of images. A last batch of a
+    single image, on which batch normalisation cannot train, is dropped (a different image in each epoch).
 
-    The crop is torchvision's ``RandomCrop(size, padding)``: a window of the raw image padded with black,
-    at one of (2 pad + 1)² offsets; the mirroring is ``RandomHorizontalFlip``.
+    The crop is torchvision's ``RandomCrop(size, padding)``: a window of the zero-padded raw image at one of
+    (2 pad + 1)² offsets; the flip is ``RandomHorizontalFlip``.
 
     Args:
         dataset: Its ``train`` split is used, with its ``pad`` and ``flip``.
-        batch_size: Images a batch, at least 1.
+        batch_size: Images per batch, at least 1.
         seed: Seed of the run, 0 or more.
         channels_last: Whether inputs are channels_last in memory; the values are the same.
-        drop_last: Whether any incomplete last batch is dropped.
+        drop_last: Whether an incomplete last batch is dropped.
 
     Raises:
-        SettingError: A value is out of its range, or no whole batch is left.
+        SettingError: A value is out of range, or no complete batch is left.
 
     Example:
         >>> loader = TrainLoader(dataset, batch_size=128, seed=1)  # doctest: +SKIP
@@ -87,7 +86,7 @@ class TrainLoader:
         _, height, width = dataset.input_shape
         padded = pad(dataset.train.images, (self.pad,) * 4)
         padded = padded.contiguous(memory_format=self.normalize.memory_format)
-        # A view of all crops of all images, [N, 2 pad + 1, 2 pad + 1, C, H, W]: cropping is one gather.
+        # Strided view of all crops of all images, [N, 2 pad + 1, 2 pad + 1, C, H, W], so that cropping is one gather.
         self.crops = padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
         self._epoch = -1
 
@@ -100,8 +99,8 @@ class TrainLoader:
 
         Args:
             step: The step.
-            rank: Whose :func:`rank_slice` of it.
-            world_size: Among how many it is shared out.
+            rank: Rank whose :func:`sparsebench.data.batching.rank_slice` of the batch is returned.
+            world_size: Number of ranks.
 
         Returns:
             Inputs, float32 [B, C, H, W], and targets, int64 [B], on the device of the data set.
@@ -114,13 +113,13 @@ class TrainLoader:
         index, row, column = self._crop_index[:, part]
         images = self.crops[index, row, column]
         if self.flip:
-            # torch.where is many times slower on bytes: images ^ (images ^ mirrored) where mirrored, as bits.
+            # Branchless select on bits, many times faster than torch.where on uint8.
             chosen = images.flip(-1).bitwise_xor_(images).bitwise_and_(self._mirrored[part])
             images = chosen.bitwise_xor_(images)
         return self.normalize(images), self._targets[part]
 
     def _plan_epoch(self, epoch: int) -> None:
-        """Draw the order, crops and mirrorings of an epoch on the CPU, and send them over at once."""
+        """Draw the order, crops and flips of an epoch on the CPU, and copy them to the device at once."""
         random = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
         count, offsets = len(self.labels), 2 * self.pad + 1
         order = torch.randperm(count, generator=random)  # first: the same with and without augmentation
@@ -149,7 +148,7 @@ def batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """All of a split once, in order, normalised and otherwise as it is.
+    """All batches of a split once, in order, normalised and not augmented.
 
     Args:
         dataset: The data set.

@@ -12,16 +12,16 @@ from sparsebench.errors import SettingError
 
 
 class Mix:
-    """Mixes every image of a training batch with the one before it, and their targets alike; torchvision does it.
+    """Mixes every image of a training batch, and its target, with the preceding one, using torchvision.
 
-    What is drawn for a step is a function of (seed, step). Where both are on, each step uses one of them, by a coin. Of
-    several ranks each mixes its own share.
+    Random numbers are a function of (seed, step). If both are on, each step uses one of them with probability 1/2.
+    With several ranks, each mixes its own slice.
 
     Args:
-        mixup: α of mixup's Beta(α, α); 0 is off.
-        cutmix: α of CutMix's; 0 is off.
+        mixup: α of mixup's Beta(α, α); 0 for none.
+        cutmix: α of CutMix's Beta(α, α); 0 for none.
         num_classes: Number of classes.
-        seed: Of the run.
+        seed: Seed of the run.
 
     Raises:
         SettingError: An α is negative.
@@ -35,14 +35,12 @@ class Mix:
     def __init__(self, mixup: float, cutmix: float, num_classes: int, seed: int) -> None:
         for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
             if not 0 <= alpha < float("inf"):
-                raise SettingError(
-                    name, alpha, "0 for none, or the α of a Beta distribution, for example 0.2"
-                )
+                raise SettingError(name, alpha, "0 for none, or α of a Beta distribution, for example 0.2")
         self.seed = seed
         self.kinds: list[Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = []
         if not (mixup or cutmix):
             return
-        from torchvision.transforms import v2  # here: slow to import, and only these need it
+        from torchvision.transforms import v2  # imported here: it is slow, and only mixup and CutMix need it
 
         if mixup:
             self.kinds.append(v2.MixUp(alpha=mixup, num_classes=num_classes))
@@ -50,7 +48,7 @@ class Mix:
             self.kinds.append(v2.CutMix(alpha=cutmix, num_classes=num_classes))
 
     def __call__(self, step: int, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs [B, C, H, W] and class indices [B] as mixed inputs and probabilities [B, classes]."""
+        """Mix inputs [B, C, H, W] and class indices [B] to inputs and target probabilities [B, classes]."""
         if not self.kinds or not len(inputs):
             return inputs, targets
         before = torch.random.get_rng_state()

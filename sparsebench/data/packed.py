@@ -1,9 +1,9 @@
-"""Images made smaller and packed into a few large files: tar shards, as WebDataset has them, with an index.
+"""Downscaled images packed into a few large files: tar shards as in WebDataset, with an index.
 
-Reading an image is one read at a known place of a large file, and decoding it is decoding fewer pixels. A shard
-is a plain tar archive of JPEG files with their class beside (``00000042.jpg``, ``00000042.cls``), so others read
-it too. The index is a safetensors file: of every image its shard, offset, size and class; and in its metadata the
-classes, what was packed and how, and the SHA-256 of every shard.
+An image is one read at a known offset of a large file, with fewer pixels to decode. A shard is a plain tar archive of
+JPEG files and their classes (``00000042.jpg``, ``00000042.cls``), readable by other programs. The index is a
+safetensors file with shard, offset, size and class of every image; its metadata holds the classes, the source and
+settings, and the SHA-256 of every shard.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from sparsebench.errors import SettingError
 from sparsebench.files import atomic
 
 PER_SHARD = 4096
-"""Images; with a shorter side of 256 that is about 150 MB."""
+"""Images per shard; about 150 MB at a shorter side of 256."""
 
 
 class Packed:
-    """The images of one split in its shards.
+    """The packed images of one split.
 
     Args:
-        folder: Of the shards.
-        names: Of the shards.
+        folder: Folder of the shards.
+        names: Names of the shards.
         locations: Shard, offset and size of every image, int64 [N, 3].
     """
 
@@ -60,7 +60,7 @@ class Packed:
             self._open[shard] = os.open(self.folder / self.names[shard], os.O_RDONLY)
         content = os.pread(self._open[shard], size, offset)
         if len(content) != size:
-            raise OSError(f"{self.names[shard]} ends early")
+            raise OSError(f"{self.names[shard]} is truncated")
         return torch.frombuffer(bytearray(content), dtype=torch.uint8)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -75,11 +75,11 @@ def packed(folder: Path) -> ImageIndex:
     """The images packed into ``folder``.
 
     Raises:
-        SettingError: The index cannot be read, or a shard is missing.
+        SettingError: The index is unreadable, or a shard is missing.
     """
     about, tensors = read_index(folder)
     if missing := [name for name in about["sha256"] if not (folder / name).is_file()]:
-        raise SettingError("packed", folder / missing[0], "a shard that the index names, but it is missing")
+        raise SettingError("packed", folder / missing[0], "a shard listed in the index, but it is missing")
 
     def split(name: str) -> tuple[ImageSource, Tensor]:
         shards = [shard for shard in about["sha256"] if shard.startswith(f"{name}-")]
@@ -91,10 +91,10 @@ def packed(folder: Path) -> ImageIndex:
 
 
 def read_index(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What the index says about the whole, and its tensors.
+    """The metadata and the tensors of the index.
 
     Raises:
-        SettingError: It cannot be read.
+        SettingError: It is unreadable.
     """
     try:
         with safe_open(folder / INDEX, framework="pt") as file:
@@ -102,7 +102,7 @@ def read_index(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise SettingError("packed", folder / INDEX, f"an index that can be read: {reason}") from error
+        raise SettingError("packed", folder / INDEX, f"a readable index: {reason}") from error
 
 
 def pack(
@@ -115,23 +115,23 @@ def pack(
     step: Callable[[int], object],
     per_shard: int = PER_SHARD,
 ) -> dict[str, Any]:
-    """Write the images of ``found`` into shards in ``folder``; whole shards that are there already are kept.
+    """Write the images of ``found`` into shards in ``folder``; complete shards that exist are reused.
 
-    An image whose shorter side is longer than ``side`` is resized to it (Lanczos) and encoded again; any other is kept
-    as it is if it is a JPEG of colours, and encoded otherwise. One that cannot be decoded is kept as it is.
+    Images whose shorter side exceeds ``side`` are resized to it (Lanczos) and re-encoded; others are copied if they are
+    RGB JPEGs, and encoded otherwise. Images that cannot be decoded are copied unchanged.
 
     Args:
-        found: What to pack.
-        folder: Where to; made if need be.
-        side: Shorter side, in pixels.
-        quality: Of JPEG, 1 to 95; colours are not subsampled.
-        about: What else the index is to say; ``source`` among it, where the images come from.
-        workers: Threads.
-        step: Told how many images are done, a shard at a time.
-        per_shard: Images of a shard.
+        found: The images to pack.
+        folder: Output folder; created if missing.
+        side: Maximum length of the shorter side, in pixels.
+        quality: JPEG quality, 1 to 95, without chroma subsampling.
+        about: Further metadata for the index, including ``source``, a hash of the images.
+        workers: Number of threads.
+        step: Called with the number of images after each shard.
+        per_shard: Images per shard.
 
     Returns:
-        What the index says: ``images``, ``bytes``, ``kept_shards``, ``unreadable`` among it.
+        The metadata of the index, including ``images``, ``bytes``, ``kept_shards`` and ``unreadable``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
@@ -160,13 +160,13 @@ def pack(
         metadata["images"] += len(source)
     with atomic(folder / INDEX) as file:
         file.write(save(tensors, metadata={"sparsebench": json.dumps(metadata)}))
-    for name in metadata["sha256"]:  # the index says it all
+    for name in metadata["sha256"]:  # superseded by the index
         (folder / name).with_suffix(".json").unlink(missing_ok=True)
     return {**metadata, "kept_shards": kept}
 
 
 class _Shard:
-    """One archive, and beside it, until the index is written, a note of what is in it and how it was made."""
+    """A shard, and until the index is written, a JSON file with its contents and settings."""
 
     def __init__(self, path: Path, metadata: dict[str, Any]) -> None:
         self.path, self.note = path, path.with_suffix(".json")
@@ -196,7 +196,7 @@ class _Shard:
                 return b"", False
 
         with (
-            ThreadPoolExecutor(workers) as pool,  # Pillow lets other threads run while it computes
+            ThreadPoolExecutor(workers) as pool,  # Pillow releases the GIL
             atomic(self.path) as file,
             tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
         ):
@@ -224,7 +224,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def shrink(content: bytes, side: int, quality: int) -> tuple[bytes, bool]:
-    """A JPEG whose shorter side is at most ``side``, and whether ``content`` could be decoded at all."""
+    """A JPEG whose shorter side is at most ``side``, and whether ``content`` could be decoded."""
     try:
         with Image.open(io.BytesIO(content)) as image:
             short = min(image.size)
@@ -238,12 +238,12 @@ def shrink(content: bytes, side: int, quality: int) -> tuple[bytes, bool]:
             buffer = io.BytesIO()
             rgb.save(buffer, "JPEG", quality=quality, subsampling=0)
             return buffer.getvalue(), True
-    except Exception:  # a damaged file raises just about anything
+    except Exception:  # a corrupt file can raise anything
         return content, False
 
 
 def sha256(path: Path) -> str:
-    """Of a file's content, hexadecimal."""
+    """Hexadecimal SHA-256 of a file."""
     with open(path, "rb") as file:
         return (
             hashlib.file_digest(file, "sha256").hexdigest()

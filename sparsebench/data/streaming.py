@@ -1,4 +1,4 @@
-"""Batches read from disk by worker processes: the same to the bit however many there are, from any step on."""
+"""Batches read from disk by worker processes; identical for any number of workers, from any step."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from sparsebench.data.listing import ImageSource
 from sparsebench.errors import RunError, require_int
 
 CHUNK = 64
-"""Images that a worker reads at a time: several work at one batch, and shared memory holds about two batches."""
+"""Images that a worker reads at a time, so that several work on one batch and about two batches are in flight."""
 
 Request = tuple[int, tuple[int, ...]]
-"""Index of an image in its source, and what its view is drawn from; nothing for a view that draws nothing."""
+"""Index of an image in its source, and the numbers that seed its transform; empty for a deterministic one."""
 
 Failures = dict[int, str]
 """Index of an unreadable image -> reason."""
@@ -30,13 +30,13 @@ Failures = dict[int, str]
 
 @dataclass(frozen=True)
 class Reader:
-    """What a worker does: reads, decodes and views images, a part of a batch.
+    """Map-style dataset of the workers: reads, decodes and transforms images, a part of a batch at a time.
 
-    An image that cannot be read or decoded becomes one of a single colour, and is told of beside the others.
+    An unreadable image is replaced by a single-coloured one, and reported along with the images.
 
     Args:
-        source: Where the bytes come from.
-        view: Of the decoded image.
+        source: Source of the image files.
+        view: Transform of decoded images.
         fill: Raw pixel [R, G, B] of an unreadable image.
     """
 
@@ -49,10 +49,10 @@ class Reader:
         return len(self.source)
 
     def __getitems__(self, requests: Sequence[Request]) -> tuple[Tensor, Failures]:
-        """Images, uint8 [N, 3, size, size], and what went wrong."""
+        """Images, uint8 [N, 3, size, size], and failures."""
         failures: Failures = {}
         images = [self._image(index, drawn, failures) for index, drawn in requests]
-        return default_collate(images), failures  # in a worker right into shared memory
+        return default_collate(images), failures  # in a worker directly into shared memory
 
     def _image(self, index: int, drawn: tuple[int, ...], failures: Failures) -> Tensor:
         try:
@@ -76,30 +76,30 @@ def make_dataloader(
     device: torch.device,
     persistent: bool,
 ) -> DataLoader[tuple[Tensor, Failures]]:
-    """A loader of parts of batches; an iterator of it can be taken more than once.
+    """A DataLoader of parts of batches, which can be iterated more than once.
 
     Args:
-        reader: What the workers do.
-        requests: Of every part of every batch.
-        batch_size: Images a batch; twice as many are read ahead.
-        workers: Processes; 0 reads in this one.
-        device: Where batches are going: pinned memory for a GPU.
-        persistent: Whether the workers outlive an iterator.
+        reader: The workers' dataset.
+        requests: Requests of every part of every batch.
+        batch_size: Images per batch; two batches are prefetched.
+        workers: Number of processes; 0 reads in this one.
+        device: Device of the batches; memory is pinned for a GPU.
+        persistent: Whether workers outlive an iterator.
     """
     ahead = max(-(-2 * batch_size // (CHUNK * workers)), 2) if workers else None
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", "This DataLoader will create"
-        )  # more workers than cores were asked for
+        )  # more workers than cores are allowed
         return DataLoader(
-            reader,  # type: ignore[arg-type]  # it has __getitems__, which is what loaders call
-            batch_sampler=requests,  # type: ignore[arg-type]  # an iterable of lists; not of integers
+            reader,  # type: ignore[arg-type]  # DataLoader calls its __getitems__
+            batch_sampler=requests,  # type: ignore[arg-type]  # an iterable of lists of requests, not of integers
             num_workers=workers,
-            collate_fn=_identity_collate,  # what __getitems__ gives is a whole batch
+            collate_fn=_identity_collate,  # __getitems__ returns a collated batch
             pin_memory=device.type == "cuda",
             prefetch_factor=ahead,
             persistent_workers=persistent and workers > 0,
-            generator=torch.Generator(),  # or every iterator would draw from the global one
+            generator=torch.Generator(),  # otherwise every iterator would advance the global generator
         )
 
 
@@ -108,14 +108,14 @@ def _identity_collate(batch: Any) -> Any:
 
 
 def request_chunks(requests: Sequence[Request]) -> list[Sequence[Request]]:
-    """What is read at a time of a batch."""
+    """Split the requests of a batch into parts of :data:`CHUNK` images."""
     return [requests[first : first + CHUNK] for first in range(0, len(requests), CHUNK)]
 
 
 def next_batch(
     iterator: Iterator[tuple[Tensor, Failures]], images: int, device: torch.device
 ) -> tuple[Tensor, Failures]:
-    """The next batch of a loader, of so many images, on ``device``, and what went wrong.
+    """The next batch of ``images`` images on ``device``, and its failures.
 
     Raises:
         RunError: A worker died.
@@ -124,7 +124,7 @@ def next_batch(
         read = [next(iterator) for _ in range(0, images, CHUNK)]
     except RuntimeError as error:
         reason = next((line for line in str(error).splitlines()[::-1] if line.strip()), type(error).__name__)
-        hint = "out of memory or of shared memory (/dev/shm)? fewer workers=N need less"
+        hint = "out of memory or of shared memory (/dev/shm)? try a smaller workers=N"
         raise RunError(f"images could not be read: {reason.strip()} ({hint})") from error
     parts = [part.to(device, non_blocking=True) for part, _ in read]
     failures = {index: reason for _, failed in read for index, reason in failed.items()}
@@ -132,7 +132,7 @@ def next_batch(
 
 
 def available_workers(world_size: int = 1) -> int:
-    """One a core that this process may use, shared by ``world_size`` such processes."""
+    """Default number of workers: the cores available to this process, divided among ``world_size`` processes."""
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
     return max(cores // world_size, 1)
@@ -145,11 +145,11 @@ class Files(Images, Protocol):
 
     @property
     def reader(self) -> Reader:
-        """What reads them for training."""
+        """Reader for training images."""
 
 
 class OnDisk(Dataset, Protocol):
-    """A data set whose images stay on disk."""
+    """A data set on disk."""
 
     repeats: int
     workers: int | None
@@ -159,10 +159,10 @@ class OnDisk(Dataset, Protocol):
 
     @property
     def train(self) -> Files:
-        """What is trained on."""
+        """The training split."""
 
     def record_failures(self, split: Any, failures: Failures) -> None:
-        """Name and count images that could not be read."""
+        """Report and count unreadable images."""
 
 
 class StreamedLoader:
@@ -173,17 +173,17 @@ class StreamedLoader:
     starts reading there. Batches are read ahead across the ends of epochs. The last batch of an epoch is as in
     `sparsebench.data.loader.TrainLoader`.
 
-    With ``repeats`` r (repeated augmentation) an epoch has as many images as ever, but only a share 1/r of all,
+    With ``repeats`` r (repeated augmentation) an epoch has as many images as otherwise, but only a fraction 1/r of all,
     each r times in different views, next to one another.
 
     Args:
         dataset: Its ``train`` split is used.
-        batch_size: Images a batch, at least 1.
+        batch_size: Images per batch, at least 1.
         seed: Seed of the run, 0 or more.
         channels_last: Whether inputs are channels_last in memory; the values are the same.
 
     Raises:
-        SettingError: A value is out of its range, or no whole batch is left.
+        SettingError: A value is out of range, or no complete batch is left.
 
     References:
         Hoffer et al., "Augment your batch", CVPR 2020, arXiv 1901.09335, and Berman et al., "MultiGrain", 2019, arXiv
@@ -217,14 +217,14 @@ class StreamedLoader:
 
         Args:
             step: The step.
-            rank: Whose `sparsebench.data.batching.share` of it: no other images are read.
-            world_size: Among how many it is shared out.
+            rank: Rank whose `sparsebench.data.batching.rank_slice` is returned; other images are not read.
+            world_size: Number of ranks.
 
         Returns:
             Inputs, float32 [B, C, H, W], and targets, int64 [B], on the device of the data set.
 
         Raises:
-            RunError: Too many images cannot be read, or a worker died.
+            RunError: Too many images are unreadable, or a worker died.
         """
         if self._loader is None or (rank, world_size) != self._plan.rank:
             self._plan.rank, self._next = (rank, world_size), -1
@@ -248,22 +248,22 @@ class StreamedLoader:
         return self.normalize(images), self.labels[positions].to(self.dataset.device, non_blocking=True)
 
     def positions(self, step: int) -> Tensor:
-        """Positions in the ``train`` split of the images of ``step``, or of the rank's share of them, int64 [B]."""
+        """Positions in the ``train`` split of the rank's slice of ``step``, int64 [B]."""
         return self._plan.positions(step)
 
     def state_dict(self) -> dict[str, Any]:
-        """The unreadable images met so far."""
+        """The unreadable images found so far."""
         return {"unreadable": dict(self.dataset.unreadable)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`."""
+        """Resume from :meth:`state_dict`."""
         self.dataset.unreadable.update(state.get("unreadable", {}))
 
 
 class _Plan:
-    """The requests of every step from ``start`` on, by parts, without an end; what the data loader iterates over.
+    """Endless iterable of the requests of every step from ``start`` on, in parts; the DataLoader's batch sampler.
 
-    It does not know the loader: in a cycle of references, workers are not told to end.
+    It holds no reference to the loader, because a reference cycle would keep workers from shutting down.
     """
 
     def __init__(self, indices: Tensor, batch_size: int, steps: int, seed: int, repeats: int) -> None:
@@ -279,11 +279,11 @@ class _Plan:
             step += 1
 
     def size(self, step: int) -> int:
-        """Images of ``step``, over all ranks."""
+        """Global batch size of ``step``."""
         return min(self._batch_size, len(self._indices) - step % self._steps * self._batch_size)
 
     def rows(self, step: int) -> slice:
-        """The rank's part of the order of the epoch of ``step``."""
+        """The rank's slice of the epoch's order at ``step``."""
         own, start = rank_slice(self.size(step), *self.rank), step % self._steps * self._batch_size
         return slice(start + own.start, start + own.stop)
 
@@ -292,7 +292,7 @@ class _Plan:
         return self.order(step // self._steps)[self.rows(step)]
 
     def requests(self, step: int) -> list[Request]:
-        """What the workers are asked for."""
+        """The requests to the workers for ``step``."""
         epoch, first = step // self._steps, self.rows(step).start
         return [
             (index, (self._seed, epoch, index, row % self._repeats))
@@ -300,7 +300,7 @@ class _Plan:
         ]
 
     def order(self, epoch: int) -> Tensor:
-        """Positions in the split in the order of ``epoch``; reading ahead needs two epochs at a time."""
+        """Shuffled positions in the split for ``epoch``; two epochs are cached for prefetching."""
         if epoch not in self._orders:
             random = torch.Generator().manual_seed(derive_seed(self._seed, epoch))
             order = torch.randperm(len(self._indices), generator=random)
@@ -314,7 +314,7 @@ class _Plan:
 def read_in_order(
     dataset: OnDisk, reader: Reader, batches: Sequence[Tensor], size: int
 ) -> Iterator[tuple[Tensor, Failures]]:
-    """Raw images of a source, those at each of ``batches``, of at most ``size`` each, on the data set's device."""
+    """Raw images of each of ``batches`` (indices into a source, at most ``size`` each), on the data set's device."""
     requests: list[list[Request]] = [[(index, ()) for index in batch.tolist()] for batch in batches]
     parts = [part for batch in requests for part in request_chunks(batch)]
     workers = dataset.workers if dataset.workers is not None else available_workers(dataset.world_size)

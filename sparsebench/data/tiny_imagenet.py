@@ -21,15 +21,15 @@ SIDE = 64  # pixels
 class TinyImageNet(ImageDataset):
     """110,000 colour photographs of 64x64 pixels in 200 classes, 10,000 of them for test.
 
-    Small enough for memory: decoded once at the start of a run (1.35 GB), then as CIFAR. Labels of the official test
-    images are not published, so its validation images are the test set here.
+    Kept in memory: decoded once at the start of a run (1.35 GB), then handled like CIFAR. The official test labels are
+    not published, so the validation images are the test set.
 
     Args:
         data_root: Folder that holds tiny-imagenet-200 as unpacked, or is it. The other arguments are those of
             `ImageDataset`.
 
     Raises:
-        SettingError: The images are not there, or one cannot be read.
+        SettingError: The images are missing, or one is unreadable.
 
     References:
         Le and Yang, "Tiny ImageNet Visual Recognition Challenge", CS 231N report, Stanford University, 2015.
@@ -63,7 +63,7 @@ class TinyImageNet(ImageDataset):
 
 def _decoded(source: ImageSource) -> Tensor:
     """All images of ``source``, uint8 [N, 3, 64, 64]."""
-    from sparsebench.data.decoding import decode  # here: torchvision is slow to import
+    from sparsebench.data.decoding import decode  # imported here: torchvision is slow to import
 
     images = torch.empty(len(source), 3, SIDE, SIDE, dtype=torch.uint8)
 
@@ -75,7 +75,7 @@ def _decoded(source: ImageSource) -> Tensor:
                     f"{image.shape[2]}x{image.shape[1]} pixels where there should be {SIDE}x{SIDE}"
                 )
         except (OSError, ValueError) as error:
-            raise SettingError("data_root", source.name(index), f"a whole image: {error}") from error
+            raise SettingError("data_root", source.name(index), f"a valid image: {error}") from error
         images[index] = image
 
     with ThreadPoolExecutor() as pool:

@@ -1,1 +1,1 @@
-"""Where a model is trained: one device, or several ranks and what they tell each other."""
+"""Devices: a single one, or several ranks and their collectives."""

@@ -1,4 +1,4 @@
-"""What ranks tell each other, and what it means when one does not answer."""
+"""Collectives between ranks, and how their errors are reported."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from sparsebench.errors import RunError, SettingError
 
 
 class Stateful(Protocol):
-    """What has a state to copy."""
+    """An object with a state to copy."""
 
     def state_dict(self) -> dict[str, Any]:
         """The state."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take a state over."""
+        """Load the state."""
 
 
 def broadcast_state(method: Stateful, model: nn.Module, group: Any) -> None:
-    """Give every rank of ``group`` the state of its first rank's ``method``, and the parameters of its ``model``."""
+    """Broadcast the state of ``method`` and the parameters of ``model`` from the first rank of ``group``."""
     first = dist.get_global_rank(group, 0) if group is not None else 0
     message = [to_bytes(method.state_dict())]
     dist.broadcast_object_list(message, src=first, group=group)
@@ -33,9 +33,10 @@ def broadcast_state(method: Stateful, model: nn.Module, group: Any) -> None:
 
 
 def allreduce_sum_hook(group: Any, bucket: Any) -> torch.futures.Future[Tensor]:
-    """The sum of a bucket of gradients, where the wrapper would take a mean: each rank's loss is its share of it.
+    """DDP communication hook that sums a bucket of gradients instead of averaging it.
 
-    So what backward computes has the scale that it has in one process, also where fp16 scales the loss.
+    Each rank's loss is its part of the mean over the global batch, so gradients have the same scale as in one
+    process, also when fp16 scales the loss.
     """
     work = dist.all_reduce(bucket.buffer(), group=group, async_op=True)
     assert work is not None
@@ -43,14 +44,14 @@ def allreduce_sum_hook(group: Any, bucket: Any) -> torch.futures.Future[Tensor]:
 
 
 def to_bytes(value: Any) -> bytes:
-    """``value`` as bytes."""
+    """Serialise ``value``."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()
 
 
 def to_picklable_exception(error: Exception | None, rank: int) -> Exception | None:
-    """``error`` as other ranks are told of it: they end in the same way, and leave the printing to ``rank``."""
+    """``error`` in a form that other ranks can raise; only ``rank`` prints it."""
     if error is None:
         return None
     picklable = (
@@ -62,13 +63,13 @@ def to_picklable_exception(error: Exception | None, rank: int) -> Exception | No
 
 
 def is_communication_error(error: RuntimeError) -> bool:
-    """Whether gloo, nccl or the store says it: another rank is gone, or does not answer."""
+    """Whether gloo, nccl or the store raised ``error`` because another rank is gone or does not answer."""
     if isinstance(error, RunError):
         return False
     return isinstance(error, dist.DistError) or "gloo" in str(error).lower() or "NCCL" in str(error)
 
 
 def short_message(error: Exception) -> str:
-    """The first line of an error, without where in which library it arose."""
+    """The first line of an error, without the source location in the library that raised it."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
     return line.split("] ", 1)[-1].split(". ")[0].strip()[:200] or type(error).__name__

@@ -1,4 +1,4 @@
-"""One training on many GPUs: a process each, started by torchrun or as Slurm tasks."""
+"""One training on many GPUs, one process per GPU, started by torchrun or as Slurm tasks."""
 
 from __future__ import annotations
 
@@ -36,35 +36,34 @@ T = TypeVar("T")
 
 
 class DDP(Device):
-    """One of the ranks that train one model together, a process and a GPU each (or CPU processes, over gloo).
+    """One of several ranks that train one model: one process per GPU, or CPU processes over gloo.
 
-    ``batch_size`` is that of all ranks: each computes its share of a batch, ``DistributedDataParallel`` sums the
-    gradients, and every rank then takes the same step with the same masks, which are compared at every evaluation.
-    Evaluation batches are taken in turn, and sums added up. Only the first rank reads, writes and prints. Started
-    alone, it is a plain device.
+    ``batch_size`` is the global batch size: each rank processes its slice of a batch, ``DistributedDataParallel`` sums
+    the gradients, and every rank takes the same step with the same masks, which are compared at every evaluation.
+    Evaluation batches are distributed round-robin, and the sums are all-reduced. Only the main rank reads, writes and
+    prints. A single process is a plain device.
 
-    With fp16, the loss scale is the same on every rank: gradients are summed before they are looked at, so an overflow
-    on one rank is one on all.
+    With fp16, the loss scale is the same on every rank: gradients are summed before they are checked, so an overflow
+    on one rank is an overflow on all.
 
     Args:
-        name: As of :class:`Device`; ``auto`` for the GPUs where there are any.
-        precision: As of :class:`Device`.
-        channels_last: As of :class:`Device`.
-        compile: As of :class:`Device`.
-        deterministic: As of :class:`Device`.
-        sync_bn: Normalise by the batches of all ranks together; else each rank by its own, and batch statistics are
-            those of the first rank.
-        timeout: Minutes after which a rank that does not answer is given up. One whose process has ended is noticed at
-            once.
+        name: See :class:`Device`; ``auto`` uses GPUs if there are any.
+        precision: See :class:`Device`.
+        channels_last: See :class:`Device`.
+        compile: See :class:`Device`.
+        deterministic: See :class:`Device`.
+        sync_bn: Normalise over the global batch; otherwise each rank normalises over its own slice, and the running
+            statistics are those of the main rank.
+        timeout: Minutes to wait for a rank that does not answer. A rank whose process has ended is detected at once.
 
     Raises:
-        SettingError: As of :class:`Device`; ``srun`` was forgotten; several ranks on one GPU.
-        RunError: The ranks do not find each other.
+        SettingError: See :class:`Device`; also if ``srun`` is missing, or several ranks use one GPU.
+        RunError: The ranks cannot connect.
     """
 
     joins_ranks = True
     _gradient_group: ClassVar[Any] = (
-        None  # the process group of the gradients; the default one is gloo's, for the rest
+        None  # process group for gradients (nccl on GPUs); the default group is gloo
     )
     _rank_lost: ClassVar[bool] = False
 
@@ -96,24 +95,24 @@ class DDP(Device):
 
     @property
     def label(self) -> str:
-        """The number of ranks and the device of the first, such as ``8 x NVIDIA H200``."""
+        """The world size and the device of the main rank, such as ``8 x NVIDIA H200``."""
         return f"{self.world_size} x {super().label}" if self.world_size > 1 else super().label
 
     def peak_memory_mb(self) -> float:
-        """The largest of all ranks."""
+        """The maximum over all ranks."""
         return max(self.all_gather(super().peak_memory_mb()))
 
-    # ------------------------------------------------------------------------------------- agreeing
+    # ------------------------------------------------------------------------------------- collectives
 
     def broadcast_from_main(self, make: Callable[[], T]) -> T:
-        """What ``make`` returns on the first rank, on every rank; what it raises there is raised everywhere."""
+        """Call ``make`` on the main rank; its result is returned, or its exception raised, on every rank."""
         if self.world_size == 1:
             return make()
         value, error, message = None, None, [b""]
         if self.is_main_process:
             try:
                 value = make()
-            except Exception as raised:  # the others are told before it goes on its way
+            except Exception as raised:  # the other ranks receive it before it is raised here
                 error = raised
             message = [to_bytes((None if error else value, to_picklable_exception(error, 0)))]
         with self._detecting_lost_ranks():
@@ -127,13 +126,13 @@ class DDP(Device):
         return value  # type: ignore[return-value]
 
     def run_on_all_ranks(self, make: Callable[[], T]) -> T:
-        """What ``make`` returns on each rank; what it raises on any of them is raised on all."""
+        """Call ``make`` on every rank; an exception on any rank is raised on all of them."""
         if self.world_size == 1:
             return make()
         error: Exception | None = None
         try:
             value = make()
-        except Exception as raised:  # the others are told before it goes on its way
+        except Exception as raised:  # the other ranks receive it before it is raised here
             error = raised
         errors = self.all_gather(to_picklable_exception(error, self.rank))
         if first := next((passed for passed in errors if passed is not None), None):
@@ -151,7 +150,7 @@ class DDP(Device):
         return results[0]
 
     def all_gather(self, value: T) -> list[T]:
-        """The ``value`` of every rank, on every rank."""
+        """The ``value`` of every rank, returned on every rank."""
         values: list[Any] = [value] * self.world_size
         if self.world_size > 1:
             with self._detecting_lost_ranks():
@@ -159,7 +158,7 @@ class DDP(Device):
         return values
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over all ranks, the same bits on each."""
+        """The sum over all ranks, bitwise identical on each."""
         if self.world_size > 1:
             tensor = tensor.clone()
             with self._detecting_lost_ranks():
@@ -167,7 +166,7 @@ class DDP(Device):
         return tensor
 
     def all_reduce_max(self, numbers: Sequence[int], step: int) -> list[int]:
-        """The largest of each number over all ranks, by processor, at one step of 16; 0 at others."""
+        """The maximum of each number over all ranks, on the CPU, at every 16th step; 0 at other steps."""
         if self.world_size == 1:
             return list(numbers)
         if step % 16:
@@ -178,7 +177,7 @@ class DDP(Device):
         return [int(number) for number in largest]
 
     def check_equal_on_all_ranks(self, value: Callable[[], str], what: str, step: int) -> None:
-        """Raise RunError on every rank if ``value`` is not the same on all; ``what`` names it."""
+        """Raise RunError on every rank if ``value()`` differs between ranks; ``what`` names it in the message."""
         if self.world_size == 1:
             return
         found = self.all_gather(value())
@@ -189,11 +188,11 @@ class DDP(Device):
     # ------------------------------------------------------------------------------------- training
 
     def parallel(self, model: nn.Module, forward: nn.Module, example: Callable[[], Tensor]) -> nn.Module:
-        """The model in ``DistributedDataParallel``, under the same parameters.
+        """Wrap the model, with the same parameters, in ``DistributedDataParallel``.
 
-        Buffers are not sent at every forward: those of the first rank are its own, and are sent before evaluation.
-        Gradients are put into buckets anew after the first backward; two passes here get that behind, for the order
-        within a bucket is the order of sums, and a run that goes on after a kill would start in the other one.
+        Buffers are not broadcast at every forward, only from the main rank before evaluations. DDP rebuilds its buckets
+        after the first backward, and the order within a bucket is the order of summation; two passes here complete
+        that, so that a resumed run sums in the same order as an uninterrupted one.
         """
         if self.world_size == 1:
             return forward
@@ -217,49 +216,49 @@ class DDP(Device):
         return self._ddp_model
 
     def split(self, inputs: Tensor, targets: Tensor, parts: int) -> list[tuple[Tensor, Tensor]]:
-        """A rank's share of a batch in parts; joint batch statistics need as many on every rank, be they empty."""
+        """Split a rank's slice of a batch; sync_bn needs equally many parts on every rank, even empty ones."""
         found = super().split(inputs, targets, parts)
         missing = parts - len(found) if self.sync_bn else 0
         return found + [(inputs[:0], targets[:0])] * missing
 
     @contextmanager
     def micro_batch(self, step: int, last: bool) -> Iterator[None]:
-        """Around forward and backward of a part; at the ``last`` of a step, gradients of all ranks are summed."""
+        """Context of a micro-batch's forward and backward; gradients are all-reduced at the ``last`` one of a step."""
         self.current_step = step
         wrapped = self._ddp_model
         with self._detecting_lost_ranks(), nullcontext() if last or wrapped is None else wrapped.no_sync():
             yield
 
     def broadcast_initial_state(self, pruner: Stateful, model: nn.Module, seed: int) -> None:
-        """Masks and weights of the first rank on every rank; random numbers differ from here on."""
+        """Broadcast masks and weights from the main rank; afterwards every rank draws its own random numbers."""
         if self.world_size > 1:
             with self._detecting_lost_ranks():
                 broadcast_state(pruner, model, DDP._gradient_group)
             self._reseed(seed, 0)
 
     def broadcast_buffers(self, model: nn.Module) -> None:
-        """Buffers (batch statistics) of the first rank on every rank."""
+        """Broadcast buffers (batch-norm statistics) from the main rank."""
         if self.world_size > 1:
             with self._detecting_lost_ranks():
                 for buffer in model.buffers():
                     dist.broadcast(buffer, src=0, group=DDP._gradient_group)
 
     def resume(self, states: list[dict[str, Any]], seed: int, step: int) -> None:
-        """Go on from :meth:`state_dict` of all ranks; with another number of them, those after the first draw anew."""
+        """Resume from the :meth:`state_dict` of all ranks; if the world size changed, other ranks are reseeded."""
         self.current_step = step
         same = len(states) == self.world_size
         self.load_state_dict(states[self.rank if same else 0])
         if not same:
             self._reseed(seed, step)
 
-    # ------------------------------------------------------------------------------------- within
+    # ------------------------------------------------------------------------------------- internals
 
     def _reseed(self, seed: int, step: int) -> None:
         if not self.is_main_process:
             seed_everything(int(np.random.SeedSequence((seed, self.rank, step)).generate_state(1)[0]))
 
     def _assign_gpu(self, timeout: timedelta) -> None:
-        """One GPU a rank: the one that its launcher left visible, or that of its number on the machine."""
+        """Assign one GPU per rank: the one its launcher left visible, or the one with its local rank."""
         count = torch.cuda.device_count()
         index = self.local_rank if count > 1 else 0
         taken = None
@@ -269,14 +268,14 @@ class DDP(Device):
         gpus = self.all_gather(taken)
         if None in gpus or len(set(gpus)) < self.world_size:
             ranks = f"{self.world_size} ranks on {len(set(gpus) - {None})} GPUs"
-            raise SettingError("device", "ddp", f"a GPU for every rank, but these are {ranks}")
+            raise SettingError("device", "ddp", f"a GPU for every rank, but there are {ranks}")
         if DDP._gradient_group is None:
             with self._detecting_lost_ranks():
                 DDP._gradient_group = dist.new_group(backend="nccl", timeout=timeout)
 
     @contextmanager
     def _detecting_lost_ranks(self) -> Iterator[None]:
-        """Communication that fails inside is a rank that is gone."""
+        """Report a failed collective inside the block as a lost rank."""
         try:
             yield
         except RuntimeError as error:
@@ -286,14 +285,14 @@ class DDP(Device):
             when = f"at step {self.current_step}" if self.current_step >= 0 else "before the first step"
             lost = RunError(
                 f"rank {self.rank} lost another rank {when} ({short_message(error)}); "
-                "the same command goes on from the last checkpoint"
+                "the same command resumes from the last checkpoint"
             )
             lost.rank = self.rank  # type: ignore[attr-defined]
             raise lost from error
 
 
 def broadcast_from_main(make: Callable[[], T]) -> T:
-    """As :meth:`DDP.broadcast_from_main`, where no device is at hand; with one process, what ``make`` returns."""
+    """Like :meth:`DDP.broadcast_from_main`, without a device; calls ``make`` if there is one process."""
     if not dist.is_initialized():
         return make()
     device = DDP.__new__(DDP)
@@ -302,12 +301,12 @@ def broadcast_from_main(make: Callable[[], T]) -> T:
 
 
 def _init_process_group(info: RankInfo, timeout: timedelta) -> None:
-    """Join the others, once a process."""
+    """Initialise the process group, once per process."""
     if dist.is_initialized():
         return
     where = f"{info.address}:{info.port}"
     try:
-        if info.launcher == "torchrun":  # whose own store may be there already
+        if info.launcher == "torchrun":  # its store may exist already
             dist.init_process_group("gloo", timeout=timeout)
         else:
             init_method = f"tcp://{where}"
@@ -315,7 +314,7 @@ def _init_process_group(info: RankInfo, timeout: timedelta) -> None:
                 "gloo", init_method, rank=info.rank, world_size=info.world_size, timeout=timeout
             )
     except (RuntimeError, ValueError) as error:
-        allowed = f"not all of {info.world_size} ranks came to {where} ({short_message(error)})"
+        allowed = f"not all of {info.world_size} ranks connected to {where} ({short_message(error)})"
         missed = RunError(f"rank {info.rank}: {allowed}")
         missed.rank = info.rank  # type: ignore[attr-defined]
         raise missed from error
@@ -323,6 +322,6 @@ def _init_process_group(info: RankInfo, timeout: timedelta) -> None:
 
 
 def _destroy_process_group() -> None:
-    """Leave the others in order; after one of them is lost there is no order."""
+    """Destroy the process group, unless a rank was lost."""
     if dist.is_initialized() and not DDP._rank_lost:
         dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Where and how precisely a run computes."""
+"""The device and precision of a run."""
 
 from __future__ import annotations
 
@@ -22,26 +22,25 @@ BACKENDS = ("auto", "cpu", "cuda")
 
 
 class Device:
-    """One device with its precision: autocast, loss scaling, memory format, compilation.
+    """One device and its precision: autocast, loss scaling, memory format, compilation.
 
-    Where several processes train one model (:class:`sparsebench.distributed.ddp.DDP`), each is a rank; the hooks
-    for that do nothing here.
+    The collectives do nothing here; :class:`sparsebench.distributed.ddp.DDP` implements them for several ranks.
 
     Args:
-        name: ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one.
-        precision: ``fp32``; ``tf32``, where a GPU multiplies with 10 bits of mantissa; ``bf16`` or ``fp16`` autocast
-            the forward. Weights, gradients, masks and scores stay float32.
+        name: ``cpu``, ``cuda``, or ``auto`` for a GPU if there is one.
+        precision: ``fp32``; ``tf32`` (a GPU multiplies with 10 bits of mantissa); ``bf16`` or ``fp16`` autocast for
+            the forward pass. Weights, gradients, masks and scores stay float32.
         channels_last: Keep images and convolution weights in NHWC order.
         compile: Compile the model with torch.compile.
-        deterministic: Only deterministic kernels; on a GPU that is what makes a resumed run equal to the bit.
+        deterministic: Use only deterministic kernels; on a GPU, needed for bitwise reproducible resumed runs.
 
     Raises:
-        SettingError: An unknown name or precision, a GPU is asked for where there is none, or torchrun started
-            several processes that know nothing of each other.
+        SettingError: Unknown name or precision, no GPU available, or torchrun started several processes although
+            this device does not connect them.
     """
 
     joins_ranks: ClassVar[bool] = False
-    """Whether processes that torchrun started together make up one run."""
+    """Whether the processes that torchrun starts form one run."""
     rank = 0
     world_size = 1
 
@@ -65,73 +64,73 @@ class Device:
         if precision not in DTYPES:
             raise SettingError("precision", precision, one_of(DTYPES, precision))
         if name == "cuda" and not torch.cuda.is_available():
-            raise SettingError("device", name, "auto or cpu: this machine offers PyTorch no CUDA device")
+            raise SettingError("device", name, "auto or cpu: PyTorch finds no CUDA device on this machine")
         self.type = "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
         if precision == "tf32" and self.type == "cpu":
             raise SettingError("precision", precision, "fp32, bf16 or fp16 on a CPU")
         self.torch_device = torch.device(self.type)
         self.precision, self.channels_last, self.compile = precision, channels_last, compile
-        self.skipped_steps = 0  # of fp16, whose gradients overflowed
+        self.skipped_steps = 0  # fp16 steps whose gradients overflowed
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
         self.scaler = torch.amp.GradScaler(self.type, enabled=precision == "fp16")
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(deterministic)
-        # Deterministic algorithms would fill every new tensor first, 700 more kernels a step: nothing here reads
-        # memory that it has not written.
+        # Otherwise deterministic mode fills every new tensor, 700 more kernels per step; nothing here reads
+        # uninitialised memory.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = self.type == "cuda" and not deterministic
 
     @property
     def label(self) -> str:
-        """The device's own name, for example of the GPU; ``cpu`` otherwise."""
+        """The name of the GPU, or ``cpu``."""
         return torch.cuda.get_device_name() if self.type == "cuda" else "cpu"
 
     def to_device(self, model: nn.Module) -> nn.Module:
-        """The same model on the device, in its memory format."""
+        """Move the model to the device, in its memory format."""
         model.to(self.torch_device)
         return model.to(memory_format=torch.channels_last) if self.channels_last else model
 
     def callable(self, model: nn.Module) -> nn.Module:
-        """What the loop calls: the model, compiled if asked; parameters and state_dict stay the model's."""
+        """The module that the loop calls: the model, compiled if requested; it shares the model's parameters."""
         return torch.compile(model) if self.compile else model  # type: ignore[return-value]
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The precision of forward passes."""
+        """Context that sets the precision of forward passes."""
         if DTYPES[self.precision] == torch.float32:
             return nullcontext()
         return torch.autocast(self.type, dtype=DTYPES[self.precision])
 
     def backward(self, loss: Tensor) -> None:
-        """Backward pass, the loss scaled where the precision needs it."""
+        """Backward pass, with loss scaling if the precision needs it."""
         self.scaler.scale(loss).backward()
 
     def unscale(self, optimizer: torch.optim.Optimizer) -> None:
-        """Gradients in their true scale from here on."""
+        """Unscale the gradients."""
         if self.scaler.is_enabled():
             self.scaler.unscale_(optimizer)
 
     def step(self, optimizer: torch.optim.Optimizer, stepping: bool = True) -> None:
-        """The optimiser's step; with ``stepping`` false none, as some mask updates ask."""
+        """Optimiser step; skipped if ``stepping`` is false, as some mask updates require."""
         before = self.scaler.get_scale()
         if stepping:
-            self.scaler.step(optimizer)  # itself skips a step whose gradients overflowed
+            self.scaler.step(optimizer)  # skips the step if gradients overflowed
         self.scaler.update()
         self.skipped_steps += stepping and self.scaler.get_scale() < before
 
     def summary(self) -> dict[str, Any]:
-        """Column ``skipped_steps`` of fp16: steps without an update of the weights, their gradients were no numbers."""
+        """Column ``skipped_steps`` of fp16: steps without a weight update because gradients overflowed."""
         return {"skipped_steps": self.skipped_steps} if self.scaler.is_enabled() else {}
 
     def peak_memory_mb(self) -> float:
-        """Peak memory in MiB: of the GPU's allocator, else of the process."""
+        """Peak memory in MiB, of the GPU's allocator or else of the process."""
         if self.type == "cuda":
             return torch.cuda.max_memory_allocated() / 2**20
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
+        return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes on macOS, KiB elsewhere
 
     def state_dict(self) -> dict[str, Any]:
-        """The scaler and every random generator."""
+        """The state of the scaler and of every random generator."""
         version, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
         return {
             "scaler": self.scaler.state_dict(),
@@ -149,7 +148,7 @@ class Device:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`."""
+        """Resume from :meth:`state_dict`."""
         self.scaler.load_state_dict(state["scaler"])
         self.skipped_steps = state.get("skipped_steps", 0)
         torch.set_rng_state(state["torch"])
@@ -161,15 +160,15 @@ class Device:
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this is the process that writes and prints."""
+        """Whether this process writes and prints."""
         return self.rank == 0
 
     def broadcast_from_main(self, make: Callable[[], T]) -> T:
-        """What ``make`` returns on the first rank, on every rank; what it raises there is raised everywhere."""
+        """Call ``make`` on the main rank; its result is returned, or its exception raised, on every rank."""
         return make()
 
     def run_on_all_ranks(self, make: Callable[[], T]) -> T:
-        """What ``make`` returns on each rank; what it raises on any of them is raised on all."""
+        """Call ``make`` on every rank; an exception on any rank is raised on all of them."""
         return make()
 
     def main_rank_first(self, make: Callable[[], T]) -> T:
@@ -177,57 +176,57 @@ class Device:
         return make()
 
     def all_gather(self, value: T) -> list[T]:
-        """The ``value`` of every rank, on every rank."""
+        """The ``value`` of every rank, returned on every rank."""
         return [value]
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over all ranks, the same bits on each."""
+        """The sum over all ranks, bitwise identical on each."""
         return tensor
 
     def all_reduce_max(self, numbers: Sequence[int], step: int) -> list[int]:
-        """The largest of each number over all ranks; 0 at steps at which ranks do not ask each other."""
+        """The maximum of each number over all ranks; 0 at steps at which ranks do not communicate."""
         return list(numbers)
 
     def check_equal_on_all_ranks(self, value: Callable[[], str], what: str, step: int) -> None:
-        """Raise RunError on every rank if ``value`` is not the same on all; ``what`` names it."""
+        """Raise RunError on every rank if ``value()`` differs between ranks; ``what`` names it in the message."""
 
     def parallel(self, model: nn.Module, forward: nn.Module, example: Callable[[], Tensor]) -> nn.Module:
-        """What a training step calls, with the gradients of all ranks.
+        """The module that a training step calls; its backward all-reduces gradients.
 
         Args:
             model: The model.
-            forward: :meth:`callable` of it.
-            example: Gives some inputs.
+            forward: The result of :meth:`callable`.
+            example: Returns example inputs.
         """
         return forward
 
     def split(self, inputs: Tensor, targets: Tensor, parts: int) -> list[tuple[Tensor, Tensor]]:
-        """A rank's share of a batch in at most so many parts, one backward each."""
+        """Split a rank's slice of a batch into at most ``parts`` micro-batches."""
         return list(zip(inputs.chunk(parts), targets.chunk(parts), strict=True))
 
     def micro_batch(self, step: int, last: bool) -> AbstractContextManager[Any]:
-        """Around forward and backward of a part; at the ``last`` of a step, gradients of all ranks are summed."""
+        """Context of a micro-batch's forward and backward; gradients are all-reduced at the ``last`` one of a step."""
         return nullcontext()
 
     def broadcast_initial_state(self, pruner: Any, model: nn.Module, seed: int) -> None:
-        """Masks and weights of the first rank on every rank; random numbers differ from here on."""
+        """Broadcast masks and weights from the main rank; afterwards every rank draws its own random numbers."""
 
     def broadcast_buffers(self, model: nn.Module) -> None:
-        """Buffers (batch statistics) of the first rank on every rank."""
+        """Broadcast buffers (batch-norm statistics) from the main rank."""
 
     def resume(self, states: list[dict[str, Any]], seed: int, step: int) -> None:
-        """Go on from :meth:`state_dict` of all ranks.
+        """Resume from the :meth:`state_dict` of all ranks.
 
         Args:
-            states: Of each rank.
-            seed: Of the run.
-            step: Where it goes on. With another number of ranks than before, those after the first draw anew from it.
+            states: One state per rank.
+            seed: Seed of the run.
+            step: Step to resume at; if the world size changed, ranks other than the main one are reseeded with it.
         """
         self.load_state_dict(states[0])
 
 
 def seed_everything(seed: int) -> None:
-    """Seed every generator that a model or method might draw from; call before the model is built."""
+    """Seed all generators that a model or method may use; call before the model is built."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Which of how many processes this one is, as torchrun or Slurm says it. Imports nothing heavy."""
+"""Rank and world size from the environment of torchrun or Slurm. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class RankInfo:
     """One process of a job.
 
     Args:
-        rank: Its number, from 0.
-        world_size: How many there are.
-        local_rank: Its number on its machine.
-        launcher: ``torchrun``, ``slurm``, or nothing for a process by itself.
-        address: Of the machine where rank 0 runs.
-        port: Where the ranks meet.
+        rank: Global rank, from 0.
+        world_size: Number of ranks.
+        local_rank: Rank on its machine.
+        launcher: ``torchrun``, ``slurm``, or empty for a single process.
+        address: Address of the machine of rank 0.
+        port: Port for the rendezvous.
     """
 
     rank: int = 0
@@ -33,18 +33,18 @@ class RankInfo:
 
 
 def rank_info_from_env(environ: Mapping[str, str]) -> RankInfo:
-    """What ``environ`` says: torchrun's RANK and WORLD_SIZE, else those of a Slurm step, else one process by itself.
+    """Read torchrun's RANK and WORLD_SIZE from ``environ``, else those of a Slurm step, else a single process.
 
-    Under Slurm the ranks meet on the first machine of the step, at a port that follows from the job and the step;
-    MASTER_ADDR and MASTER_PORT take their place where they are set.
+    Under Slurm the rendezvous is on the first machine of the step, at a port derived from the job and the step;
+    MASTER_ADDR and MASTER_PORT override these.
 
     Raises:
-        SettingError: The variables contradict each other, or a Slurm job has several tasks and is not started by srun.
+        SettingError: The variables are inconsistent, or a Slurm job with several tasks was not started by srun.
     """
     if "RANK" in environ and "WORLD_SIZE" in environ:
         rank, world_size = _number(environ, "RANK"), _number(environ, "WORLD_SIZE")
         if world_size > 1 and not ("MASTER_ADDR" in environ and "MASTER_PORT" in environ):
-            allowed = "MASTER_ADDR and MASTER_PORT beside RANK and WORLD_SIZE, as torchrun sets them"
+            allowed = "MASTER_ADDR and MASTER_PORT in addition to RANK and WORLD_SIZE, as torchrun sets them"
             raise SettingError("device", "ddp", allowed)
         port = _number(environ, "MASTER_PORT") if world_size > 1 else 0
         local = _number(environ, "LOCAL_RANK") if "LOCAL_RANK" in environ else 0
@@ -54,7 +54,7 @@ def rank_info_from_env(environ: Mapping[str, str]) -> RankInfo:
         alone = environ.get("SLURM_STEP_NUM_NODES", "1") == "1"
         address = "127.0.0.1" if alone else first_host(environ.get("SLURM_STEP_NODELIST", ""))
         job, step = _number(environ, "SLURM_JOB_ID"), _number(environ, "SLURM_STEP_ID")
-        port = 12000 + (64 * job + step) % 18000  # below the ports that systems give out by themselves
+        port = 12000 + (64 * job + step) % 18000  # below the range of ephemeral ports
         if "MASTER_PORT" in environ:
             port = _number(environ, "MASTER_PORT")
         address = environ.get("MASTER_ADDR", address)
@@ -62,13 +62,13 @@ def rank_info_from_env(environ: Mapping[str, str]) -> RankInfo:
             RankInfo(rank, world_size, _number(environ, "SLURM_LOCALID"), "slurm", address, port)
         )
     if (tasks := environ.get("SLURM_NTASKS", "1")) != "1":
-        allowed = f"srun in front of the command: this Slurm job has {tasks} tasks, and this is none of them"
+        allowed = f"srun in front of the command: this Slurm job has {tasks} tasks, and this process is not one of them"
         raise SettingError("device", "ddp", allowed)
     return RankInfo()
 
 
 def first_host(nodes: str) -> str:
-    """The first machine of a Slurm list of them.
+    """The first machine of a Slurm node list.
 
     Example:
         >>> first_host("gpu[003-004,007],login1"), first_host("r[1-2]n[5,7]"), first_host("node9")
@@ -79,18 +79,18 @@ def first_host(nodes: str) -> str:
 
 
 def should_report_error(argv: Sequence[str], error: BaseException) -> bool:
-    """Whether this process prints ``error``: where it arose, and on the first rank if it arises on all of them.
+    """Whether this process prints ``error``: the rank that raised it, or the main rank if all ranks raise it.
 
     Args:
-        argv: Of the command line.
-        error: What the command ended in.
+        argv: Arguments of the command line.
+        error: The exception that ended the command.
     """
     return _rank(argv) in (None, origin(error))
 
 
 @contextmanager
 def main_rank_stdout_only(argv: Sequence[str]) -> Iterator[None]:
-    """Inside, what ranks other than the first write to standard output is lost: it would be said several times."""
+    """Suppress the standard output of all ranks but the main one inside the block."""
     if not _rank(argv):
         yield
         return
@@ -99,12 +99,12 @@ def main_rank_stdout_only(argv: Sequence[str]) -> Iterator[None]:
 
 
 def _rank(argv: Sequence[str]) -> int | None:
-    """The rank among processes that do the same run; ``None`` where there are no others."""
+    """The rank among processes of the same run; ``None`` if there is a single one."""
     try:
         info = rank_info_from_env(os.environ)
     except SettingError:
         return None
-    # Slurm's tasks may as well be runs of their own.
+    # Slurm tasks may also be independent runs.
     alone = info.world_size == 1 or (info.launcher == "slurm" and "device=ddp" not in argv)
     return None if alone else info.rank
 
@@ -121,6 +121,6 @@ def _validated(info: RankInfo) -> RankInfo:
         raise SettingError(
             "RANK",
             info.rank,
-            f"a number from 0 to {info.world_size - 1}, for there are {info.world_size} ranks",
+            f"a number from 0 to {info.world_size - 1}, because there are {info.world_size} ranks",
         )
     return info

@@ -1,4 +1,4 @@
-"""Batch normalisation over the samples of all ranks."""
+"""Synchronised batch normalisation, over the samples of all ranks."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def with_sync_batch_norm(model: nn.Module, group: Any) -> nn.Module:
-    """A model that shares every parameter and buffer with ``model``, and normalises by the batches of all ranks.
+    """A copy of ``model`` that shares its parameters and buffers and normalises over the global batch.
 
-    On a GPU that is done by ``torch.nn.SyncBatchNorm``, which refuses tensors on a CPU.
+    On a GPU it uses ``torch.nn.SyncBatchNorm``, which does not support CPU tensors.
 
     Args:
-        model: Left as it is, so that methods, evaluation and accounting see its own layers.
-        group: The process group of the ranks.
+        model: Left unchanged, so that methods, evaluation and FLOP counts see its own layers.
+        group: The process group.
     """
     shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
     twin = copy.deepcopy(model, cast(dict[int, Any], shared))
@@ -32,11 +32,11 @@ def with_sync_batch_norm(model: nn.Module, group: Any) -> nn.Module:
 
 
 class _SyncBatchNorm(nn.Module):
-    """A batch norm that in training mode goes by the mean and the biased variance over all ranks.
+    """Batch norm that uses the mean and the biased variance over all ranks in training mode.
 
     Args:
-        own: Gives parameters, buffers and settings.
-        group: The process group of the ranks.
+        own: The batch norm that holds parameters, buffers and settings.
+        group: The process group.
     """
 
     def __init__(self, own: _BatchNorm, group: Any) -> None:
@@ -44,7 +44,7 @@ class _SyncBatchNorm(nn.Module):
         self.own, self.group = own, group
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Features [N, C, ...] normalised over all but C, over all ranks; a rank may have N = 0."""
+        """Normalise features [N, C, ...] per channel over all ranks; a rank may have N = 0."""
         own = self.own
         if not self.training:
             return own(inputs)
@@ -68,7 +68,7 @@ class _SyncBatchNorm(nn.Module):
 
 
 class _AllReduceSum(torch.autograd.Function):
-    """The sum over ranks; what comes back is summed over them too."""
+    """All-reduce (sum) in the forward and in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, group: Any) -> Tensor:

@@ -1,1 +1,1 @@
-"""Evaluations beside the accuracy, of a trained network: one module each, found through conf/evaluate."""
+"""Evaluations of a trained network in addition to accuracy: one module each, found through conf/evaluate."""

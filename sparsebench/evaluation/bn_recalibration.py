@@ -1,4 +1,4 @@
-"""Accuracy with batch-norm statistics estimated anew."""
+"""Accuracy with re-estimated batch-norm statistics."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ NORMS = nn.modules.batchnorm._BatchNorm
 
 
 class BNRecalibration:
-    """Accuracy of a copy whose batch-norm statistics are averaged anew over training images; weights are as trained.
+    """Accuracy of a copy whose batch-norm statistics are re-estimated on training images; weights are unchanged.
 
-    Running statistics follow the weights with a delay, and pruning moves the weights at once: the mean and variance of
+    Running statistics lag behind the weights, and pruning changes the weights abruptly: the mean and variance of
     each batch-norm layer are reset, and set to their cumulative average over batches of unaugmented training images,
-    drawn once with ``seed``. ``top1`` stays the headline; this says how much of its gap the statistics explain.
+    drawn once with ``seed``. ``top1`` stays the main result; this shows how much of the accuracy gap the statistics
+    explain.
 
     Args:
-        batches: Batches to average over, of the run's batch size; at most one pass over the training images.
-        seed: Of the draw.
+        batches: Number of batches to average over, of the run's batch size; at most one pass over the training images.
+        seed: Seed of the draw.
 
     Raises:
         SettingError: A value is out of its range.
@@ -43,7 +44,7 @@ class BNRecalibration:
 
     @torch.no_grad()
     def __call__(self, subject: Subject) -> Result:
-        """Columns ``top1_recalibrated`` (per cent) and ``test_loss_recalibrated`` (nats per sample)."""
+        """Columns ``top1_recalibrated`` (percent) and ``test_loss_recalibrated`` (nats per sample)."""
         model, train, test = copy.deepcopy(subject.model), subject.dataset.train, subject.dataset.test
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(self.seed))
         order = order[: self.batches * subject.batch_size].to(train.labels.device)

@@ -1,4 +1,4 @@
-"""Whether a network is as sure as it is right."""
+"""Calibration: whether confidence matches accuracy."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Calibration:
         self.bins = bins
 
     def __call__(self, subject: Subject) -> Result:
-        """Columns ``ece`` (in [0, 1]) and ``nll`` (nats per sample); details a bin each, accuracy in [0, 1] there."""
+        """Columns ``ece`` (in [0, 1]) and ``nll`` (nats per sample); details: one row per bin, accuracy in [0, 1]."""
         test = subject.dataset.test
         return self.of(subject.logits(test), test.labels)
 

@@ -23,7 +23,7 @@ def corrupted(images: Tensor, kind: str, severity: int, seed: int = 0) -> Tensor
         images: Raw pixels.
         kind: One of :data:`CORRUPTIONS`.
         severity: One of :data:`SEVERITIES`; the constants are those of the published CIFAR-10-C.
-        seed: Of what is drawn.
+        seed: Seed of the corruption's random numbers.
     """
     order = list(CORRUPTIONS).index(kind)
     mixed = int(np.random.SeedSequence((seed, order, severity)).generate_state(1)[0])
@@ -38,13 +38,13 @@ def gaussian_noise(x: Tensor, level: int, generator: Generator) -> Tensor:
 
 
 def shot_noise(x: Tensor, level: int, generator: Generator) -> Tensor:
-    """Photons are counted."""
+    """Photon-counting noise."""
     photons = (500, 250, 100, 75, 50)[level]
     return torch.poisson(x * photons, generator=generator) / photons
 
 
 def impulse_noise(x: Tensor, level: int, generator: Generator) -> Tensor:
-    """Values that are black or white."""
+    """Random black and white values (salt and pepper)."""
     amount = (0.01, 0.02, 0.03, 0.05, 0.07)[level]
     hit, salt = (torch.rand(x.shape, generator=generator) for _ in range(2))
     return torch.where(hit < amount, (salt < 0.5).to(x), x)
@@ -56,12 +56,12 @@ def speckle_noise(x: Tensor, level: int, generator: Generator) -> Tensor:
 
 
 def gaussian_blur(x: Tensor, level: int, generator: Generator) -> Tensor:
-    """A Gaussian, cut at four deviations."""
+    """Gaussian blur, truncated at four standard deviations."""
     return _blur(x, (0.4, 0.6, 0.7, 0.8, 1.0)[level], 4.0, "replicate")
 
 
 def defocus_blur(x: Tensor, level: int, generator: Generator) -> Tensor:
-    """A disk, its edge smoothed over 3x3 pixels."""
+    """Blur by a disk whose edge is smoothed over 3x3 pixels."""
     radius, sigma = ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1.0, 0.2), (1.5, 0.1))[level]
     offsets = torch.arange(-3.0, 4.0)
     disk = (offsets[:, None] ** 2 + offsets**2 <= radius**2).float()
@@ -71,7 +71,7 @@ def defocus_blur(x: Tensor, level: int, generator: Generator) -> Tensor:
 
 
 def motion_blur(x: Tensor, level: int, generator: Generator) -> Tensor:
-    """A half-Gaussian trail in a direction of its own for each image, within 45° of the horizontal."""
+    """A half-Gaussian trail in a random direction per image, within 45° of the horizontal."""
     radius, sigma = ((6, 1.0), (6, 1.5), (6, 2.0), (8, 2.0), (9, 2.5))[level]
     angle = (torch.rand(len(x), generator=generator) - 0.5) * (math.pi / 2)
     weights = torch.exp(-(torch.arange(2 * radius + 1.0) ** 2) / (2 * sigma**2))
@@ -87,7 +87,7 @@ def motion_blur(x: Tensor, level: int, generator: Generator) -> Tensor:
 
 
 def zoom_blur(x: Tensor, level: int, generator: Generator) -> Tensor:
-    """The mean over an approach."""
+    """The mean over several zoom factors."""
     steps = (6, 11, 16, 21, 26)[level]
     size = x.shape[-1]
     total = x.clone()
@@ -103,7 +103,7 @@ def zoom_blur(x: Tensor, level: int, generator: Generator) -> Tensor:
 
 
 def fog(x: Tensor, level: int, generator: Generator) -> Tensor:
-    """A plasma fractal of its own for each image."""
+    """A random plasma fractal per image."""
     amount, decay = ((0.2, 3.0), (0.5, 3.0), (0.75, 2.5), (1.0, 2.0), (1.5, 1.75))[level]
     brightest = x.amax((1, 2, 3), keepdim=True)
     size = 2 ** math.ceil(math.log2(max(x.shape[-2:])))
@@ -119,7 +119,7 @@ def brightness(x: Tensor, level: int, generator: Generator) -> Tensor:
 
 
 def contrast(x: Tensor, level: int, generator: Generator) -> Tensor:
-    """Nearer to each channel's mean."""
+    """Reduce the contrast: move values towards each channel's mean."""
     mean = x.mean((2, 3), keepdim=True)
     return (x - mean) * (0.75, 0.5, 0.4, 0.3, 0.15)[level] + mean
 
@@ -135,17 +135,17 @@ def saturate(x: Tensor, level: int, generator: Generator) -> Tensor:
 
 
 def pixelate(x: Tensor, level: int, generator: Generator) -> Tensor:
-    """Fewer pixels: means over boxes there, and back."""
+    """Downsample with a box filter, and upsample again."""
     factor = (0.95, 0.9, 0.85, 0.75, 0.65)[level]
     height, width = x.shape[-2:]
     down = _box(height, int(height * factor)), _box(width, int(width * factor))
     up = _box(int(height * factor), height), _box(int(width * factor), width)
-    small = (down[0] @ x @ down[1].T).mul(255).round().div(255)  # an image, in whole values
+    small = (down[0] @ x @ down[1].T).mul(255).round().div(255)  # an image, quantised to 8 bits
     return (up[0] @ small @ up[1].T).mul(255).round().div(255)
 
 
 def jpeg_compression(x: Tensor, level: int, generator: Generator) -> Tensor:
-    """JPEG at a low quality."""
+    """JPEG compression at a low quality."""
     from PIL import Image
 
     quality = (80, 65, 58, 50, 40)[level]
@@ -158,7 +158,7 @@ def jpeg_compression(x: Tensor, level: int, generator: Generator) -> Tensor:
 
 
 def elastic_transform(x: Tensor, level: int, generator: Generator) -> Tensor:
-    """A small affine map, then smooth displacements, of its own for each image."""
+    """A small affine map, then smooth displacements, random per image."""
     n, _, height, width = x.shape
     size = min(height, width)
     amount, sigma, shift = (
@@ -186,7 +186,7 @@ CORRUPTIONS: dict[str, Corruption] = {
         fog, brightness, contrast, saturate, pixelate, jpeg_compression, elastic_transform,
     )
 }  # fmt: skip
-"""Kinds by name; their order is part of what is drawn, so new ones go to the end."""
+"""Kinds by name; their order seeds the random numbers, so append new ones at the end."""
 
 
 def _gaussian(sigma: float, radius: int) -> Tensor:
@@ -205,7 +205,7 @@ def _blur(x: Tensor, sigma: float, truncate: float, border: str) -> Tensor:
 
 
 def _filter(x: Tensor, kernel: Tensor, border: str) -> Tensor:
-    """Each channel correlated with ``kernel``, of odd sides."""
+    """Correlate each channel with ``kernel``, whose sides are odd."""
     radius = kernel.shape[0] // 2
     n, channels, height, width = x.shape
     padded = pad(x, (radius,) * 4, mode=border)
@@ -220,19 +220,19 @@ def _sample(x: Tensor, places: Tensor) -> Tensor:
 
 
 def _box(size: int, new: int) -> Tensor:
-    """The matrix that averages ``size`` pixels into ``new`` ones by the share each covers, [new, size]."""
+    """Matrix that averages ``size`` pixels into ``new`` ones, weighted by overlap, [new, size]."""
     edges = torch.arange(new + 1, dtype=torch.float64) * size / new
     low, high = edges[:-1, None], edges[1:, None]
     pixel = torch.arange(size, dtype=torch.float64)
-    if new >= size:  # enlarging takes the pixel that the new one's centre lies in
+    if new >= size:  # nearest neighbour when enlarging
         return ((low + high) / 2 >= pixel).logical_and((low + high) / 2 < pixel + 1).float()
-    centres = pixel + 0.5  # a box filter counts pixels whose centre is inside, none in part
+    centres = pixel + 0.5  # the box filter uses pixels whose centre is inside, with equal weight
     inside = ((centres >= low) & (centres < high)).float()
     return inside / inside.sum(1, keepdim=True)
 
 
 def _plasma(n: int, size: int, decay: float, generator: Generator) -> Tensor:
-    """``n`` height maps in [0, 1] by diamonds and squares on a torus, [n, size, size]; ``size`` is a power of two."""
+    """``n`` height maps in [0, 1] by the periodic diamond-square algorithm, [n, size, size]; ``size`` a power of 2."""
     heights = torch.zeros(n, size, size)
     step, wobble = size, 100.0
 

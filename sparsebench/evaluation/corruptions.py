@@ -11,17 +11,17 @@ from sparsebench.evaluation.subject import Result, Subject, percent, predicted_c
 
 
 class Corruptions:
-    """Test accuracy under CIFAR-10-C style corruptions, made here from the test images at five severities.
+    """Test accuracy under CIFAR-10-C style corruptions, generated from the test images at five severities.
 
     Differs from the paper: these are not the published files, so compare within sparsebench only. Of the 19 published
-    kinds 15 are made, with the published constants, which are for 32x32 pixels; frost and snow need photographs and a
-    renderer, glass blur and spatter are left out. Images come from tensor operations with a generator seeded by kind
-    and severity; motion blur is a half-Gaussian along whole pixels. ``top1_corrupted`` is a plain mean, not the
-    mCE, which is relative to AlexNet. Colour saturation is left out for grey images.
+    kinds 15 are implemented, with the published constants, which are for 32x32 pixels; frost and snow need photographs
+    and a renderer, glass blur and spatter are omitted. Images come from tensor operations with a generator seeded by
+    kind and severity; motion blur is a half-Gaussian along whole pixels. ``top1_corrupted`` is a plain mean, not the
+    mCE, which is relative to AlexNet. Colour saturation is omitted for grey images.
 
     Args:
-        samples: Test images, stratified; ``null`` for all.
-        seed: Of the corruptions.
+        samples: Number of test images, stratified; ``null`` for all.
+        seed: Seed of the corruptions.
 
     Raises:
         SettingError: A value is out of its range.
@@ -39,7 +39,7 @@ class Corruptions:
         self.samples, self.seed = samples, seed
 
     def __call__(self, subject: Subject) -> Result:
-        """Column ``top1_corrupted`` (per cent, mean over kinds and severities); details a kind and severity each."""
+        """Column ``top1_corrupted`` (percent, mean over kinds and severities); details: one row for each."""
         test = subject.dataset.test
         if self.samples is not None and self.samples < len(test):
             test = test.take(stratified(test.labels, self.samples, 0).to(test.labels.device))

@@ -6,13 +6,13 @@ from sparsebench.evaluation.subject import Result, Subject, percent, predicted_c
 
 
 class Exemplars:
-    """Share of test examples that this network and its dense counterpart put into different classes.
+    """Fraction of test examples that this network and its dense counterpart classify differently.
 
     The counterpart is the finished run with ``prune=dense`` and otherwise the same configuration and seed.
 
     Differs from the paper: there an example is pruning-identified (PIE) if the modal labels of two populations of about
-    30 networks differ, which takes the noise between seeds out. This is one pair: two dense runs of different seeds
-    disagree too, so compare with their disagreement before reading the number as an effect of pruning.
+    30 networks differ, which removes the noise between seeds. This is one pair: two dense runs with different seeds
+    disagree too, so compare with their disagreement before attributing the number to pruning.
 
     References:
         Hooker, Courville, Clark, Dauphin and Frome, "What Do Compressed Deep Neural Networks Forget?", 2019,
@@ -22,7 +22,7 @@ class Exemplars:
     needs_dense = True
 
     def __call__(self, subject: Subject) -> Result:
-        """Column ``disagreement`` (per cent); details ``index`` in the test set, ``label``, ``dense``, ``sparse``."""
+        """Column ``disagreement`` (percent); details: ``index`` in the test set, ``label``, ``dense``, ``sparse``."""
         if subject.dense is None:
             return Result({"disagreement": ""})
         test = subject.dataset.test

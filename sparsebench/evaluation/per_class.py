@@ -6,7 +6,7 @@ from sparsebench.evaluation.subject import Result, Subject, percent, predicted_c
 
 
 class PerClass:
-    """Test accuracy of each class: pruning may cost some classes far more than the mean says.
+    """Test accuracy of each class: pruning may cost some classes far more than the mean shows.
 
     References:
         Hooker, Courville, Clark, Dauphin and Frome, "What Do Compressed Deep Neural Networks Forget?", 2019,
@@ -16,7 +16,7 @@ class PerClass:
     needs_dense = False
 
     def __call__(self, subject: Subject) -> Result:
-        """Column ``top1_worst_class`` (per cent); details ``class``, ``n``, ``top1``."""
+        """Column ``top1_worst_class`` (percent); details: ``class``, ``n``, ``top1``."""
         test = subject.dataset.test
         hits = predicted_classes(subject.logits(test)) == test.labels
         details = [

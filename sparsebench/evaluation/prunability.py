@@ -1,4 +1,4 @@
-"""How little of a trained network can be kept before its training loss suffers."""
+"""How many weights of a trained network can be pruned before its training loss increases."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sparsebench.errors import SettingError, one_of, require_int
 from sparsebench.evaluation.subject import Result, Subject
 
 KEPT = (*(k / 20 for k in range(20, 1, -1)), *(k / 100 for k in range(9, 0, -1)), 0.005, 0.002, 0.001)
-"""Fractions of the prunable weights that are tried, α."""
+"""Fractions α of the prunable weights to evaluate."""
 
 ORDERS = ("magnitude", "random")
 
@@ -22,19 +22,19 @@ ORDERS = ("magnitude", "random")
 class Prunability:
     """Smallest fraction of prunable weights that can be kept, without retraining, at about the same training loss.
 
-    min α with L(α') ≤ (1 + β) · L(1) + absolute for every tried α' ≥ α: the loss need not be monotone, and a dip
+    min α with L(α') ≤ (1 + β) · L(1) + absolute for every evaluated α' ≥ α: the loss need not be monotone, and a dip
     below a fraction that failed does not count. L is the mean cross-entropy in evaluation mode over the same training
     images, without augmentation. Lower is simpler, and predicts better generalisation. For a network that is sparse
-    already, α counts from all prunable weights, so it is about at most the density.
+    already, α is relative to all prunable weights, so it is at most about the density.
 
-    Differs from the paper: the tolerance β and the grid are this project's, for the paper's could not be read.
+    Differs from the paper: the tolerance β and the grid are this project's; the paper's are not known.
 
     Args:
         beta: β, relative tolerance.
-        absolute: Absolute tolerance, in nats: a loss near zero doubles by next to nothing.
+        absolute: Absolute tolerance, in nats; a relative one alone is too strict for losses near zero.
         order: ``magnitude``, smallest first over all layers; or ``random``, with ``seed``.
-        samples: Training images, stratified; ``null`` for all.
-        seed: Of the random order.
+        samples: Number of training images, stratified; ``null`` for all.
+        seed: Seed of the random order.
 
     Raises:
         SettingError: A value is out of its range.
@@ -64,11 +64,11 @@ class Prunability:
         self.beta, self.absolute, self.order, self.samples, self.seed = beta, absolute, order, samples, seed
 
     def __call__(self, subject: Subject) -> Result:
-        """Column ``prunability`` (a fraction in (0, 1]); details ``kept`` and ``train_loss``."""
+        """Column ``prunability`` (a fraction in (0, 1]); details: ``kept`` and ``train_loss``."""
         train = subject.dataset.train
         if self.samples is not None and self.samples < len(train):
             train = train.take(stratified(train.labels, self.samples, 0).to(train.labels.device))
-        # What is drawn is kept: the loss is taken many times. All of them may not fit.
+        # A drawn sample is kept in memory, because the loss is evaluated many times; all images may not fit.
         images = train if self.samples is None else torch.cat(list(train.chunks(subject.batch_size)))
         model = copy.deepcopy(subject.model)
         weights = [model.get_parameter(name) for name in subject.prunable]
@@ -86,7 +86,7 @@ class Prunability:
         return Result({"prunability": smallest(details, self.beta, self.absolute)}, details)
 
     def _order(self, weights: list[torch.nn.Parameter]) -> Tensor:
-        """Indices into all weights, what is pruned first at the front; zeros come before all others."""
+        """Indices into all weights in pruning order; zeros come before all others."""
         values = torch.cat([weight.detach().flatten() for weight in weights]).abs()
         if self.order == "random":
             random = torch.rand(len(values), generator=torch.Generator().manual_seed(self.seed))
@@ -95,7 +95,7 @@ class Prunability:
 
 
 def smallest(details: list[dict[str, float]], beta: float, absolute: float) -> float:
-    """The smallest ``kept`` that holds with all larger ones; ``details`` fall in ``kept``, from 1."""
+    """The smallest ``kept`` that meets the tolerance together with all larger ones; ``details`` descend from 1."""
     allowed = (1 + beta) * details[0]["train_loss"] + absolute
     best = details[0]["kept"]
     for row in details:

@@ -1,4 +1,4 @@
-"""The contract of an evaluation: what it is given and what it gives back."""
+"""The interface of an evaluation: its input and its result."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from sparsebench.distributed.device import Device
 
 @dataclass(frozen=True)
 class Subject:
-    """A trained network and what it is tested on; evaluations leave all of it as it is.
+    """A trained network and its data; evaluations must not modify it.
 
     Args:
-        model: With its final weights, on the device, in evaluation mode.
-        dataset: Its data.
-        device: Where and how precisely it computes.
+        model: The model with its final weights, on the device, in evaluation mode.
+        dataset: Data set of the run.
+        device: Device and precision.
         prunable: Names of the weights that may be pruned.
-        batch_size: Images a forward pass.
-        dense: The dense network of the same configuration; ``None`` if this is the one.
+        batch_size: Images per forward pass.
+        dense: The dense network of the same configuration; ``None`` if this is the dense one.
     """
 
     model: nn.Module
@@ -36,7 +36,7 @@ class Subject:
 
     @torch.no_grad()
     def logits(self, images: Tensor | Images, model: nn.Module | None = None) -> Tensor:
-        """What ``model`` (the subject's) answers to a split or raw images, uint8 [N, C, H, W]: float32 [N, classes]."""
+        """Logits of ``model`` (the subject's) on a split or on raw images, uint8 [N, C, H, W]: float32 [N, classes]."""
         model = (model or self.model).eval()
         normalize = Normalize(self.dataset, self.device.channels_last)
         parts: Iterable[Tensor] = (
@@ -48,10 +48,10 @@ class Subject:
 
 @dataclass(frozen=True)
 class Result:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Args:
-        columns: For the result row; empty texts for what is not defined.
+        columns: Columns for the result row; empty strings where not defined.
         details: The rows behind them.
     """
 
@@ -63,19 +63,19 @@ class Evaluation(Protocol):
     """One option of the config group ``evaluate``; its arguments are the keys of its YAML."""
 
     needs_dense: bool
-    """Whether it compares with the dense network."""
+    """Whether the evaluation compares with the dense network."""
 
     def __call__(self, subject: Subject) -> Result:
-        """Evaluate; the subject stays as it is."""
+        """Evaluate without modifying the subject."""
 
 
 def predicted_classes(logits: Tensor) -> Tensor:
-    """Class of the highest logit, the first of equal ones; -1 where a logit is not a number. int64 [N]."""
+    """Class of the highest logit, the first one in case of ties; -1 where a logit is NaN. int64 [N]."""
     index = torch.arange(logits.shape[1], device=logits.device)
     best = torch.where(logits == logits.amax(1, keepdim=True), index, logits.shape[1]).amin(1)
     return best.masked_fill(~logits.isfinite().all(1), -1)
 
 
 def percent(hits: Tensor) -> float:
-    """Share of true entries, in per cent."""
+    """Fraction of true entries, in percent."""
     return 100 * int(hits.sum()) / hits.numel()

@@ -1,1 +1,1 @@
-"""Classifiers of images. Each has a ``name`` for result tables; none knows of pruning or data sets."""
+"""Classifiers of images. Each has a ``name`` for result tables; none depends on pruning or data sets."""

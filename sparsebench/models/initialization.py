@@ -1,4 +1,4 @@
-"""How our models start, and what they check before they are built."""
+"""Weight initialisation of our models, and checks of their settings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def initialize(model: nn.Module) -> None:
 
 
 def check_size(model: str, input_shape: tuple[int, int, int], least: int) -> None:
-    """Refuse images smaller than ``least`` pixels, for an architecture that halves them too often."""
+    """Check that images have at least ``least`` pixels, for an architecture that halves them several times."""
     _, height, width = input_shape
     if min(height, width) < least:
         raise SettingError(

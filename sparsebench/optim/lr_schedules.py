@@ -1,4 +1,4 @@
-"""Learning-rate schedules: pure functions of the step, so there is nothing to checkpoint."""
+"""Learning-rate schedules: pure functions of the step, so they need no checkpoint."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from sparsebench.errors import SettingError
 
 
 class LRSchedule:
-    """The learning rate of a step as a multiple of the optimiser's ``lr``.
+    """Learning-rate schedule, as a factor on the optimiser's ``lr``.
 
     Args:
         clock: Length of the training.
-        warmup: Time over which the factor rises linearly, in front of the schedule proper.
+        warmup: Duration of a linear warm-up before the schedule proper.
     """
 
     def __init__(self, clock: Clock, warmup: str | float = "0it") -> None:
         self.clock = clock
         self.warmup = clock.steps(warmup, "warmup")
         if self.warmup >= clock.total_steps:
-            raise SettingError("warmup", warmup, f"less than the training, {clock.total_steps} steps")
+            raise SettingError(
+                "warmup", warmup, f"less than the length of the training, {clock.total_steps} steps"
+            )
 
     def factor(self, step: int) -> float:
         """The factor at ``step`` (0-based)."""
@@ -30,12 +32,12 @@ class LRSchedule:
         return self.after_warmup(step)
 
     def after_warmup(self, step: int) -> float:
-        """The factor without warm-up."""
+        """The factor after warm-up."""
         return 1.0
 
 
 class ConstantLR(LRSchedule):
-    """The learning rate stays as it is."""
+    """Constant learning rate."""
 
 
 class Multistep(LRSchedule):
@@ -83,7 +85,7 @@ class Cosine(LRSchedule):
 
 
 class OneCycle(LRSchedule):
-    """Up to the learning rate and down to almost nothing, both along half a cosine, within the whole training.
+    """One cycle: up to the learning rate and down to almost zero, each along half a cosine.
 
     Args:
         clock: Length of the training.
@@ -104,7 +106,7 @@ class OneCycle(LRSchedule):
         self.start_factor, self.end_factor = start_factor, end_factor
 
     def after_warmup(self, step: int) -> float:
-        """Annealed between start_factor, 1 and end_factor."""
+        """Cosine annealing from start_factor to 1 to end_factor."""
         if step < self.peak:
             return _anneal(self.start_factor, 1.0, step / self.peak)
         return _anneal(1.0, self.end_factor, (step - self.peak) / max(self.last - self.peak, 1))

@@ -1,4 +1,4 @@
-"""Parameter groups: what weight decay acts on."""
+"""Parameter groups for weight decay."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import nn
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, norm_weight_decay: bool) -> list[dict[str, Any]]:
-    """Parameters for an optimiser, in the model's order within each group.
+    """Parameter groups for an optimiser, in the model's order within each group.
 
     Args:
         model: The model.
-        weight_decay: For weights of convolutions and linear layers.
-        norm_weight_decay: Whether it also acts on normalisation parameters and biases (He et al. do so).
+        weight_decay: Weight decay of convolutions and linear layers.
+        norm_weight_decay: Whether it also applies to normalisation parameters and biases (as in He et al.).
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     if norm_weight_decay:

@@ -1,1 +1,1 @@
-"""Masks, scores, schedules, allocations and methods. Knows no model, data set or config."""
+"""Masks, scores, schedules, allocations and methods; independent of models, data sets and configs."""

@@ -1,4 +1,4 @@
-"""Where the zeros go: from scores and a sparsity to masks with exactly the asked number of zeros."""
+"""Allocations: from scores and a sparsity to masks with exactly the requested number of zeros."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor
 from sparsebench.errors import SettingError, one_of
 
 COMPAT = ("above_threshold", "floor", "bernoulli")
-"""Rules of published code. ``above_threshold``: keep what is strictly above the weight of rank ⌊s N⌋, so that one too
-many goes, and every tie with it (OpenLTH; third-party DPF). ``floor``: prune ⌊s N_l⌋ (RigL, SynFlow). ``bernoulli``:
-every weight is kept with probability 1 - s_l, so that the number is random (sparse momentum, ITOP, GraNet)."""
+"""Rules of published code. ``above_threshold``: keep what is strictly above the weight of rank ⌊s N⌋, which prunes one
+weight too many, and all ties with it (OpenLTH; third-party DPF). ``floor``: prune ⌊s N_l⌋ (RigL, SynFlow).
+``bernoulli``: keep every weight with probability 1 - s_l, so the number is random (sparse momentum, ITOP, GraNet)."""
 
 
 def zeros_for(sparsity: float, numel: int) -> int:
-    """The number of zeros that ``sparsity`` asks of ``numel`` weights: s·N rounded half up.
+    """Number of zeros among ``numel`` weights for ``sparsity``: s·N rounded half up.
 
     Example:
         >>> zeros_for(0.9, 267696)
@@ -30,10 +30,10 @@ def zeros_for(sparsity: float, numel: int) -> int:
 
 @torch.no_grad()
 def lowest(scores: Tensor, count: int) -> Tensor:
-    """True for exactly the ``count`` lowest of ``scores`` (1-d, float32); of equal ones the first by index.
+    """True for exactly the ``count`` lowest of ``scores`` (1-d, float32); ties are broken by index.
 
-    By selection, not by a full sort, where the device has a fast one: NumPy's partition on the CPU took
-    0.04 s for 25 million scores, ``kthvalue`` 0.5 s and ``sort`` 3.5 s (scripts/bench_select.py).
+    Uses selection instead of a full sort where it is faster: on the CPU, NumPy's partition took 0.04 s for 25 million
+    scores, ``kthvalue`` 0.5 s and ``sort`` 3.5 s (scripts/bench_select.py).
     """
     if count <= 0:
         return torch.zeros_like(scores, dtype=torch.bool)
@@ -42,22 +42,22 @@ def lowest(scores: Tensor, count: int) -> Tensor:
         chosen, ties = scores < threshold, (scores == threshold).nonzero().squeeze(1)
         chosen[ties[: count - int(chosen.sum())]] = True
         return chosen
-    cut = scores.sort().values[count - 1]  # no transfer to the host: the stream goes on
+    cut = scores.sort().values[count - 1]  # stays on the device, without synchronisation
     chosen, tied = scores < cut, scores == cut
     return chosen | (tied & (tied.cumsum(0) <= count - chosen.sum()))
 
 
 def exact_counts(real: Callable[[float], Sequence[float]], caps: Sequence[int], total: int) -> list[int]:
-    """Whole numbers of zeros per layer that add up to ``total``.
+    """Integer numbers of zeros per layer that sum to ``total``.
 
-    They are ``real(s)`` rounded half up, at the sparsity s where the rounded numbers add up (found by bisection;
-    layers that jump at the same s are served in order). As a function of ``total`` every layer's number never
-    falls, so masks of a rising schedule can nest; rounding by the largest remainder does not have that.
+    They are ``real(s)`` rounded half up, at the sparsity s at which the rounded numbers sum to ``total`` (found by
+    bisection; layers that jump at the same s are served in order). Every layer's number is monotone in ``total``, so
+    masks of a rising schedule can nest; rounding by the largest remainder does not guarantee that.
 
     Args:
-        real: Sparsity -> zeros of every layer as a real number, none falling as sparsity rises.
-        caps: Most zeros that each layer may have.
-        total: The sum to reach; never more than ``sum(caps)`` is given out.
+        real: Sparsity -> zeros of every layer as real numbers, monotone in the sparsity.
+        caps: Maximum number of zeros of each layer.
+        total: The sum; at most ``sum(caps)`` is assigned.
     """
 
     def rounded(sparsity: float) -> list[int]:
@@ -80,14 +80,14 @@ def exact_counts(real: Callable[[float], Sequence[float]], caps: Sequence[int], 
 
 
 class Allocation:
-    """Turns scores into masks with exactly the asked number of zeros; True = kept.
+    """Turns scores into masks with exactly the requested number of zeros; True = kept.
 
-    Equal scores are pruned in the order of their index, so that every rank gets the same masks.
+    Ties are broken by index, so that every rank gets the same masks.
 
     Args:
-        allow_layer_collapse: Let a layer lose all its weights. If not, the best weight of every layer is
-            kept as long as the total allows it, and the total stays exact.
-        compat: Instead of all this, a rule of published code that misses the asked number (:data:`COMPAT`).
+        allow_layer_collapse: Allow a layer to lose all its weights. Otherwise the best weight of every layer is kept
+            as long as the total allows it; the total stays exact.
+        compat: Use a rule of published code instead, which misses the requested number (:data:`COMPAT`).
     """
 
     def __init__(self, allow_layer_collapse: bool = False, compat: str | None = None) -> None:
@@ -97,15 +97,15 @@ class Allocation:
 
     def __call__(self, scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
         """Masks (name -> bool tensor of the score's shape) with ``zeros_for(sparsity, numel)`` zeros."""
-        raise TypeError(f"{type(self).__name__} does not allocate")
+        raise TypeError(f"{type(self).__name__} does not implement __call__()")
 
     def check(self, shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> None:
-        """Refuse layers (name -> shape) that cannot have ``sparsity``, before training starts."""
+        """Raise before training if the layers (name -> shape) cannot have ``sparsity``."""
 
 
 @torch.no_grad()
 def published_mask(scores: Tensor, zeros: float, compat: str) -> Tensor:
-    """True for what the rule ``compat`` of :data:`COMPAT` keeps of ``scores`` (1-d), where s N = ``zeros``."""
+    """Mask of ``scores`` (1-d) by the rule ``compat`` of :data:`COMPAT`, where s N = ``zeros``."""
     if compat == "bernoulli":
         return (torch.rand(scores.numel()) >= zeros / scores.numel()).to(scores.device)
     if compat == "floor":
@@ -114,7 +114,7 @@ def published_mask(scores: Tensor, zeros: float, compat: str) -> Tensor:
 
 
 class Global(Allocation):
-    """One ranking over all layers: layers compete, and the scores decide each one's sparsity.
+    """One ranking over all layers, so that the scores determine each layer's sparsity.
 
     Example:
         >>> scores = {"a": torch.tensor([9.0, 1.0]), "b": torch.tensor([5.0, 4.0, 3.0, 2.0])}
@@ -126,7 +126,7 @@ class Global(Allocation):
     """
 
     def __call__(self, scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
-        """Prune the lowest scores of all layers together."""
+        """Prune the lowest scores over all layers."""
         flat = torch.cat([score.reshape(-1) for score in scores.values()])
         if self.compat is not None:
             kept = published_mask(flat, sparsity * flat.numel(), self.compat)
@@ -141,7 +141,7 @@ class Global(Allocation):
 
     @staticmethod
     def guard_(flat: Tensor, numels: Sequence[int]) -> None:
-        """Give the best score of every layer, of equal ones the last, the highest rank of all."""
+        """Set the best score of every layer (the last of equal ones) to infinity, in place."""
         ends = accumulate(numels)
         best = [
             end - 1 - layer.flip(0).argmax()
@@ -153,8 +153,8 @@ class Global(Allocation):
 class LAMP(Global):
     """Layer-adaptive magnitude (LAMP): squares over the sum of the squares at least as large in the layer.
 
-    LAMP(u) = w_u² / Σ_{v: |w_v| ≥ |w_u|} w_v², of equal weights the first by index with the larger sum; these are
-    ranked globally. The largest of a layer has score 1, so no layer collapses as long as one weight a layer is left.
+    LAMP(u) = w_u² / Σ_{v: |w_v| ≥ |w_u|} w_v², ties in the order of their index; ranked globally. The largest weight
+    of a layer has score 1, so no layer collapses as long as one weight per layer is left.
 
     Example:
         >>> scores = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([10.0, 20.0])}  # 1/5 and 4/4 in both layers
@@ -167,7 +167,7 @@ class LAMP(Global):
     """
 
     def __call__(self, scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
-        """Rank the layers' relative squares together; scores of -∞ (pruned for good) stay below all."""
+        """Rank the LAMP scores of all layers; scores of -∞ (pruned for good) stay lowest."""
         return super().__call__({name: self.relative(score) for name, score in scores.items()}, sparsity)
 
     @staticmethod
@@ -182,17 +182,17 @@ class LAMP(Global):
 
 
 class LayerWise(Allocation):
-    """Every layer has a sparsity of its own, given by its shape; scores rank within a layer only."""
+    """Layer-wise sparsities, given by the shapes; scores are ranked within each layer."""
 
     def zeros(self, shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> list[float]:
-        """Zeros of every layer as real numbers, none falling as sparsity rises, that add up to sparsity · N."""
+        """Zeros of every layer as real numbers, monotone in the sparsity, with sum sparsity · N."""
         raise TypeError(f"{type(self).__name__} has no layer sparsities")
 
     def __call__(self, scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
         """Prune the lowest scores of each layer.
 
         Raises:
-            SettingError: The layers cannot have so many zeros together.
+            SettingError: The layers cannot have that many zeros in total.
         """
         shapes = {name: tuple(score.shape) for name, score in scores.items()}
         if self.compat is not None:
@@ -207,15 +207,15 @@ class LayerWise(Allocation):
         }
 
     def check(self, shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> None:
-        """Refuse a sparsity that the layers cannot have together."""
+        """Raise if the layers cannot reach the total sparsity."""
         self.counts(shapes, sparsity)
 
     def counts(self, shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> list[int]:
-        """Zeros of every layer as whole numbers with the exact total."""
+        """Integer zeros of every layer, with the exact total."""
         numels = [math.prod(shape) for shape in shapes.values()]
         total = zeros_for(sparsity, sum(numels))
         most = math.fsum(self.zeros(shapes, sparsity))
-        if most < total - 0.75:  # their sum and the asked number differ by rounding, at most 0.5
+        if most < total - 0.75:  # rounding accounts for at most 0.5
             raise SettingError("sparsity", sparsity, f"at most {most / sum(numels):.6g} with this allocation")
         free = self.allow_layer_collapse or total > sum(numels) - len(numels)
         return exact_counts(lambda s: self.zeros(shapes, s), [n if free else n - 1 for n in numels], total)

@@ -1,4 +1,4 @@
-"""Dynamic sparse training: some weights make way for others at mask updates; what its methods share."""
+"""Dynamic sparse training: common parts of methods that drop and grow weights at mask updates."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sparsebench.pruning.scores import Score
 
 @torch.no_grad()
 def drop(mask: Tensor, count: int, score: Tensor) -> Tensor:
-    """``mask`` less the ``count`` kept weights of the lowest score; of equal ones, the first by index are dropped."""
+    """Drop the ``count`` kept weights with the lowest score from ``mask``; ties are broken by index."""
     kept = mask.reshape(-1)
     dropped = lowest(_finite(score).masked_fill(~kept, math.inf), count)
     return (kept & ~dropped).view(mask.shape)
@@ -27,27 +27,27 @@ def drop(mask: Tensor, count: int, score: Tensor) -> Tensor:
 
 @torch.no_grad()
 def grow(mask: Tensor, count: int, score: Tensor) -> Tensor:
-    """``mask`` and the ``count`` other weights of the highest score; of equal ones, the first by index are grown."""
+    """Grow the ``count`` pruned weights with the highest score; ties are broken by index."""
     kept = mask.reshape(-1)
     grown = lowest((-_finite(score)).masked_fill(kept, math.inf), count)
     return (kept | grown).view(mask.shape)
 
 
 def _finite(score: Tensor) -> Tensor:
-    """Flat, in float32: a gradient that overflowed stays behind the infinity that marks what is no candidate."""
+    """Flatten to finite float32, so that an overflowed gradient stays below the infinity that marks non-candidates."""
     return score.float().reshape(-1).nan_to_num()
 
 
 def drop_and_grow(mask: Tensor, swaps: int, drop_score: Tensor, grow_score: Tensor) -> Tensor:
-    """The mask after the ``swaps`` worst kept weights are dropped and as many of the others grown.
+    """Drop the ``swaps`` worst kept weights, then grow the same number of pruned ones.
 
-    Weights dropped just now may grow again. Of equal scores, the first by index is dropped and the first grown.
+    Weights that were just dropped may grow again. Ties are broken by index.
 
     Args:
         mask: bool, True = kept; any shape.
-        swaps: How many to drop and grow; at most as many as are kept.
-        drop_score: Of every weight, same shape; the lowest of the kept are dropped.
-        grow_score: Of every weight, same shape; the highest of what is not kept then grow.
+        swaps: Number of weights to drop and grow, at most the number of kept ones.
+        drop_score: Score of every weight, same shape; the lowest of the kept weights are dropped.
+        grow_score: Score of every weight, same shape; the highest of the pruned weights are grown.
 
     References:
         Evci et al., "Rigging the Lottery", ICML 2020, arXiv 1911.11134, Algorithm 1.
@@ -56,12 +56,12 @@ def drop_and_grow(mask: Tensor, swaps: int, drop_score: Tensor, grow_score: Tens
 
 
 def best_inputs(score: Tensor, active: Tensor, count: int) -> Tensor:
-    """A mask of constant fan-in: the ``count`` inputs of the highest score of every active neuron; ties by index.
+    """A mask of constant fan-in: the ``count`` inputs with the highest score of every active neuron; ties by index.
 
     Args:
-        score: Of every weight, [out, ...].
-        active: bool, [out]; the others get nothing.
-        count: Inputs of a neuron.
+        score: Score of every weight, [out, ...].
+        active: bool, [out]; other neurons get no inputs.
+        count: Inputs per neuron.
     """
     rows = score.float().flatten(1)
     best = rows.sort(dim=1, descending=True, stable=True).indices[:, :count]
@@ -70,7 +70,7 @@ def best_inputs(score: Tensor, active: Tensor, count: int) -> Tensor:
 
 
 def cosine(fraction: float, step: int, last: int, least: float = 0.0) -> float:
-    """Share of weights to swap at ``step``: from ``fraction`` along half a cosine to ``least`` at ``last`` and after.
+    """Fraction of weights to swap at ``step``: a half cosine from ``fraction`` to ``least`` at step ``last`` and after.
 
     least + (fraction - least) / 2 · (1 + cos(π step / last)).
     """
@@ -82,19 +82,19 @@ def cosine(fraction: float, step: int, last: int, least: float = 0.0) -> float:
 def distribute(total: int, fractions: Sequence[float], caps: Sequence[int]) -> list[int]:
     """Distribute ``total`` over layers by ``fractions``; what exceeds a layer's cap is spread evenly over the others.
 
-    Water-filling: a layer gets min(share · total + level, cap), with the level at which the total is exact.
+    Water-filling: a layer gets min(fraction · total + level, cap), with the level at which the total is exact.
 
     Args:
-        total: The sum to reach; never more than ``sum(caps)`` is given out.
-        fractions: Of every layer; they add up to 1, or are all 0 (then all is spread evenly).
-        caps: The most that each layer takes.
+        total: The sum; at most ``sum(caps)`` is distributed.
+        fractions: Fraction of every layer; they sum to 1, or are all 0 (then the total is spread evenly).
+        caps: Maximum of each layer.
 
     Example:
         >>> shared_out(10, [0.8, 0.1, 0.1], [4, 9, 9])
         [4, 3, 3]
     """
 
-    def real(flood: float) -> list[float]:  # up to 1/2 the shares fill, from 1/2 on the level rises
+    def real(flood: float) -> list[float]:  # [0, 1/2]: fill by fractions; [1/2, 1]: raise the level
         filled, level = min(2 * flood, 1.0), max(2 * flood - 1, 0.0)
         return [(filled * fraction + level) * total for fraction in fractions]
 
@@ -102,7 +102,7 @@ def distribute(total: int, fractions: Sequence[float], caps: Sequence[int]) -> l
 
 
 def gradient_magnitudes(weights: MaskedParameters) -> dict[str, Tensor]:
-    """|∂L/∂w| of every prunable weight, as it stands, finite; 0 where there is none, or where it is not a number."""
+    """|∂L/∂w| of every prunable weight; 0 where there is no gradient or it is NaN."""
     gradients = {name: p.detach() * 0 if p.grad is None else p.grad for name, p in weights.parameters.items()}
     return {name: gradient.abs().nan_to_num(0.0) for name, gradient in gradients.items()}
 
@@ -119,21 +119,21 @@ def momentum_magnitudes(weights: MaskedParameters) -> dict[str, Tensor]:
 
 
 class Dynamic(Pruner):
-    """Dynamic sparse training: random masks at first; at mask updates, some weights make way for others.
+    """Dynamic sparse training: starts from random masks; mask updates drop some weights and grow others.
 
-    What is pruned has weight, momentum and gradient zero, so what grows starts at zero.
+    Pruned weights have zero value, momentum and gradient, so grown weights start at zero.
 
     Args:
         weights: The prunable weights.
-        schedule: When masks change; of constant sparsity, unless the method is ``gradual``.
-        allocation: Of the initial masks.
-        score: Of the initial masks, and of growing at random.
-        drop_fraction: Share of the kept weights that are swapped at first, in (0, 1].
-        final_drop_fraction: Share that are swapped at the schedule's stop.
+        schedule: When masks change; with constant sparsity unless the method is ``gradual``.
+        allocation: Allocation of the initial masks.
+        score: Score for the initial masks and for random growth.
+        drop_fraction: Initial fraction of the kept weights that is swapped, in (0, 1].
+        final_drop_fraction: Fraction that is swapped at the schedule's stop.
     """
 
     gradual = False
-    """Whether sparsity may rise along the training."""
+    """Whether sparsity may rise during training."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class Dynamic(Pruner):
     ) -> None:
         super().__init__(weights, schedule, allocation, score)
         if not 0 < drop_fraction <= 1:
-            raise SettingError("drop_fraction", drop_fraction, "a share of the kept weights in (0, 1]")
+            raise SettingError("drop_fraction", drop_fraction, "a fraction of the kept weights in (0, 1]")
         if not 0 <= final_drop_fraction <= drop_fraction:
             raise SettingError(
                 "final_drop_fraction",
@@ -157,31 +157,31 @@ class Dynamic(Pruner):
             raise SettingError("schedule", None, "constant sparsity from step 0, such as schedule=dynamic")
         self.drop_fraction, self.final_drop_fraction = drop_fraction, final_drop_fraction
         self.generator = torch.Generator()
-        self.gradients: dict[str, Tensor] = {}  # of an update's step, between its hooks
+        self.gradients: dict[str, Tensor] = {}  # at a mask update, kept between the hooks of the step
 
     def on_start(self, probe: Probe) -> None:
-        """Random masks."""
+        """Initialise random masks."""
         self.generator.set_state(probe.generator.get_state())
         self.update_masks(0, self.generator)
         self.weights.project_()
 
     def updates(self, step: int) -> bool:
-        """Whether masks change at ``step``: not before something is trained, and never where nothing is pruned."""
+        """Whether masks change at ``step``: not before the first step, and never at target sparsity 0."""
         return step > 0 and self.schedule.due(step) and self.schedule.target_sparsity > 0
 
     def fraction(self, step: int) -> float:
-        """Share of the kept weights to swap at ``step``."""
+        """Fraction of the kept weights to swap at ``step``."""
         return cosine(self.drop_fraction, step, self.schedule.stop, self.final_drop_fraction)
 
     def after_backward(self, step: int) -> bool:
-        """What is pruned stays zero; of a dense gradient, the sizes are kept for the mask update."""
+        """Mask gradients; keep the magnitudes of a dense gradient for the mask update."""
         if self.dense_gradient(step):
             self.gradients = gradient_magnitudes(self.weights)
         self.weights.mask_grads_()
         return True
 
     def swap_within_layers(self, step: int, grow_scores: Mapping[str, Tensor]) -> None:
-        """In every layer, the ⌈p nnz_l⌉ smallest |w| make way for as many of the highest ``grow_scores``."""
+        """In every layer, drop the ⌈p nnz_l⌉ smallest |w| and grow as many with the highest ``grow_scores``."""
         masks, fraction = {}, self.fraction(step)
         for name, weight in self.weights.weights().items():
             mask = self.weights.masks[name]
@@ -192,10 +192,10 @@ class Dynamic(Pruner):
         self.gradients = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Masks, and the generator that draws what grows."""
+        """Masks, and the generator for random growth."""
         return {**super().state_dict(), "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state_dict`."""
+        """Resume from :meth:`state_dict`."""
         super().load_state_dict(state)
         self.generator.set_state(state["generator"])

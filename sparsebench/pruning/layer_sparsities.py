@@ -1,4 +1,4 @@
-"""Layer-wise sparsities from the literature: what each layer is given is decided by its shape, place or a file."""
+"""Layer-wise sparsities from the literature: by shape, by position, or from a file."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class ER(LayerWise):
-    """Erdős-Rényi: density in proportion to the sum of a layer's channels over their product.
+    """Erdős-Rényi: density proportional to the sum of a layer's channels over their product.
 
-    density_l = ε (n_in + n_out) / (n_in n_out); of a convolution, channels only. ε makes the total right; a layer whose
-    density would exceed 1 is dense and the others are solved again.
+    density_l = ε (n_in + n_out) / (n_in n_out); for convolutions, of the channels. ε gives the exact total; a layer
+    whose density would exceed 1 is dense, and ε is recomputed for the others.
 
     Example:
         >>> ER().counts({"a": (4, 4), "b": (4, 12)}, 0.625)  # with ε = 1 they keep 8/16 and 16/48
@@ -48,12 +48,12 @@ class ER(LayerWise):
 
 
 class ERK(ER):
-    """Erdős-Rényi-Kernel: density in proportion to the sum of a layer's dimensions over their product.
+    """Erdős-Rényi-Kernel: density proportional to the sum of a layer's dimensions over their product.
 
-    density_l = ε (n_in + n_out + k_h + k_w) / (n_in n_out k_h k_w), a linear layer without the kernel.
+    density_l = ε (n_in + n_out + k_h + k_w) / (n_in n_out k_h k_w); without the kernel for linear layers.
 
     Differs from the paper:
-        Counts are rounded so that the total is exact, not floored layer by layer.
+        Counts are rounded so that the total is exact, instead of floored per layer.
 
     Example:
         >>> ERK().counts({"conv": (4, 4, 2, 2), "fc": (4, 2)}, 0.75)  # with ε = 1 they keep 12/64 and 6/8
@@ -71,7 +71,7 @@ class ERK(ER):
 class UniformPlus(LayerWise):
     """Uniform, but the first convolution is dense and the classifier keeps at least 20 % of its weights.
 
-    What these two are spared, the layers between share. A first layer that is no convolution, or a last one that is not
+    The remaining layers make up for these two. A first layer that is not a convolution, or a last one that is not
     linear, is treated like the others.
 
     Example:
@@ -94,7 +94,7 @@ class UniformPlus(LayerWise):
 
 
 class Balanced(LayerWise):
-    """The same number of weights left in every layer; a layer that has fewer is dense.
+    """The same number of kept weights in every layer; layers with fewer weights are dense.
 
     Example:
         >>> Balanced().counts({"a": (2, 5), "b": (3, 10), "c": (6, 10)}, 0.6)  # 10, 15 and 15 weights are left
@@ -113,13 +113,13 @@ class Balanced(LayerWise):
 
 
 class SmartRatio(LayerWise):
-    """Smart ratios: convolutions keep less the deeper they are, along a quadratic; linear layers a fixed share.
+    """Smart ratios: the kept fraction of convolutions falls quadratically with depth; that of linear layers is fixed.
 
-    Convolution i of n, from the input, keeps in proportion to (n - i + 1)² + (n - i + 1), and with
-    ``decreasing`` that over i². A ratio above 1 spills over to the next layers.
+    Convolution i of n, counted from the input, keeps a fraction proportional to (n - i + 1)² + (n - i + 1), divided by
+    i² with ``decreasing``. A ratio above 1 spills over to the next layers.
 
     Args:
-        linear: Share that linear layers keep.
+        linear: Fraction of weights that linear layers keep.
         decreasing: Divide by i², as the authors do for networks other than ResNets.
         allow_layer_collapse: As for every allocation.
 
@@ -142,11 +142,11 @@ class SmartRatio(LayerWise):
     ) -> None:
         super().__init__(allow_layer_collapse, compat)
         if not 0 <= linear <= 1:
-            raise SettingError("linear", linear, "a share of weights in [0, 1]")
+            raise SettingError("linear", linear, "a fraction of weights in [0, 1]")
         self.linear, self.decreasing = linear, decreasing
 
     def zeros(self, shapes: Shapes, sparsity: float) -> list[float]:
-        """(1 - ratio_l) N_l; linear layers give way only where the convolutions cannot make the total."""
+        """(1 - ratio_l) N_l; linear layers change only if the convolutions cannot reach the total."""
         dims, numels = list(shapes.values()), [math.prod(shape) for shape in shapes.values()]
         convs = [i for i, shape in enumerate(dims) if len(shape) > 2]
         in_convs = sum(numels[i] for i in convs)
@@ -168,15 +168,15 @@ class SmartRatio(LayerWise):
 class FromFile(LayerWise):
     r"""Layer sparsities from a CSV with columns ``layer`` and ``sparsity``, such as another run's layers.csv.
 
-    On the way to the target, every layer's number of zeros is in proportion to its last.
+    Below the target sparsity, every layer's number of zeros is proportional to its final one.
 
     Args:
         path: The file.
-        sparsity: Target sparsity; the layers in the file must add up to it.
+        sparsity: Target sparsity, which the layers in the file have to add up to.
         allow_layer_collapse: As for every allocation.
 
     Raises:
-        SettingError: The file cannot be read, lacks a layer, or adds up to another sparsity.
+        SettingError: The file is unreadable, lacks a layer, or adds up to a different sparsity.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -204,7 +204,7 @@ class FromFile(LayerWise):
             raise SettingError("path", path, f"{wanted} ({type(error).__name__}: {error})") from error
 
     def check(self, shapes: Shapes, sparsity: float) -> None:
-        """Refuse a file that lacks a layer or adds up to another sparsity."""
+        """Raise if the file lacks a layer or adds up to a different sparsity."""
         missing = [name for name in shapes if name not in self.layers]
         if missing:
             raise SettingError(
@@ -212,7 +212,7 @@ class FromFile(LayerWise):
             )
         numel = sum(math.prod(shape) for shape in shapes.values())
         found = math.fsum(self.layers[name] * math.prod(shape) for name, shape in shapes.items())
-        if abs(found - self.sparsity * numel) > 1 + len(shapes) / 2:  # one rounding a layer
+        if abs(found - self.sparsity * numel) > 1 + len(shapes) / 2:  # one rounding per layer
             raise SettingError(
                 "sparsity", self.sparsity, f"{found / numel:.6g}, what the layers in {self.path} add up to"
             )
@@ -227,7 +227,7 @@ class FromFile(LayerWise):
 
 
 def _level(total: float, rates: Sequence[float], limits: Sequence[float]) -> float:
-    """The x with Σ min(x, limit_i) · rate_i = total: water filling. Infinite where the limits do not allow it."""
+    """Water-filling: the x with Σ min(x, limit_i) · rate_i = total; infinite if the limits are too low."""
     rate = math.fsum(rates)
     for limit, own in sorted(zip(limits, rates, strict=True)):
         if total <= limit * rate:
@@ -238,7 +238,7 @@ def _level(total: float, rates: Sequence[float], limits: Sequence[float]) -> flo
 
 
 def _spilling(total: float, raw: Sequence[float], numels: Sequence[int]) -> list[float]:
-    """Shares in proportion to raw_i · numel_i that add up to ``total``; what a layer cannot hold, the next ones get."""
+    """Kept weights proportional to raw_i · numel_i with sum ``total``; what exceeds a layer spills to the next ones."""
     if not numels:
         return []
 

@@ -1,4 +1,4 @@
-"""Learned sparsity: what is pruned follows from parameters that are trained together with the weights."""
+"""Learned sparsity: parameters trained together with the weights determine what is pruned."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from sparsebench.pruning.pruner import Pruner
 
 @dataclass(frozen=True)
 class TunedSetting:
-    """The setting that a method's sparsity follows from, for a search of the value that gives a target.
+    """The setting that controls a method's sparsity, for a search of the value that reaches a target.
 
     Args:
-        setting: Its name as the user writes it.
-        densest: The end of the search with the lowest sparsity; it rises from there on.
-        sparsest: The other end.
+        setting: Name of the setting.
+        densest: End of the search interval with the lowest sparsity.
+        sparsest: End of the search interval with the highest sparsity.
     """
 
     setting: str
@@ -30,15 +30,15 @@ class TunedSetting:
 
 
 class Learned(Pruner):
-    """The network computes with v = f(w, s); both w and s are trained, and no sparsity is asked for.
+    """The network computes with v = f(w, s); w and s are both trained, without a target sparsity.
 
-    A method gives :meth:`value` and :meth:`chain`. No saving of training FLOPs is claimed.
+    A method implements :meth:`value` and :meth:`chain`. No saving of training FLOPs is claimed.
 
     Args:
         weights: The prunable weights.
-        optimizer: Theirs; s joins it.
-        s: Name of a weight -> what is learned for it.
-        group: Settings of the optimiser for s that are not those of the weights.
+        optimizer: Their optimiser; s is added to it.
+        s: Name of a weight -> its learned parameter.
+        group: Settings of the parameter group of s, where they differ from the weights'.
     """
 
     reparametrizes = True
@@ -56,33 +56,33 @@ class Learned(Pruner):
         optimizer.add_param_group({"params": list(self.s.values()), **(group or {})})
 
     def value(self, name: str, w: Tensor) -> Tensor:
-        """The v of one weight."""
-        raise TypeError(f"{type(self).__name__} has no values to compute with")
+        """V of one weight."""
+        raise TypeError(f"{type(self).__name__} does not implement value()")
 
     def chain(self, name: str, w: Tensor, gradient: Tensor) -> None:
-        """The gradient by v becomes that by w, in place, and that by s, in ``s.grad``."""
-        raise TypeError(f"{type(self).__name__} has no gradients")
+        """Turn the gradient with respect to v into that of w, in place, and that of s, in ``s.grad``."""
+        raise TypeError(f"{type(self).__name__} does not implement chain()")
 
     @torch.no_grad()
     def values(self) -> dict[str, Tensor]:
-        """Name -> v, what the network computes with."""
+        """Name -> v, the values that the network computes with."""
         return {name: self.value(name, w) for name, w in self.weights.weights().items()}
 
     def scheduled_sparsity(self, step: int) -> float | None:
-        """None is asked for."""
+        """There is no target sparsity."""
         return None
 
     def dense_forward(self, step: int) -> bool:
-        """All weights take part."""
+        """All weights take part in the forward pass."""
         return True
 
     def before_forward(self, step: int) -> None:
-        """The model sees v."""
+        """Put v into the model."""
         self.weights.hide_(self.values())
 
     @torch.no_grad()
     def after_backward(self, step: int) -> bool:
-        """Back to w, with the gradients of w and s."""
+        """Restore w, and compute the gradients of w and s."""
         self.weights.restore_()
         for name, w in self.weights.parameters.items():
             if w.grad is not None:
@@ -90,19 +90,19 @@ class Learned(Pruner):
         return True
 
     def evaluating(self) -> AbstractContextManager[None]:
-        """With v."""
+        """Evaluate with v."""
         return self.weights.applied(self.values())
 
     def on_end(self) -> None:
-        """Leaves v in the model."""
+        """Leave v in the model."""
         self.weights.bake_(self.values())
 
     def state_dict(self) -> dict[str, Any]:
-        """Masks, and what is learned."""
+        """Masks, and s."""
         return {**super().state_dict(), "s": {name: s.detach().clone() for name, s in self.s.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state_dict`."""
+        """Resume from :meth:`state_dict`."""
         super().load_state_dict(state)
         self._load_learned(state["s"])
 

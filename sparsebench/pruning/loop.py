@@ -1,4 +1,4 @@
-"""A method around the steps of somebody's training loop."""
+"""A method in the user's own training loop."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from sparsebench.pruning.pruner import Probe, Pruner
 
 
 class LoopPruner:
-    """A method around the steps of somebody's training loop; made by ``sparsebench.pruner``.
+    """A method in the user's own training loop; created by ``sparsebench.pruner``.
 
-    The loop enters :meth:`training_step` for every optimiser step, outside autocast, and inside it runs one or several
-    forwards and backwards, asks :meth:`ready` once, and lets the optimiser step if so::
+    The loop enters :meth:`training_step` for every optimiser step, outside autocast; inside, it runs one or several
+    forward and backward passes, calls :meth:`ready` once, and steps the optimiser if that returns True::
 
         for inputs, targets in loader:
             optimizer.zero_grad()
@@ -34,16 +34,16 @@ class LoopPruner:
                 scaler.update()
         pruner.finish()
 
-    Learning rate, precision, clipping (after :meth:`ready`), accumulation and distribution stay the loop's. Where a
-    mask update takes the place of an optimiser step, as in RigL, :meth:`ready` says no.
+    Learning rate, precision, clipping (after :meth:`ready`), accumulation and distribution are up to the loop. If a
+    mask update replaces an optimiser step, as in RigL, :meth:`ready` returns False.
 
     Args:
-        name: Of the method.
-        model: As the loop calls it.
-        optimizer: The loop's.
-        method: The method itself.
+        name: Name of the method.
+        model: The model as the loop calls it.
+        optimizer: The loop's optimiser.
+        method: The method.
         clock: Length of the training.
-        probe: What the method may look at before the first step.
+        probe: What the method may use before the first step.
     """
 
     def __init__(
@@ -64,10 +64,10 @@ class LoopPruner:
 
     @contextmanager
     def training_step(self) -> Iterator[None]:
-        """One optimiser step: forwards, backwards, :meth:`ready`, the optimiser. After an exception it does not count.
+        """One optimiser step: forward, backward, :meth:`ready`, optimiser. A step that raises does not count.
 
-        Gradients have to stay until the end of the block: some methods look at them after the optimiser. Those of a
-        step that was not :meth:`ready` are cleared there, so that they do not add to the next one's.
+        Gradients have to stay until the end of the block, because some methods use them after the optimiser. If
+        :meth:`ready` returned False, they are cleared there.
         """
         total = self.clock.total_steps
         if self._inside:
@@ -82,7 +82,7 @@ class LoopPruner:
             self.method.before_forward(self.step)
             yield
             if self._ready is None:
-                raise RuntimeError("ready() has to be asked in every training step, after its last backward")
+                raise RuntimeError("ready() has to be called in every training step, after its last backward")
             self._refuse_autocast("training_step()")
             self._refuse_lost_gradients()
             self.method.after_step(self.step)
@@ -95,9 +95,11 @@ class LoopPruner:
                 self.method.weights.restore_()
 
     def ready(self) -> bool:
-        """Whether the optimiser may step now: asked once a step, after its last backward, with unscaled gradients."""
+        """Whether the optimiser may step; call once per step, after its last backward, with unscaled gradients."""
         if not self._inside or self._ready is not None:
-            raise RuntimeError("ready() is asked once, inside training_step(), after the last backward")
+            raise RuntimeError(
+                "ready() has to be called once, inside training_step(), after the last backward"
+            )
         self._refuse_autocast("ready()")
         self._ready = self.method.after_backward(self.step)
         gradients = (p.grad for p in self.method.weights.parameters.values())
@@ -106,7 +108,7 @@ class LoopPruner:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Inside, the model has the sparse weights that the method would deploy; after, its own to the bit."""
+        """Put the deployable sparse weights into the model inside the block; its own are restored afterwards."""
         if self._inside:
             raise RuntimeError("evaluating() cannot be entered inside training_step()")
         self._refuse_autocast("evaluating()")
@@ -114,10 +116,10 @@ class LoopPruner:
             yield
 
     def finish(self) -> None:
-        """After the last step: the model's plain ``state_dict`` is the sparse network from now on.
+        """Call after the last step; the model's plain ``state_dict`` is then the sparse network.
 
         Raises:
-            RunError: The number of zeros is not the asked one.
+            RunError: The number of zeros is not the requested one.
         """
         total, weights = self.clock.total_steps, self.method.weights
         if self._finished:
@@ -130,17 +132,17 @@ class LoopPruner:
         self._finished = True
         target_zeros, zeros = self.method.target_zeros(total - 1), weights.zeros()
         if not zeros.as_requested(target_zeros):
-            found = f"{zeros.pruned - zeros.leaked} zeros, asked for {target_zeros}"
+            found = f"{zeros.pruned - zeros.leaked} zeros, requested were {target_zeros}"
             raise RunError(f"{self.name} missed its sparsity: {found}")
 
     @property
     def masks(self) -> dict[str, Tensor]:
-        """Name of the parameter -> its mask, bool, True = kept; to be looked at, not changed."""
+        """Name of the parameter -> its mask, bool, True = kept; do not modify."""
         return dict(self.method.weights.masks)
 
     @property
     def exploration_rate(self) -> float:
-        """Fraction of the prunable weights that any mask so far has kept."""
+        """Fraction of the prunable weights that were kept by any mask so far."""
         return self.method.weights.exploration_rate()
 
     @property
@@ -153,9 +155,9 @@ class LoopPruner:
         return self.method.weights.fingerprint()
 
     def summary(self) -> dict[str, Any]:
-        """Asked and reached sparsity, zeros, the method's own numbers, and the same for every layer.
+        """Requested and achieved sparsity, zeros, the method's own numbers, and the sparsity of every layer.
 
-        The names are those of the columns in results/README.md; ``layers`` has one entry for every prunable parameter.
+        Names are those of the columns in results/README.md; ``layers`` has one entry per prunable parameter.
         """
         masks, kept = self.method.weights.masks, self.method.weights.nonzero().tolist()
         zeros = {name: mask.numel() - left for (name, mask), left in zip(masks.items(), kept, strict=True)}
@@ -173,7 +175,7 @@ class LoopPruner:
         }  # fmt: skip
 
     def sparse_state_dict(self) -> dict[str, Tensor]:
-        """A copy of the model's ``state_dict`` with the sparse weights; the training goes on undisturbed."""
+        """A copy of the model's ``state_dict`` with the sparse weights; does not affect the training."""
         with self.evaluating():
             state = copy.deepcopy(self._probe.model.state_dict())
         for name, mask in self.method.weights.masks.items():
@@ -181,29 +183,29 @@ class LoopPruner:
         return state
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything to go on from, beside the model's and the optimiser's; between two steps."""
+        """State for resuming, in addition to the model's and the optimiser's; call between steps."""
         return {
             "name": self.name, "steps": self.clock.total_steps, "step": self.step, "started": self._started,
             "finished": self._finished, "method": self.method.state_dict(),
         }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state_dict`; model and optimiser are loaded with theirs.
+        """Resume from :meth:`state_dict`; load model and optimiser separately.
 
         Raises:
-            SettingError: The state is another method's, or of a training of another length.
+            SettingError: The state belongs to another method, or to a training of another length.
         """
         for setting, saved, own in (
             ("method", state["name"], self.name),
             ("steps", state["steps"], self.clock.total_steps),
         ):
             if saved != own:
-                raise SettingError(setting, own, f"{saved}, as in the state that is loaded")
+                raise SettingError(setting, own, f"{saved}, as in the loaded state")
         self.method.load_state_dict(state["method"])
         self.step, self._started, self._finished = state["step"], state["started"], state["finished"]
 
     def _start(self) -> None:
-        """The method's first masks. With several ranks, those of the first one, for each looks at its own data."""
+        """Initialise masks; with several ranks they are broadcast, because each rank sees its own data."""
         self.method.on_start(self._probe)
         self._started = True
         wrapping = unwrapped_modules(self._model)
@@ -213,7 +215,7 @@ class LoopPruner:
 
     def _refuse_autocast(self, what: str) -> None:
         device = next(iter(self.method.weights.parameters.values())).device.type
-        if torch.is_autocast_enabled(device):  # it caches weights, and does not see them change in place
+        if torch.is_autocast_enabled(device):  # it caches casts of weights and misses in-place changes
             raise RuntimeError(f"{what} has to be outside autocast: put autocast around the forward alone")
 
     def _refuse_lost_gradients(self) -> None:
@@ -222,12 +224,12 @@ class LoopPruner:
             changed = before and not self._ready and (before[0]._version != before[1])
             if before and (parameter.grad is None or changed):
                 raise RuntimeError(
-                    "gradients have to stay until the end of training_step(): call optimizer.zero_grad() outside it"
+                    "gradients have to stay until the end of training_step(): call optimizer.zero_grad() outside of it"
                 )
 
 
 def unwrapped_modules(model: nn.Module) -> list[nn.Module]:
-    """The model as it was given, and what it wraps down to the model itself, whose parameters have plain names."""
+    """The given model and the modules it wraps, down to the plain model."""
     found = [model]
     while True:
         if isinstance(found[-1], (nn.parallel.DistributedDataParallel, nn.DataParallel)):

@@ -1,4 +1,4 @@
-"""Prunable weights, their masks, and the dense copy: the only place where masks meet weights."""
+"""Prunable weights, their masks, and the dense copy; the only place where masks are applied to weights."""
 
 from __future__ import annotations
 
@@ -37,20 +37,19 @@ class Zeros(NamedTuple):
 class MaskedParameters:
     """The prunable weights of a model with one bool mask each; True = kept.
 
-    Masks are multiplied in and taken out by in-place copies into fixed storage, under ``no_grad``. So the
-    model stays an untouched module, autograd's version counters notice a weight that changes between forward
-    and backward, and a gradient taken while the weights are hidden is the gradient *at* the masked weights,
-    not multiplied by the mask.
+    Masks are applied and removed by in-place copies into fixed storage, under ``no_grad``. So the model stays an
+    unmodified module, autograd's version counters detect a weight that changes between forward and backward, and the
+    gradient computed while weights are hidden is the gradient *at* the masked weights, not multiplied by the mask.
 
-    Never call :meth:`hide_` or :meth:`restore_` inside an autocast block: autocast caches the low-precision cast of
-    a weight and does not notice an in-place change.
+    Never call :meth:`hide_` or :meth:`restore_` inside an autocast block: autocast caches the low-precision cast of a
+    weight and misses in-place changes.
 
     Args:
         parameters: Name in the model's ``state_dict`` -> parameter, in the model's order.
         optimizer: Its state (momentum, moments) is masked together with the weights.
 
     Raises:
-        ValueError: No parameter is given.
+        ValueError: There are no parameters.
     """
 
     def __init__(
@@ -64,14 +63,16 @@ class MaskedParameters:
             name: torch.ones_like(p, dtype=torch.bool, requires_grad=False)
             for name, p in self.parameters.items()
         }
-        self.backward: dict[str, Tensor] | None = None  # what a gradient reaches, where it is not the masks
+        self.backward: dict[str, Tensor] | None = None  # masks of the gradient, if they differ from ``masks``
         self.version = 0  # counts the calls of set_masks
-        self.baked = False  # whether the parameters are the final sparse weights already
+        self.baked = False  # whether the parameters are the final sparse weights
         self.hidden = False
         self._weights: list[Tensor] = list(self.parameters.values())
         self._masks = list(self.masks.values())
         self._ever_kept = [torch.zeros_like(mask) for mask in self._masks]
-        self._dense: list[Tensor] = []  # made at the first hide_: only methods that hide pay for it
+        self._dense: list[
+            Tensor
+        ] = []  # allocated by the first hide_, so that only methods that hide pay for it
 
     @property
     def numel(self) -> int:
@@ -79,25 +80,25 @@ class MaskedParameters:
         return sum(p.numel() for p in self._weights)
 
     def weights(self) -> dict[str, Tensor]:
-        """Name -> the dense weights, detached; refused while they are hidden."""
+        """Name -> dense weight, detached; raises while they are hidden."""
         self._refuse_hidden("be scored")
         return {name: p.detach() for name, p in self.parameters.items()}
 
     def nonzero(self) -> Tensor:
-        """Kept weights of every layer by its mask, shape [layers], on the weights' device."""
+        """Number of kept weights of every layer, [layers], on the weights' device."""
         return torch.stack([mask.sum() for mask in self._masks])
 
     def in_gradient(self) -> Tensor:
-        """Weights of every layer whose gradient the masks leave, shape [layers]: the kept ones, or ``backward``'s."""
+        """Number of weights of every layer that receive a gradient, [layers]: by ``backward``, or else the masks."""
         return torch.stack([mask.sum() for mask in (self.backward or self.masks).values()])
 
     @torch.no_grad()
     def set_masks(self, masks: Mapping[str, Tensor], backward: Mapping[str, Tensor] | None = None) -> None:
-        """Replace every mask by a bool tensor of its weight's shape; True = kept.
+        """Replace all masks; bool tensors of the weights' shapes, True = kept.
 
         Args:
-            masks: Name -> what the forward sees.
-            backward: Name -> what receives a gradient, if that is not the same.
+            masks: Name -> mask of the forward pass.
+            backward: Name -> mask of the gradient, if different.
         """
         self._refuse_hidden("change")
         for given in (masks, backward or masks):
@@ -113,7 +114,7 @@ class MaskedParameters:
         self.version += 1
 
     def exploration_rate(self) -> float:
-        """R_s: the fraction of the prunable weights that any mask so far has kept; 1 where nothing was ever masked.
+        """R_s: the fraction of the prunable weights that were kept by any mask so far; 1 if no mask was ever set.
 
         References:
             Liu, Yin, Mocanu and Pechenizkiy, "Do We Actually Need Dense Over-Parameterization? In-Time
@@ -123,7 +124,7 @@ class MaskedParameters:
 
     @torch.no_grad()
     def project_(self, optimizer_state: bool = True) -> None:
-        """Set pruned weights, and with ``optimizer_state`` the optimiser's state at them, to zero."""
+        """Set pruned weights, and with ``optimizer_state`` their optimiser state, to zero."""
         self._refuse_hidden("be projected")
         torch._foreach_mul_(self._weights, self._masks)
         if optimizer_state:
@@ -131,7 +132,7 @@ class MaskedParameters:
 
     @torch.no_grad()
     def project_optimizer_(self) -> None:
-        """Set the optimiser's state (momentum, moments) to zero where no gradient reaches."""
+        """Set the optimiser state (momentum, moments) of weights that receive no gradient to zero."""
         masks = (self.backward or self.masks).values()
         for parameter, mask in zip(self._weights, masks, strict=True):
             for buffer in self._state_of(parameter):
@@ -139,16 +140,17 @@ class MaskedParameters:
 
     @torch.no_grad()
     def reset_optimizer_(self) -> None:
-        """Set the optimiser's state (momentum, moments) to zero for all parameters, prunable or not."""
+        """Set the optimiser state (momentum, moments) of all parameters to zero, prunable or not."""
         for state in self.optimizer.state.values() if self.optimizer is not None else ():
             for buffer in state.values():
                 if isinstance(buffer, Tensor) and buffer.dim() > 0:
                     buffer.zero_()
 
     def disable_weight_decay_(self) -> float:
-        """Let the optimiser no longer decay the prunable weights: that is the method's to do; returns their decay.
+        """Disable the optimiser's weight decay on prunable weights, for methods that apply it themselves; returns it.
 
-        They move into a group of their own without weight decay, so that with gradient and momentum zero they rest.
+        They move into a separate parameter group without weight decay, so that with zero gradient and momentum they
+        do not change.
         """
         if self.optimizer is None:
             return 0.0
@@ -162,7 +164,7 @@ class MaskedParameters:
 
     @torch.no_grad()
     def mask_grads_(self) -> None:
-        """Set the gradients of pruned weights to zero; with backward masks, of those outside them."""
+        """Set the gradients of pruned weights (or of those outside the backward masks) to zero."""
         masks = (self.backward or self.masks).values()
         pairs = [(p.grad, m) for p, m in zip(self._weights, masks, strict=True) if p.grad is not None]
         if pairs:
@@ -170,10 +172,10 @@ class MaskedParameters:
 
     @torch.no_grad()
     def hide_(self, values: Mapping[str, Tensor] | None = None) -> None:
-        """Keep the dense weights aside and multiply the masks in: the forward sees the pruned weights.
+        """Save the dense weights and apply the masks, so that the forward pass uses the pruned weights.
 
         Args:
-            values: Name -> what the forward is to see instead, for methods that do more than mask.
+            values: Name -> values to use instead, for methods that do more than mask.
         """
         self._refuse_hidden("be hidden again")
         if not self._dense:
@@ -187,7 +189,7 @@ class MaskedParameters:
 
     @torch.no_grad()
     def restore_(self) -> None:
-        """Put the dense weights back, to the bit."""
+        """Restore the dense weights exactly."""
         if not self.hidden:
             raise RuntimeError("weights can only be restored while hidden")
         torch._foreach_copy_(self._weights, self._dense)
@@ -195,9 +197,9 @@ class MaskedParameters:
 
     @contextmanager
     def applied(self, values: Mapping[str, Tensor] | None = None) -> Iterator[None]:
-        """Inside, the model has its pruned weights (or ``values``); after, the dense ones again. Nests.
+        """Apply the masks (or ``values``) inside the block, and restore the dense weights afterwards. Nests.
 
-        Baked weights are what the forward is to see already.
+        Does nothing if weights are baked.
         """
         if self.hidden or self.baked:
             yield
@@ -210,10 +212,10 @@ class MaskedParameters:
 
     @torch.no_grad()
     def bake_(self, values: Mapping[str, Tensor] | None = None) -> None:
-        """Make pruned weights zero for good: the model's plain ``state_dict`` is the sparse network.
+        """Set pruned weights to zero permanently, so that the model's plain ``state_dict`` is the sparse network.
 
         Args:
-            values: Name -> the weights that the forward has seen, if they are not the masked ones.
+            values: Name -> weights used in the forward pass, if they are not the masked ones.
         """
         self._refuse_hidden("be baked")
         if values is not None:
@@ -224,7 +226,7 @@ class MaskedParameters:
 
     @torch.no_grad()
     def pruning_error(self) -> Tensor:
-        """The pruning error of the paper, δ = ||w - m⊙w||² / ||w||² over all prunable weights, a scalar.
+        """DPF's pruning error δ = ||w - m⊙w||² / ||w||² over all prunable weights, a scalar.
 
         References:
             Lin et al., "Dynamic Model Pruning with Feedback", ICLR 2020, arXiv 2006.07253, section 4.
@@ -235,7 +237,7 @@ class MaskedParameters:
         return torch.stack(lost).sum() / total
 
     def packed(self) -> Tensor:
-        """All masks in the order of their layers, flattened: bool, shape [numel]."""
+        """All masks flattened and concatenated: bool, [numel]."""
         return torch.cat([mask.reshape(-1) for mask in self._masks])
 
     def zeros(self) -> Zeros:
@@ -249,7 +251,7 @@ class MaskedParameters:
         return hashlib.sha256(self.packed().cpu().numpy().tobytes()).hexdigest()
 
     def state_dict(self) -> dict[str, Any]:
-        """The masks; the weights are the model's to save. Refused while hidden."""
+        """The masks; the weights are saved with the model. Raises while hidden."""
         self._refuse_hidden("be saved")
         backward = self.backward and {name: mask.clone() for name, mask in self.backward.items()}
         return {
@@ -258,7 +260,7 @@ class MaskedParameters:
         }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take masks back from :meth:`state_dict`."""
+        """Load masks from :meth:`state_dict`."""
         on = {name: mask.device for name, mask in self.masks.items()}
         backward = state["backward"] and {name: mask.to(on[name]) for name, mask in state["backward"].items()}
         self.set_masks({name: mask.to(on[name]) for name, mask in state["masks"].items()}, backward)

@@ -1,4 +1,4 @@
-"""Which parameters may be pruned: one explicit rule, the same for all methods."""
+"""Which parameters may be pruned: one rule for all methods."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ SHORTCUTS = {"shortcut", "downsample"}  # our models' name, and torchvision's
 
 @dataclass(frozen=True)
 class Prunable:
-    """Weights of convolutions and linear layers, less those switched off here.
+    """Selects the weights of convolutions and linear layers, except those switched off here.
 
-    The projections of attention are linear layers: in ``nn.MultiheadAttention`` the three inputs' are one weight,
-    ``in_proj_weight``, [3 · width, width], and pruned as one.
+    The projections of attention are linear layers; the input projections of ``nn.MultiheadAttention`` are one weight,
+    ``in_proj_weight`` [3 · width, width], and pruned as one.
 
-    Biases, normalisation parameters and buffers are never prunable. The defaults are what the parameter
-    counts in the DPF paper imply: every convolution, also the first and those in shortcuts, and no classifier.
+    Biases, normalisation parameters and buffers are never prunable. The defaults follow the parameter counts in the DPF
+    paper: every convolution, including the first and those in shortcuts, but not the classifier.
 
     Args:
         first_conv: Prune the first convolution.
@@ -64,6 +64,6 @@ class Prunable:
                 chosen[f"{name}.weight" if name else "weight"] = cast(nn.Parameter, module.weight)
         if not chosen:
             raise SettingError(
-                "prunable", None, "at least one prunable layer in this model, but none is left"
+                "prunable", None, "at least one prunable layer in this model, but there is none"
             )
         return chosen

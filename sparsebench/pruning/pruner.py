@@ -1,4 +1,4 @@
-"""The contract between a method and the training loop."""
+"""The interface between a method and the training loop."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from sparsebench.pruning.scores import Score
 
 @dataclass(frozen=True)
 class Probe:
-    """What a method may look at before training starts.
+    """What a method may use before training starts.
 
     Args:
-        model: The model at its initialisation.
-        batches: Gives the training batches (inputs, targets) of the first steps, the same ones at every call.
+        model: The initial model.
+        batches: Returns the training batches (inputs, targets) of the first steps, the same ones at every call.
         criterion: (logits, targets) -> the mean training loss.
-        generator: A seeded CPU generator for methods that draw.
-        reinitialize: Draws all weights of the model anew, in place.
+        generator: A seeded CPU generator.
+        reinitialize: Reinitialises all weights of the model in place.
     """
 
     model: nn.Module
@@ -39,7 +39,7 @@ class Probe:
 
     @contextmanager
     def scoring(self, training_mode: bool) -> Iterator[None]:
-        """Inside, the model is in the given mode; after, modes, buffers and generators are what they were before."""
+        """Put the model into the given mode; modes, buffers and generators are restored afterwards."""
         modes = {module: module.training for module in self.model.modules()}
         buffers = {buffer: buffer.clone() for buffer in self.model.buffers()}
         cuda = sorted({p.device for p in self.model.parameters() if p.device.type == "cuda"}, key=str)
@@ -66,10 +66,10 @@ class Probe:
         return total
 
     def balanced(self, per_class: int) -> tuple[Tensor, Tensor]:
-        """The first ``per_class`` training images of every class, ordered by their number within the class.
+        """The first ``per_class`` training images of every class, ordered by their index within the class.
 
         Raises:
-            SettingError: The training has fewer of a class.
+            SettingError: There are fewer images of a class.
         """
         found: dict[int, list[Tensor]] = {}
         classes = 0
@@ -84,11 +84,13 @@ class Probe:
                 order = [(target, found[target][i]) for i in range(per_class) for target in sorted(found)]
                 labels = torch.tensor([target for target, _ in order], device=targets.device)
                 return torch.stack([image for _, image in order]), labels
-        raise SettingError("samples_per_class", per_class, "no more than the training shows of each class")
+        raise SettingError(
+            "samples_per_class", per_class, "at most the number of training images of each class"
+        )
 
 
 class Pruner:
-    """A method, as hooks around the training step. All hooks do nothing unless a method fills them.
+    """A method, as hooks around the training step; the defaults do nothing.
 
     The loop calls, for every ``step`` (0-based): ``before_forward``, forward and backward, ``after_backward``,
     the optimiser, ``after_step``; ``on_start`` once before and ``on_end`` once after. Hooks run outside autocast.
@@ -100,7 +102,7 @@ class Pruner:
         score: What to keep: higher means keep.
 
     Raises:
-        SettingError: The allocation cannot give these layers the target sparsity, or the score has none for them.
+        SettingError: The allocation cannot reach the target sparsity with these layers, or the score cannot score them.
     """
 
     def __init__(
@@ -115,85 +117,85 @@ class Pruner:
         score.check(shapes)
 
     trainings = 1
-    """How many trainings, one after the other, make up one result; each is a run with a row of its own."""
+    """Number of consecutive trainings that make up one result; each is a run with its own row."""
     reparametrizes = False
-    """Whether training differs from dense training even where nothing is pruned."""
+    """Whether training differs from dense training even at target sparsity 0."""
 
     def begin(self, training: int, before: Mapping[str, Any]) -> int:
-        """Before anything else of the training with this number, from 0; returns its first step.
+        """Called first in each training; returns its first step.
 
         Args:
-            training: Number of the training.
-            before: What :meth:`handover` of the previous one returned; empty for the first.
+            training: Number of the training, from 0.
+            before: Result of :meth:`handover` of the previous training; empty for the first.
         """
         return 0
 
     def handover(self) -> dict[str, Any]:
-        """After :meth:`on_end`: what the next training needs of this one."""
+        """Called after :meth:`on_end`; the state that the next training needs."""
         return {}
 
     def on_start(self, probe: Probe) -> None:
-        """Before the first step of a new run; not called when a run is resumed."""
+        """Called before the first step of a new run, not when a run is resumed."""
 
     def lr_factor(self, step: int, lr_schedule: LRSchedule) -> float:
-        """The learning rate of ``step`` as a multiple of the optimiser's."""
+        """Learning-rate factor of ``step``."""
         return lr_schedule.factor(step)
 
     def before_forward(self, step: int) -> None:
-        """Before the forward of ``step``; the model may be given its pruned weights here."""
+        """Called before the forward pass of ``step``; may put pruned weights into the model."""
 
     def after_backward(self, step: int) -> bool:
-        """After the last backward of ``step``, gradients unscaled. Returns whether the optimiser may step."""
+        """Called after the last backward of ``step`` with unscaled gradients; returns whether to call the optimiser."""
         return True
 
     def after_step(self, step: int) -> None:
-        """After the optimiser's step."""
+        """Called after the optimiser step."""
 
     def cuts(self, step: int) -> bool:
-        """Whether ``step`` prunes so much at once that the accuracy right after it is of interest."""
+        """Whether ``step`` prunes so much that an evaluation right after it is useful."""
         return False
 
     def on_end(self) -> None:
-        """After the last step: leaves the final sparse weights in the model."""
+        """Called after the last step; leaves the final sparse weights in the model."""
         self.weights.bake_()
 
     def evaluating(self) -> AbstractContextManager[None]:
-        """The context in which the model is evaluated: with the weights that the method would deploy."""
+        """Context for evaluation, with the weights that the method would deploy."""
         return nullcontext()
 
     def dense_gradient(self, step: int) -> bool:
-        """Whether ``step`` needs the gradient of every weight, pruned ones too: for counting training FLOPs."""
+        """Whether ``step`` needs the gradient of every weight, including pruned ones; for counting training FLOPs."""
         return False
 
     def dense_forward(self, step: int) -> bool:
-        """Whether ``step`` computes with every weight: for counting training FLOPs."""
+        """Whether ``step`` computes with every weight; for counting training FLOPs."""
         return False
 
     def scheduled_sparsity(self, step: int) -> float | None:
-        """The sparsity that the masks are to have during ``step``; ``None`` for a method that is not asked for one."""
+        """The sparsity of the masks during ``step``; ``None`` for a method without a target sparsity."""
         return self.schedule.sparsity(step)
 
     def target_zeros(self, step: int) -> int | None:
-        """The number of pruned weights during ``step``; ``None`` where the method cannot promise one."""
+        """The number of pruned weights during ``step``; ``None`` if the method does not guarantee one."""
         scheduled = self.scheduled_sparsity(step)
         if scheduled is None or self.allocation.compat is not None:
             return None
         return zeros_for(scheduled, self.weights.numel)
 
     def update_masks(self, step: int, generator: torch.Generator | None = None) -> None:
-        """Masks of the sparsity that ``step`` is to have, from the scores of the dense weights."""
+        """Recompute the masks for ``step`` from the scores of the dense weights."""
         scores, scheduled = self.score(self.weights.weights(), generator), self.scheduled_sparsity(step)
         sparsity = self.schedule.sparsity(step) if scheduled is None else scheduled
         self.weights.set_masks(self.allocation(scores, sparsity))
 
     def summary(self) -> dict[str, float | int | str]:
-        """Columns of the method's own for the result row."""
+        """Additional columns for the result row."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything the method needs to go on after a restart."""
+        """Everything the method needs to resume."""
         return self.weights.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state_dict`."""
+        """Resume from :meth:`state_dict`."""
         self.weights.load_state_dict(state)

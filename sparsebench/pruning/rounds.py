@@ -1,4 +1,4 @@
-"""Several trainings in a row: train, prune what is smallest, train again."""
+"""Iterative pruning: train, prune the smallest weights, train again."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from sparsebench.pruning.scores import Score
 class Rounds(Pruner):
     """Iterative magnitude pruning: a dense training, then rounds of pruning and training again.
 
-    Round r of R prunes to the density (1 - s)^{r/R}, the smallest |w_T| of what the round before has left, and trains
-    again with a fixed mask. What it trains from, and from which step on, is a method's own.
+    Round r of R prunes the smallest |w_T| kept by the round before, to the density (1 - s)^{r/R}, and trains again with
+    a fixed mask. Methods define the weights and the step that a round starts from.
 
     Args:
         weights: The prunable weights.
-        schedule: Gives the target sparsity.
+        schedule: Provides the target sparsity.
         allocation: Turns scores into masks.
-        score: What to keep of the trained weights.
-        model: Whose state goes from one training to the next.
-        rounds: R; ``None`` for as many as it takes to prune at most 20 % of what is left in each.
+        score: Score of the trained weights.
+        model: The model whose state is passed from one training to the next.
+        rounds: R; ``None`` for as many as needed to prune at most 20 % of the remaining weights in each.
     """
 
     def __init__(
@@ -49,28 +49,28 @@ class Rounds(Pruner):
         self.trainings, self.training, self.model = self.rounds + 1, 0, model
 
     def scheduled_sparsity(self, step: int) -> float:
-        """1 - (1 - s)^{r/R}, through the whole training r."""
+        """1 - (1 - s)^{r/R} during training r."""
         if self.training == self.rounds:
             return self.schedule.target_sparsity
         return 1 - (1 - self.schedule.target_sparsity) ** (self.training / self.rounds)
 
     def begin(self, training: int, before: Mapping[str, Any]) -> int:
-        """Prune what the training before has left, then :meth:`rewind`; the first training is dense."""
+        """Prune the weights of the previous training, then :meth:`rewind`; the first training is dense."""
         self.training = training
         if training == 0:
             return 0
         self.model.load_state_dict(before["model"])
         scores = self.score(self.weights.weights())
         for name, kept in before["masks"].items():
-            scores[name].masked_fill_(~kept.to(scores[name].device), -math.inf)  # once pruned stays pruned
+            scores[name].masked_fill_(~kept.to(scores[name].device), -math.inf)  # pruned weights stay pruned
         self.weights.set_masks(self.allocation(scores, self.scheduled_sparsity(0)))
         first_step = self.rewind(before)
         self.weights.project_()
         return first_step
 
     def rewind(self, before: Mapping[str, Any]) -> int:
-        """Put the model where a round trains from, and return the step it starts at."""
-        raise TypeError(f"{type(self).__name__} does not say where rounds start")
+        """Set the model to the state that a round starts from; returns its first step."""
+        raise TypeError(f"{type(self).__name__} does not implement rewind()")
 
     def handover(self) -> dict[str, Any]:
         """The trained model and its masks, for the next round."""
@@ -79,12 +79,12 @@ class Rounds(Pruner):
         return copy.deepcopy({"model": self.model.state_dict(), "masks": self.weights.masks})
 
     def after_backward(self, step: int) -> bool:
-        """Pruned weights have weight, momentum and gradient zero: they stay zero."""
+        """Mask gradients: pruned weights have zero value, momentum and gradient, so they stay zero."""
         self.weights.mask_grads_()
         return True
 
     def summary(self) -> dict[str, float | int | str]:
-        """Which round, of how many."""
+        """The round, and the number of rounds."""
         return {"round": self.training, "rounds": self.rounds}
 
 
@@ -92,22 +92,22 @@ def retraining_start(time: str | float, total_steps: int, steps: int) -> int:
     """The step at which the last ``steps`` of a training start.
 
     Raises:
-        SettingError: They are none, or more than there are.
+        SettingError: ``steps`` is not between 1 and ``total_steps``.
     """
     if not 0 < steps <= total_steps:
         raise SettingError(
-            "retrain", time, f"a time of at least one step and at most the training, {total_steps} steps"
+            "retrain", time, f"a time between one step and the whole training, {total_steps} steps"
         )
     return total_steps - steps
 
 
 def snapshot(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """A copy of the model's state and of the optimiser's (momentum), without its learning rate."""
+    """A copy of the model's state and of the optimiser's (momentum), without hyperparameters."""
     return copy.deepcopy({"model": model.state_dict(), "optimizer": optimizer.state_dict()["state"]})
 
 
 def restore(state: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put :func:`snapshot` back."""
+    """Restore a :func:`snapshot`."""
     model.load_state_dict(state["model"])
-    # A copy: the optimiser goes on in the tensors that it is given, and the next round comes back to these.
+    # A copy, because the optimiser updates these tensors in place and the next round needs them again.
     optimizer.load_state_dict({**optimizer.state_dict(), "state": copy.deepcopy(state["optimizer"])})

@@ -1,4 +1,4 @@
-"""When masks change, and how sparse they then are."""
+"""Schedules: when masks change, and to which sparsity."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from sparsebench.errors import SettingError
 
 
 def check_sparsity(sparsity: object, setting: str = "sparsity") -> float:
-    """``sparsity`` as a float, refused unless it is a fraction of zeros in [0, 1)."""
+    """``sparsity`` as a float; raises unless it is in [0, 1)."""
     if isinstance(sparsity, bool) or not isinstance(sparsity, (int, float)) or not 0 <= sparsity < 1:
         raise SettingError(setting, sparsity, "a fraction of zeros in [0, 1), for example 0.9")
     return float(sparsity)
 
 
 class Stages:
-    """A value that changes from stage to stage of the training.
+    """A piecewise constant value over stages of the training.
 
     Args:
         clock: Length of the training.
-        values: Of every stage.
-        starts: Times at which the second stage and those after it start.
+        values: Value of every stage.
+        starts: Start times of the second and later stages.
     """
 
     def __init__(self, clock: Clock, values: Sequence[float], starts: Sequence[str | float]) -> None:
         self.values, self.starts = list(values), [clock.steps(time, "stages") for time in starts]
         bounds = [0, *self.starts, clock.total_steps]
         if len(bounds) != len(self.values) + 1 or any(a >= b for a, b in pairwise(bounds)):
-            allowed = f"rising times before step {clock.total_steps}, one for each of {self.values[1:]}"
+            allowed = f"increasing times before step {clock.total_steps}, one for each of {self.values[1:]}"
             raise SettingError("stages", list(starts), allowed)
 
     def at(self, step: int) -> float:
@@ -39,15 +39,15 @@ class Stages:
 
 
 class Schedule:
-    """The clockwork of a method: pure functions of the step, so there is nothing to checkpoint.
+    """Schedule of mask updates; pure functions of the step, so it needs no checkpoint.
 
     Args:
         clock: Length of the training.
         sparsity: Target sparsity, a fraction of zeros in [0, 1).
         start: Time of the first mask update.
-        end: Time at which the target is reached at the latest.
-        interval: Time between two mask updates (DPF's p, RigL's delta T).
-        stop: Time of the last mask update at the latest; ``None`` for the end of training.
+        end: Latest time at which the target is reached.
+        interval: Time between mask updates (DPF's p, RigL's ΔT).
+        stop: Latest time of a mask update; ``None`` for the end of training.
     """
 
     has_ramp = True
@@ -73,19 +73,21 @@ class Schedule:
         self.updates = length // self.interval  # of the ramp
         if self.start > self.stop:
             raise SettingError(
-                "start", start, f"a time up to the last possible mask update, step {self.stop}"
+                "start", start, f"a time no later than the last possible mask update, step {self.stop}"
             )
         if self.has_ramp and self.updates < 1:
             raise SettingError("end", end, f"at least one interval ({self.interval} steps) after start")
         if self.start + self.updates * self.interval > self.stop:
-            raise SettingError("end", end, f"a time up to the last possible mask update, step {self.stop}")
+            raise SettingError(
+                "end", end, f"a time no later than the last possible mask update, step {self.stop}"
+            )
 
     def due(self, step: int) -> bool:
         """Whether masks are recomputed at ``step``."""
         return self.start <= step <= self.stop and (step - self.start) % self.interval == 0
 
     def sparsity(self, step: int) -> float:
-        """The sparsity that the masks have at ``step``: it changes only where an update is due."""
+        """The scheduled sparsity at ``step``; it changes only at mask updates."""
         if step < self.start:
             return 0.0
         done = (step - self.start) // self.interval
@@ -96,12 +98,12 @@ class Schedule:
         )
 
     def ramp(self, progress: float) -> float:
-        """Share of the target at ``progress`` in [0, 1) of the ramp."""
+        """Fraction of the target at ``progress`` in [0, 1) of the ramp."""
         raise TypeError(f"{type(self).__name__} has no ramp")
 
 
 class Cubic(Schedule):
-    """Sparsity rises along a cubic, fast at first: s_t = s_f - s_f (1 - (t - t_0) / (n Δt))³.
+    """Cubic ramp, fast at first: s_t = s_f - s_f (1 - (t - t_0) / (n Δt))³.
 
     Example:
         >>> schedule = Cubic(Clock(8), 0.8, end="4it", interval="2it")
@@ -121,7 +123,7 @@ class Cubic(Schedule):
 
 
 class Linear(Schedule):
-    """Sparsity rises by the same amount at every mask update.
+    """Linear ramp: sparsity rises by the same amount at every mask update.
 
     Example:
         >>> schedule = Linear(Clock(8), 0.8, end="4it", interval="2it")
@@ -138,7 +140,7 @@ class Linear(Schedule):
 
 
 class Constant(Schedule):
-    """The target sparsity from ``start`` on, masks recomputed every ``interval``.
+    """Constant target sparsity from ``start``, with masks recomputed every ``interval``.
 
     Example:
         >>> schedule = Constant(Clock(8), 0.5, start="2it", interval="3it")
@@ -163,15 +165,15 @@ class Constant(Schedule):
 
 
 class Slowing(Constant):
-    """Constant sparsity, with an interval between mask updates that doubles at given times.
+    """Constant sparsity, with an update interval that doubles at given times.
 
     Args:
         clock: Length of the training.
         sparsity: Target sparsity, a fraction of zeros in [0, 1).
-        doublings: Rising times from which the interval is twice what it was; each is an update.
+        doublings: Increasing times at which the interval doubles; each is also an update.
         start: Time of the first mask update.
-        interval: Time between two mask updates at first.
-        stop: Time of the last mask update at the latest; ``None`` for the end of training.
+        interval: Initial time between mask updates.
+        stop: Latest time of a mask update; ``None`` for the end of training.
 
     Example:
         >>> schedule = Slowing(Clock(16), 0.5, doublings=["4it"], interval="2it")
@@ -195,7 +197,7 @@ class Slowing(Constant):
         super().__init__(clock, sparsity, start=start, interval=interval, stop=stop)
         self.phases = [self.start, *(clock.steps(time, "doublings") for time in doublings)]
         if any(a >= b for a, b in pairwise(self.phases)):
-            raise SettingError("doublings", list(doublings), f"rising times after start={start}")
+            raise SettingError("doublings", list(doublings), f"increasing times after start={start}")
 
     def due(self, step: int) -> bool:
         """Whether masks are recomputed at ``step``."""
@@ -206,7 +208,7 @@ class Slowing(Constant):
 
 
 class OneShotSchedule(Schedule):
-    """Dense until ``at``, then the target sparsity at once; masks change only then.
+    """Dense until ``at``, then the target sparsity; masks change only once.
 
     Example:
         >>> schedule = OneShot(Clock(4), 0.5, at="0.75")
@@ -227,13 +229,13 @@ class OneShotSchedule(Schedule):
 
 
 class Alternating(Schedule):
-    """Phases at the target sparsity and dense phases in turn, dense at first and sparse at last.
+    """Alternating dense and sparse phases, starting dense and ending sparse.
 
     Args:
         clock: Length of the training.
         sparsity: Target sparsity, a fraction of zeros in [0, 1).
-        sparse_starts: Times at which sparse phases start.
-        dense_starts: Times at which dense phases start, one between any two sparse ones.
+        sparse_starts: Start times of sparse phases.
+        dense_starts: Start times of dense phases, one between any two sparse ones.
 
     Example:
         >>> schedule = Alternating(Clock(8), 0.5, sparse_starts=["2it", "6it"], dense_starts=["4it"])

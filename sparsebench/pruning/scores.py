@@ -1,4 +1,4 @@
-"""How much a weight matters: higher means keep. Scores have no side effects."""
+"""Scores of weights: higher means keep. Scores have no side effects."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Score:
     def __call__(
         self, weights: Mapping[str, Tensor], generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
-        """Scores of ``weights`` (name -> tensor); ``generator`` is for scores that draw, on the CPU."""
-        raise TypeError(f"{type(self).__name__} does not score")
+        """Scores of ``weights`` (name -> tensor); ``generator`` is a CPU generator for random scores."""
+        raise TypeError(f"{type(self).__name__} does not implement __call__()")
 
     def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Refuse layers (name -> shape) that have no score, before training starts."""
+        """Raise before training if a layer (name -> shape) has no score."""
 
 
 class Magnitude(Score):
@@ -39,12 +39,12 @@ class Magnitude(Score):
     def __call__(
         self, weights: Mapping[str, Tensor], generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
-        """|w|, in float32: half precision would make ties."""
+        """|w| in float32, because half precision would cause ties."""
         return {name: weight.detach().float().abs() for name, weight in weights.items()}
 
 
 class Trained(Score):
-    """The absolute value that another run's final weights have: its largest, or its mask, whatever is scored.
+    """The magnitude of another run's final weights, whose mask or largest weights are kept.
 
     Args:
         path: A run folder, or its ``model.safetensors``.
@@ -75,10 +75,12 @@ class Trained(Score):
             raise SettingError("path", path, f"a run folder or its model.safetensors ({error})") from error
 
     def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Refuse a run of another model."""
+        """Raise if the run has another model."""
         for name, shape in shapes.items():
             if name not in self.trained or tuple(self.trained[name].shape) != shape:
-                raise SettingError("score.path", self.path, f"weights of this model; it has no such {name}")
+                raise SettingError(
+                    "score.path", self.path, f"weights of this model; it has no {name} of this shape"
+                )
 
     def __call__(
         self, weights: Mapping[str, Tensor], generator: torch.Generator | None = None
@@ -88,7 +90,7 @@ class Trained(Score):
 
 
 class Random(Score):
-    """A standard normal number for every weight: random pruning.
+    """Standard normal scores: random pruning.
 
     Example:
         >>> seeds = (torch.Generator().manual_seed(seed) for seed in (0, 0, 1))
@@ -103,7 +105,7 @@ class Random(Score):
     def __call__(
         self, weights: Mapping[str, Tensor], generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
-        """Draws on the CPU, so that every device and rank gets the same numbers."""
+        """Drawn on the CPU, so that every device and rank gets the same numbers."""
         return {
             name: torch.randn(weight.shape, generator=generator).to(weight.device)
             for name, weight in weights.items()

@@ -10,19 +10,19 @@ from torch import Tensor
 from sparsebench.pruning.parameters import MaskedParameters
 
 ITERATIONS = 16
-"""Of Newton's method for the threshold, each at least halving its interval where the step would leave it."""
+"""Newton iterations for the threshold, with bisection if a step would leave the interval."""
 
 
 @torch.no_grad()
 def soft_topk(values: Mapping[str, Tensor], kept: Tensor, beta: float) -> dict[str, Tensor]:
     """The m in [0, 1] with Σ m = k that maximises Σ m v + H(m) / β, for costs of one: m_i = σ(β (v_i - τ)).
 
-    H is the entropy of keeping or not, summed over weights; with β -> ∞ m is the mask of the k largest. The threshold
-    τ is found by Newton's method, in a fixed number of iterations so that nothing waits for the device.
+    H is the binary entropy summed over weights; for β -> ∞, m is the mask of the k largest. The threshold τ is found by
+    Newton's method with a fixed number of iterations, to avoid synchronising with the device.
 
     Args:
         values: Name -> v.
-        kept: k, a scalar on their device, at least 1 and at most their number.
+        kept: k, a scalar on their device, between 1 and the number of values.
         beta: β.
 
     References:
@@ -30,7 +30,7 @@ def soft_topk(values: Mapping[str, Tensor], kept: Tensor, beta: float) -> dict[s
         arXiv 2205.14107, section 3.
     """
     flat = torch.cat([v.reshape(-1) for v in values.values()])
-    # every m_i is k / n or more at the lower end, and k / n or less at the upper one
+    # bracket: all m_i ≥ k / n at ``low``, and all m_i ≤ k / n at ``high``
     spread = torch.logit(kept.double() / flat.numel()).to(flat.dtype) / beta
     low, high = flat.min() - spread, flat.max() - spread
     threshold = (low + high) / 2
@@ -47,9 +47,7 @@ def soft_topk(values: Mapping[str, Tensor], kept: Tensor, beta: float) -> dict[s
 def soft_topk_gradient(
     gradients: Mapping[str, Tensor], masks: Mapping[str, Tensor], beta: float
 ) -> dict[str, Tensor]:
-    """∂L/∂v from ∂L/∂m = g: β m (1 - m) (g - c), with the c that makes its sum zero.
-
-    More of one weight is less of the others: the threshold moves with them.
+    """∂L/∂v from ∂L/∂m = g: β m (1 - m) (g - c), with c such that the sum is zero, since the threshold depends on v.
 
     Args:
         gradients: Name -> g.
@@ -59,16 +57,18 @@ def soft_topk_gradient(
     slopes = {name: masks[name] * (1 - masks[name]) for name in gradients}
     weighted = torch.stack([(g * slopes[name]).sum() for name, g in gradients.items()]).sum()
     total = torch.stack([slope.sum() for slope in slopes.values()]).sum()
-    mean = weighted / total.clamp_min(torch.finfo(total.dtype).tiny)  # no slope where everything is kept
+    mean = weighted / total.clamp_min(
+        torch.finfo(total.dtype).tiny
+    )  # the slope is zero if everything is kept
     return {name: beta * slopes[name] * (g - mean) for name, g in gradients.items()}
 
 
 class SoftMask:
-    """Soft top-k masks m(|w|) of prunable weights, k being the number that their hard masks keep.
+    """Soft top-k masks m(|w|) of prunable weights, where k is the number of weights kept by the hard masks.
 
     Args:
         weights: The prunable weights.
-        shared: Whether all layers share one k and threshold; else each has its own.
+        shared: Whether all layers share one k and threshold, instead of one per layer.
     """
 
     def __init__(self, weights: MaskedParameters, shared: bool) -> None:
@@ -77,7 +77,7 @@ class SoftMask:
         self.groups = [list(self.m)] if shared else [[name] for name in self.m]
 
     def follow(self, beta: float) -> None:
-        """M of the present weights and hard masks."""
+        """Update m from the present weights and hard masks."""
         weights = self.weights.weights()
         for group in self.groups:
             kept = torch.stack([self.weights.masks[name].sum() for name in group]).sum()
@@ -85,7 +85,7 @@ class SoftMask:
 
     @torch.no_grad()
     def chain_(self, beta: float, frozen: bool) -> None:
-        """Gradients g by w ⊙ m become gradients by w: m ⊙ g, and sign(w) ⊙ ∂m/∂|w| (w ⊙ g) unless m is ``frozen``."""
+        """Chain rule from w ⊙ m to w, in place: m ⊙ g, plus sign(w) ⊙ ∂m/∂|w| (w ⊙ g) unless m is ``frozen``."""
         weights = self.weights.parameters
         gradients = {name: w.grad for name, w in weights.items() if w.grad is not None}
         for group in self.groups:

@@ -1,4 +1,4 @@
-"""Pruning before training: masks from scores at initialisation, then fixed."""
+"""Pruning at initialisation: masks from scores before training, then fixed."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from sparsebench.pruning.scores import Score
 
 @dataclass(frozen=True)
 class Sanity:
-    """Sanity checks for pruning before training: what matters, the weights chosen or the layers' sparsities?
+    """Sanity checks for pruning at initialisation: do the chosen weights matter, or only the layers' sparsities?
 
     Args:
         invert_scores: Keep what the method would prune first.
-        shuffle_within_layer: Permute each layer's mask at random; its sparsity stays.
-        reinit: Keep the mask and draw the weights anew.
+        shuffle_within_layer: Randomly permute each layer's mask, keeping its sparsity.
+        reinit: Keep the mask and reinitialise the weights.
 
     References:
         Frankle, Dziugaite, Roy and Carbin, "Pruning Neural Networks at Initialization: Why Are We Missing the
@@ -38,15 +38,15 @@ class Sanity:
 
 
 class Static(Pruner):
-    """A fixed mask from before the first step; what it prunes is zero from then on.
+    """A mask that is computed before the first step and then fixed.
 
     Args:
         weights: The prunable weights.
         schedule: Of constant sparsity from step 0.
         allocation: Turns scores into masks.
-        score: What to keep, for methods that look at the weights alone.
+        score: Score, for methods that use only the weights.
         sanity: Sanity checks; none by default.
-        rounds: Prune in so many rounds, scoring anew in each; density falls by the same factor every time.
+        rounds: Number of pruning rounds, each with new scores; density falls geometrically.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class Static(Pruner):
         self.sanity, self.rounds = sanity or Sanity(), rounds
 
     def saliency(self, probe: Probe) -> dict[str, Tensor]:
-        """Scores of the prunable weights, which are masked while this is called; higher means keep."""
+        """Scores of the prunable weights; called with masks applied; higher means keep."""
         return self.score({n: p.detach() for n, p in self.weights.parameters.items()}, probe.generator)
 
     def on_start(self, probe: Probe) -> None:
-        """Prune to the target in rounds; a weight pruned in one stays pruned in the next."""
+        """Prune to the target in rounds; pruned weights stay pruned."""
         target = self.schedule.target_sparsity
         for round_ in range(1, self.rounds + 1):
             sparsity = target if round_ == self.rounds else 1 - (1 - target) ** (round_ / self.rounds)
@@ -84,7 +84,7 @@ class Static(Pruner):
         self.weights.project_()
 
     def after_backward(self, step: int) -> bool:
-        """Pruned weights have weight, momentum and gradient zero: they stay zero."""
+        """Mask gradients: pruned weights have zero value, momentum and gradient, so they stay zero."""
         self.weights.mask_grads_()
         return True
 

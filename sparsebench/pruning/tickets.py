@@ -1,4 +1,4 @@
-"""Learned tickets: masks learned over several trainings, then one training of what they keep, from an early point."""
+"""Learned tickets: learn masks over several trainings, then train the kept weights from an early checkpoint."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from sparsebench.pruning.parameters import MaskedParameters
 
 
 class LearnedTicket(Learned):
-    """Rounds that learn masks, each a training, and one more for the weights that are then kept.
+    """Several trainings (rounds) that learn masks, and a final training of the kept weights.
 
-    The model goes on from round to round; for the last training it goes back to ``rewind`` of the first.
-    Its learned s stays fixed then. Every training starts with an optimiser of its own: no momentum.
+    The model is carried over from round to round; for the final training it is rewound to time ``rewind`` of the first
+    round, and s is fixed. Every training starts with zero momentum.
 
     Args:
-        model: With the weights its batch statistics go on and back.
+        model: The model, whose buffers are carried over and rewound with the weights.
         weights: The prunable weights.
-        optimizer: Theirs; s joins it.
+        optimizer: Their optimiser; s is added to it.
         clock: Length of each training.
-        s: Name of a weight -> what is learned for it.
-        group: Settings of the optimiser for s that are not those of the weights.
-        rounds: How many.
+        s: Name of a weight -> its learned parameter.
+        group: Settings of the parameter group of s, where they differ from the weights'.
+        rounds: Number of rounds.
         rewind: Time in the first round.
     """
 
@@ -54,15 +54,15 @@ class LearnedTicket(Learned):
         self._last: dict[str, Tensor] = {}
 
     def ticket(self) -> dict[str, Tensor]:
-        """The masks that s says."""
-        raise TypeError(f"{type(self).__name__} finds no ticket")
+        """The masks given by s."""
+        raise TypeError(f"{type(self).__name__} does not implement ticket()")
 
     def between_rounds(self) -> None:
-        """What happens to s before the next round."""
+        """Called before the next round, to change s."""
 
     @torch.no_grad()
     def begin(self, training: int, before: Mapping[str, Any]) -> int:
-        """Go on from the last round, or back with its ticket."""
+        """Continue from the last round, or rewind with its ticket."""
         self.training, self.fixed = training, training == self.trainings - 1
         if before:
             self._load_learned(before["s"])
@@ -76,17 +76,17 @@ class LearnedTicket(Learned):
         return 0
 
     def before_forward(self, step: int) -> None:
-        """The model sees v."""
+        """Put v into the model."""
         if step == self.rewind and self.training == 0:
             self.early = self._copy()
         super().before_forward(step)
 
     def dense_forward(self, step: int) -> bool:
-        """All weights take part until the ticket is found."""
+        """All weights take part until the ticket is fixed."""
         return not self.fixed
 
     def on_end(self) -> None:
-        """Leaves the ticket in the model."""
+        """Leave the ticket in the model."""
         self._last = self._copy()
         if not self.fixed:
             self.weights.set_masks(self.ticket())
@@ -94,21 +94,21 @@ class LearnedTicket(Learned):
         super().on_end()
 
     def handover(self) -> dict[str, Any]:
-        """The early point, where this round ended, and s."""
+        """The early checkpoint, the final state of this round, and s."""
         if self.training == self.trainings - 1:
             return {}
         return {"early": self.early, "last": self._last, "s": self.state_dict()["s"]}
 
     def summary(self) -> dict[str, float | int | str]:
-        """Which round, of how many; the last is the training of the ticket."""
+        """The round, and the number of rounds; the last is the training of the ticket."""
         return {"round": self.training, "rounds": self.trainings - 1}
 
     def state_dict(self) -> dict[str, Any]:
-        """Masks, s and the early point."""
+        """Masks, s and the early checkpoint."""
         return {**super().state_dict(), "early": self.early}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state_dict`."""
+        """Resume from :meth:`state_dict`."""
         super().load_state_dict(state)
         self.early = state["early"]
 

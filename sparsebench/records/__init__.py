@@ -1,1 +1,1 @@
-"""Everything that is written to and read from results: one folder a run, tables by collecting."""
+"""Reading and writing results: one folder per run; tables are collected from them."""

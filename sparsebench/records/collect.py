@@ -1,4 +1,4 @@
-"""Tables by collecting: run folders and CSVs into one frame."""
+"""Collect run folders and CSVs into one data frame."""
 
 from __future__ import annotations
 
@@ -20,29 +20,28 @@ from sparsebench.records.run_folder import finished_runs
 from sparsebench.records.settings import SEED
 
 STRING_COLUMNS = dict.fromkeys(schema.TEXT_COLUMNS, str)
-"""For pandas, to which some of these texts look like numbers."""
+"""Dtypes for pandas, which would parse some of these strings as numbers."""
 
 CHUNK = 100_000
-"""Rows of a long table read at a time."""
+"""Rows of a long table to read at a time."""
 
 
 def read(
     path: Path, columns: Collection[str] | None = None, names: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
-    """The summary rows under ``path``, one a run, sorted by what was run.
+    """The summary rows under ``path``, one per run, sorted by configuration.
 
     Args:
         path: A run folder, a folder with run folders at any depth, or a CSV of summary rows.
-        columns: Those to read of a CSV, for large ones: texts become categories, ``command`` loses its seed, and the
-            rows keep the file's order. All by default.
-        names: Column of a CSV that is not ours -> what we call it; what it does not have is taken as unknown, and
-            its runs as finished.
+        columns: Columns to read from a large CSV: strings become categories, the seed is removed from ``command``, and
+            rows keep the file's order. All columns by default.
+        names: Column of another program's CSV -> our name; missing columns are unknown, and its runs count as finished.
 
     Returns:
-        The columns of the summaries in the present schema; of rows with the same ``run_id`` the one started last.
+        The columns of the summaries in the present schema; for rows with the same ``run_id``, the one started last.
 
     Raises:
-        SettingError: Nothing is there, a file cannot be read, or its rows cannot be brought to this schema.
+        SettingError: There are no results, a file is unreadable, or its rows cannot be migrated to this schema.
     """
     if path.is_file():
         frame = _table(path, columns, names)
@@ -50,7 +49,7 @@ def read(
         frames = _read_run_folders(path)
         if not frames:
             raise SettingError(
-                "path", path, f"finished runs (folders with {schema.SUMMARY}) in it; there is none"
+                "path", path, f"a folder with finished runs (folders with {schema.SUMMARY}); it contains none"
             )
         frame = pd.concat(frames, ignore_index=True)
     else:
@@ -65,10 +64,10 @@ def read(
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
-    """The summary rows of the finished runs under ``folder`` as they were written, in the order of the run folders.
+    """The summary rows of the finished runs under ``folder``, unchanged, in the order of the run folders.
 
     Raises:
-        SettingError: There are none, or they are of another schema.
+        SettingError: There are none, or they have another schema.
     """
     found = []
     for run in finished_runs(folder):
@@ -86,14 +85,16 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 def _read_run_folders(path: Path) -> list[pd.DataFrame]:
-    """The finished runs under ``path``; usual rows are parsed together, since pandas takes milliseconds for a file."""
+    """The finished runs under ``path``; rows of the present schema are parsed at once, which is faster."""
     plain_rows: list[dict[str, str]] = []
     other_frames = []
     for run in finished_runs(path):
         current = _read_current_schema(run / schema.SUMMARY)
         plain_rows += current
         if not current:
-            other_frames.append(_read_any_schema(run / schema.SUMMARY))  # migrates it, or says what is wrong
+            other_frames.append(
+                _read_any_schema(run / schema.SUMMARY)
+            )  # migrates it, or reports what is wrong
     if not plain_rows:
         return other_frames
     text = io.StringIO()
@@ -105,7 +106,7 @@ def _read_run_folders(path: Path) -> list[pd.DataFrame]:
 
 
 def _read_current_schema(path: Path) -> list[dict[str, str]]:
-    """The rows of a summary as text; none if they are of another schema or damaged."""
+    """The rows of a summary as text; none if they have another schema or are corrupt."""
     try:
         found = read_csv(path)
     except (csv.Error, UnicodeDecodeError):
@@ -121,7 +122,7 @@ def _read_current_schema(path: Path) -> list[dict[str, str]]:
 
 
 def _read_any_schema(path: Path) -> pd.DataFrame:
-    """Every column of a CSV of ours, in the present schema."""
+    """All columns of one of our CSVs, in the present schema."""
     with _csv_errors(path):
         frame = pd.read_csv(path, dtype=STRING_COLUMNS)
     frame = migrate(frame, path)
@@ -158,7 +159,7 @@ def _table(path: Path, columns: Collection[str] | None, names: Mapping[str, str]
 
 
 def _compact(chunk: pd.DataFrame) -> pd.DataFrame:
-    """A piece of a long table in little memory."""
+    """Reduce the memory of a chunk of a long table."""
     if "command" in chunk:
         chunk["command"] = chunk["command"].str.replace(SEED, "", regex=True)
     for column in chunk:
@@ -168,7 +169,7 @@ def _compact(chunk: pd.DataFrame) -> pd.DataFrame:
 
 
 def _concatenate(parts: list[pd.DataFrame]) -> pd.DataFrame:
-    """The pieces as one; a column that is of categories in some is so in all."""
+    """Concatenate chunks; a column that is categorical in some becomes categorical in all."""
     for column in parts[0].columns:
         if any(isinstance(part[column].dtype, pd.CategoricalDtype) for part in parts):
             united = union_categoricals([pd.Categorical(part[column]) for part in parts])
@@ -178,17 +179,19 @@ def _concatenate(parts: list[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _rename_foreign(path: Path, header: list[str], names: Mapping[str, str]) -> pd.DataFrame:
-    """Another program's table under our names."""
+    """Another program's table with our column names."""
     for theirs, ours in names.items():
         if theirs not in header:
             raise SettingError("map", f"{theirs}={ours}", f"a column of {path}: {one_of(header, theirs)}")
     with _csv_errors(path):
         frame = pd.read_csv(path)
     if frame.empty:
-        raise SettingError("path", path, "a table with rows in it")
+        raise SettingError("path", path, "a table with rows")
     frame = frame.rename(columns=dict(names))
     if repeated := sorted(set(frame.columns[frame.columns.duplicated()])):
-        raise SettingError("map", None, f"one column for each name; {', '.join(repeated)} would be several")
+        raise SettingError(
+            "map", None, f"one column per name; {', '.join(repeated)} would occur more than once"
+        )
     frame["run_id"] = frame["run_id"] if "run_id" in frame else [f"row {i + 1}" for i in range(len(frame))]
     frame["status"] = frame.get("status", "finished")
     frame["sparsity_ok"] = frame.get("sparsity_ok", True)

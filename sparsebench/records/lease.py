@@ -1,4 +1,4 @@
-"""The right to work on a run: one holder at a time, on a file system that several machines share."""
+"""Leases: exclusive access to a run, on a file system shared by several machines."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from typing import Any
 from sparsebench.files import write_json
 
 FOLDER = ".state"
-"""Of a results folder: leases, and what is known of runs that failed."""
+"""Subfolder of a results folder with leases and records of failed runs."""
 
 TIMEOUT = 90.0
-"""Seconds without a heartbeat after which a holder on another machine is taken for dead, if it names no others."""
+"""Default seconds without a heartbeat after which a holder on another machine is considered dead."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lease, by its file.
+    """The holder of a lease, read from its file.
 
     Args:
-        path: The file.
-        content: What the holder wrote.
+        path: The lease file.
+        content: Content of the file.
         heartbeat: Time of its last heartbeat, by the clock of the file system.
     """
 
@@ -38,14 +38,14 @@ class Holder:
     heartbeat: float
 
     def alive(self, now: float) -> bool:
-        """Whether the holder has to be respected, at a time ``now`` by the clock of the file system."""
+        """Whether the lease is still valid at time ``now`` by the clock of the file system."""
         if self.content.get("released"):
             return False
         if self.content.get("place") == _place():
             return _running(self.content.get("pid"), self.content.get("process_start"))
         job, restart = _slurm_job()
         if job and self.content.get("slurm_job") == job and self.content.get("slurm_restart", 0) < restart:
-            return False  # Slurm starts a job again only after it has ended
+            return False  # Slurm restarts a job only after it has ended
         return now - self.heartbeat < self.content.get("timeout", TIMEOUT)
 
     def __str__(self) -> str:
@@ -54,17 +54,17 @@ class Holder:
 
 
 class Lease:
-    """A lease that this process holds, until :meth:`release`, kept by a thread that renews it.
+    """A lease held by this process until :meth:`release`, renewed by a thread.
 
-    The files are ``NAME.lease.1``, ``.2``, ...: the highest number holds. To take over from a holder that is dead is to
-    make the next number, which a file system lets one process do (``O_EXCL``); a holder that was only asleep finds the
-    higher number at its next heartbeat, and knows that it has lost. Times are compared by the clock of the file
-    system alone. A dead process of the same machine, and an earlier start of the same Slurm job, are known to be dead
-    at once; of others, after ``timeout`` seconds without a heartbeat.
+    The files are ``NAME.lease.1``, ``.2``, ...; the highest number is valid. A process takes over from a dead holder by
+    creating the next number, which the file system allows only once (``O_EXCL``); a holder that was merely suspended
+    finds the higher number at its next heartbeat and has lost the lease. Times are compared by the clock of the file
+    system only. A dead process on the same machine, or an earlier start of the same Slurm job, is detected at once;
+    other holders are considered dead after ``timeout`` seconds without a heartbeat.
 
     Args:
         path: The file of this lease.
-        timeout: Seconds; six heartbeats are made in it.
+        timeout: Seconds; the lease is renewed six times within it.
     """
 
     def __init__(self, path: Path, timeout: float = TIMEOUT) -> None:
@@ -82,11 +82,11 @@ class Lease:
 
     @classmethod
     def claim(cls, folder: Path, name: str, timeout: float = TIMEOUT) -> Lease | Holder:
-        """A lease on ``name``, or who holds it.
+        """Acquire a lease on ``name``; returns the lease, or its present holder.
 
         Args:
-            folder: Where the files are; made if missing.
-            name: Of what is held.
+            folder: Folder of the lease files; created if missing.
+            name: Name of the lease.
             timeout: See the class.
         """
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,15 +101,15 @@ class Lease:
             try:
                 os.close(os.open(lease.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
             except FileExistsError:
-                continue  # somebody was faster
+                continue  # another process was faster
             newest = _newest(folder, name)
             outdated = newest is not None and _number(newest.path) > number
             if outdated or (before is not None and _read(before.path) != before):
-                lease.path.unlink(missing_ok=True)  # we looked long ago: others have held it since
+                lease.path.unlink(missing_ok=True)  # outdated: others have held it in the meantime
                 continue
             lease._write()
             for path in folder.glob(f".{name}.lease.*.tmp"):
-                path.unlink(missing_ok=True)  # of killed holders
+                path.unlink(missing_ok=True)  # left by killed holders
             for path in _leases(folder, name):
                 if _number(path) < number:
                     path.unlink(missing_ok=True)
@@ -118,11 +118,11 @@ class Lease:
 
     @property
     def holder(self) -> Holder:
-        """This process, as others see it."""
+        """This process as a holder."""
         return Holder(self.path, self._content, time.time())
 
     def renew(self) -> bool:
-        """A heartbeat now; whether the lease is still held."""
+        """Send a heartbeat; returns whether the lease is still held."""
         newest = _newest(self.path.parent, self.path.name.rpartition(".lease.")[0])
         if newest is None or newest.path != self.path:
             self.lost = True
@@ -132,7 +132,7 @@ class Lease:
         return not self.lost
 
     def release(self) -> None:
-        """Let others have it."""
+        """Release the lease."""
         self._ended.set()
         self._thread.join()
         self.path.unlink(missing_ok=True)
@@ -148,14 +148,14 @@ class Lease:
 
     def _heartbeat_loop(self) -> None:
         while not self._ended.wait(self.timeout / 6) and not self.lost:
-            with suppress(OSError):  # a file system that is away for a while
+            with suppress(OSError):  # the file system may be unavailable for a while
                 self.renew()
 
 
 def holders(folder: Path) -> dict[str, Holder]:
-    """Name -> its living holder, of all leases in ``folder``; writes nothing."""
+    """Name -> live holder of all leases in ``folder``; writes nothing."""
     found: dict[str, Holder] = {}
-    now = time.time()  # of this machine: good enough to be shown
+    now = time.time()  # this machine's clock: precise enough for display
     for path in sorted(folder.glob("*.lease.*"), key=_number) if folder.is_dir() else ():
         if (holder := _read(path)) is not None:
             found[path.name.rpartition(".lease.")[0]] = holder
@@ -179,9 +179,9 @@ def _number(path: Path) -> int:
 
 
 def _read(path: Path) -> Holder | None:
-    """What a file says; ``None`` if it is gone. One that is just being made says nothing yet, but has a time."""
+    """Read a lease file; ``None`` if it does not exist. A file that was just created is empty but has a time."""
     try:
-        with open(path, "rb") as file:  # opened, for a network file system looks for news then
+        with open(path, "rb") as file:  # opening it makes a network file system refresh its cache
             text, heartbeat = file.read(), os.fstat(file.fileno()).st_mtime
     except FileNotFoundError:
         return None
@@ -203,7 +203,7 @@ def _clock(folder: Path) -> float:
 
 
 def _place() -> str:
-    """Where process numbers mean the same: a machine since its start, or a container on it."""
+    """Namespace of process ids: the boot of a machine, or a container on it."""
     parts = [socket.gethostname()]
     for read in (
         lambda: Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
@@ -215,7 +215,7 @@ def _place() -> str:
 
 
 def _process_start(pid: int) -> str:
-    """When a process was started, in the kernel's own count; empty where that is not known."""
+    """Start time of a process in kernel ticks; empty if unknown."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -225,7 +225,7 @@ def _process_start(pid: int) -> str:
 
 
 def _running(pid: Any, start: Any) -> bool:
-    """Whether the process of this machine is still the one that was started then."""
+    """Whether the process on this machine is still the same one."""
     if not isinstance(pid, int):
         return True
     if start:
@@ -240,7 +240,7 @@ def _running(pid: Any, start: Any) -> bool:
 
 
 def _slurm_job() -> tuple[str, int]:
-    """(number of the Slurm job with its cluster, how often it was started again)."""
+    """(Slurm job with its cluster, number of restarts)."""
     job, cluster = os.environ.get("SLURM_JOB_ID", ""), os.environ.get("SLURM_CLUSTER_NAME", "")
     restart = os.environ.get("SLURM_RESTART_COUNT", "0")
     return (re.sub(r"^@", "", f"{cluster}@{job}") if job else "", int(restart) if restart.isdigit() else 0)

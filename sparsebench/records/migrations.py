@@ -1,4 +1,4 @@
-"""Results of older versions as this version writes them: one step a schema."""
+"""Migrations of results of older versions, one step per schema."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sparsebench.errors import SettingError
 from sparsebench.records.schema import SCHEMA
 
 Step = Callable[[pd.DataFrame], pd.DataFrame]
-"""Summary rows of one schema -> the same rows in the next; gets whole rows or some columns of them."""
+"""Summary rows of one schema -> the same rows in the next; called with all or some of the columns."""
 
 STEPS: dict[int, Step] = {}
 """Schema -> the step to the next one, filled by :func:`migration`."""
@@ -19,7 +19,7 @@ STEPS: dict[int, Step] = {}
 def migration(schema: int) -> Callable[[Step], Step]:
     """Declare a function as the step from ``schema`` to ``schema + 1``.
 
-    Whoever raises ``SCHEMA`` adds a function here, and old results go on being read.
+    Add a function here when raising ``SCHEMA``, so that old results stay readable.
 
     Example:
         >>> @migration(1)
@@ -38,16 +38,16 @@ def migration(schema: int) -> Callable[[Step], Step]:
 def migrate(
     frame: pd.DataFrame, named: object, schema: int = SCHEMA, steps: Mapping[int, Step] = STEPS
 ) -> pd.DataFrame:
-    """``frame`` in ``schema``: rows of older ones go through their steps, one after another.
+    """Migrate ``frame`` to ``schema``, one step after another.
 
     Args:
-        frame: Summary rows with a column ``schema``; not changed.
-        named: Where they are from, for an error to name.
-        schema: The schema to reach.
-        steps: Schema -> the step to the next.
+        frame: Summary rows with a column ``schema``; not modified.
+        named: Their source, for error messages.
+        schema: Target schema.
+        steps: Schema -> step to the next one.
 
     Raises:
-        SettingError: The rows are newer, or older than any step.
+        SettingError: The rows are newer than ``schema``, or older than the first step.
     """
     if "schema" not in frame:
         raise SettingError("path", named, f"results of schema {schema}; it holds no schema column")

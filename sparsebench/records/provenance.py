@@ -1,4 +1,4 @@
-"""Where a number comes from: code version, libraries, machine, command."""
+"""Provenance of results: code version, libraries, machine, command."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def now() -> str:
 
 
 def git_state() -> tuple[str, bool | str]:
-    """(commit, whether tracked files differ from it) of the checkout that runs; empty texts if it is none."""
+    """(commit, whether tracked files differ from it) of the running checkout; empty strings if there is none."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return "", ""
@@ -50,12 +50,12 @@ def git_state() -> tuple[str, bool | str]:
 
 
 def command(overrides: list[str]) -> str:
-    """The command line that makes the run again."""
+    """The command line that reproduces the run."""
     return shlex.join(["sparsebench", "train", *overrides])
 
 
 def libraries() -> dict[str, str]:
-    """Installed versions of what the results depend on, packages that offer methods among them."""
+    """Installed versions of the libraries, including packages that provide methods."""
     found = {}
     for name in [*LIBRARIES, *(package for package, _ in installed_configs())]:
         try:

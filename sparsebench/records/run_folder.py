@@ -1,4 +1,4 @@
-"""The folder of one run: what is in it, and whether the run is finished."""
+"""The folder of one run."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ MARKER = ".sparsebench"
 
 
 class RunFolder:
-    """One folder a run, under ``results_dir``; every file in it but the log is written whole or not at all.
+    """A run folder under ``results_dir``; every file but the log is written atomically.
 
     Args:
-        results_dir: Folder of run folders; made if missing.
-        name: Of the run's folder.
+        results_dir: Folder of run folders; created if missing.
+        name: Name of the run folder.
 
     Raises:
         SettingError: ``results_dir`` holds results of another schema version, or is not a folder.
@@ -34,24 +34,24 @@ class RunFolder:
     def __init__(self, results_dir: Path, name: str) -> None:
         self.results_dir, self.path = results_dir, results_dir / name
         if results_dir.exists() and not results_dir.is_dir():
-            raise SettingError("results_dir", results_dir, "a folder, but a file has this name")
+            raise SettingError("results_dir", results_dir, "a folder, but this is a file")
         found = {_marked(results_dir), _marked(self.path)} - {None, schema.SCHEMA}
         if found:
             raise SettingError(
                 "results_dir",
                 results_dir,
-                f"results of schema {schema.SCHEMA}, but it holds schema {found.pop()} of another version; choose "
+                f"results of schema {schema.SCHEMA}, but it contains schema {found.pop()} of another version; choose "
                 "another folder",
             )
 
     def open(self) -> None:
-        """Make the folders; nothing is written before this."""
+        """Create the folders; nothing is written before."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.mark()
         remove_temporary_files(self.path)
 
     def mark(self) -> None:
-        """Say in both folders of which schema they are."""
+        """Write the schema version into both folders."""
         for folder in (self.results_dir, self.path):
             if _marked(folder) is None:
                 write_text(folder / MARKER, f"{schema.SCHEMA}\n")
@@ -65,49 +65,48 @@ class RunFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def log(self, text: str) -> None:
-        """Add lines to the run's log, the one file that grows; each begins with the time."""
+        """Append lines with a time stamp to the run's log."""
         lines = "".join(f"{provenance.now()}  {line}\n" for line in text.splitlines())
         with open(self.path / schema.LOG, "ab", buffering=0) as file:
             file.write(lines.encode())
 
     def write_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """One row an evaluation."""
+        """Write metrics.csv, one row per evaluation."""
         write_csv(self.path / schema.METRICS, schema.METRICS_COLUMNS, rows)
 
     def write_layers(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """One row a layer."""
+        """Write layers.csv, one row per layer."""
         write_csv(self.path / schema.LAYERS, schema.LAYERS_COLUMNS, rows)
 
     def write_summary(self, row: Mapping[str, Any], extra: Iterable[str] = ()) -> None:
-        """The one row of the run; written last, its presence means finished."""
+        """Write summary.csv, last: its presence marks the run as finished."""
         write_csv(self.path / schema.SUMMARY, (*schema.SUMMARY_COLUMNS, *extra), [row])
 
     def write_model(self, state: Mapping[str, Tensor]) -> None:
-        """The final weights under the model's own keys."""
+        """Write the final weights with the keys of the model's state_dict."""
         from safetensors.torch import save
 
         with atomic(self.path / schema.MODEL) as file:
             file.write(save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
 
     def write_config(self, text: str) -> None:
-        """The resolved config."""
+        """Write the resolved config."""
         write_text(self.path / schema.CONFIG, text)
 
     def provenance(self) -> dict[str, Any]:
-        """run.json, empty if there is none yet."""
+        """Content of run.json, empty if it does not exist."""
         path = self.path / schema.PROVENANCE
         return json.loads(path.read_text()) if path.exists() else {}
 
     def write_provenance(self, value: Mapping[str, Any]) -> None:
-        """What produced the run."""
+        """Write run.json."""
         write_json(self.path / schema.PROVENANCE, value)
 
 
 def runs(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
-    """The run folders under ``folder``, finished or not, in the order of their names.
+    """The run folders under ``folder``, finished or not, sorted by name.
 
-    Run folders, theory studies and hidden folders are not entered; links are followed, but not back to a folder
-    ``above``.
+    Does not descend into run folders, theory studies and hidden folders; follows links, except to a folder ``above``.
     """
     if (folder / schema.STUDY).is_file():
         return
@@ -129,12 +128,12 @@ def finished_runs(path: Path) -> list[Path]:
 
 
 def unfinished(path: Path) -> list[Path]:
-    """The run folders under ``path`` that have no result: running now, or interrupted."""
+    """The run folders under ``path`` without a result: running or interrupted."""
     return [run for run in runs(path) if not is_finished(run)] if path.is_dir() else []
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the folder of a run, or of a theory study, has its result: the summary is written last."""
+    """Whether the run or theory study in this folder is finished: its summary is written last."""
     return (folder / schema.SUMMARY).is_file()
 
 

@@ -28,7 +28,7 @@ class Column:
         name: In the header.
         type: Of its values: ``str``, ``int``, ``float`` or ``bool``.
         meaning: One line; results/README.md says more.
-        better: Which values of it are the good ones, if any are.
+        better: Whether higher or lower values are better, if either.
         differs: What it may differ with where one run is made twice: with the ``run`` (times, and where the code and
             the folder are), or with the ``machine`` and its libraries; with nothing by default.
         optional: Whether it may be empty: not measured, or not defined.
@@ -180,10 +180,10 @@ def names(columns: Iterable[Column]) -> tuple[str, ...]:
 SUMMARY_COLUMNS, METRICS_COLUMNS, LAYERS_COLUMNS = map(names, (SUMMARY_TABLE, METRICS_TABLE, LAYERS_TABLE))
 
 MEASURED_COLUMNS = frozenset(names(c for c in (*SUMMARY_TABLE, *METRICS_TABLE) if c.differs == "run"))
-"""Columns that two makings of one run may differ in: times, places and provenance."""
+"""Columns in which two executions of one run may differ: times, machines and provenance."""
 
 REPEATED_COLUMNS = names(column for column in SUMMARY_TABLE if column.differs is None)
-"""Columns of the summary that two makings of one run agree in, wherever they were made."""
+"""Columns of the summary that are equal in all executions of one run, on any machine."""
 
 TEXT_COLUMNS = names(column for column in SUMMARY_TABLE if column.type is str)
 """Columns of the summary that are text, whatever they look like."""
@@ -195,7 +195,7 @@ _BETTER = {column.name: column.better for column in (*SUMMARY_TABLE, *APPENDED_T
 
 
 def lower_is_better(column: str) -> bool:
-    """Whether small values are the good ones; of a column that is in no table here, by its name.
+    """Whether lower values are better; for columns in no table here, judged by name.
 
     Example:
         >>> [lower_is_better(c) for c in ("top1", "test_loss", "images_per_second", "nll", "their_error")]

@@ -1,4 +1,4 @@
-"""What a run was told: the settings in the command that makes it again."""
+"""Settings of a run, parsed from the command that reproduces it."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ VOLATILE = (
     "tracker",
     "workers",
 )
-"""Settings that do not change what is trained: where it runs, is kept and shown, and what else is measured."""
+"""Settings that do not change what is trained: device, paths, tracking and evaluation."""
 
 SUMMARY_SETTINGS = ("dataset", "model", "prune", "sparsity", "seed", "epochs", "batch_size", "precision")
-"""Settings that a column of the summary tells."""
+"""Settings that have a column in the summary."""
 
 PRUNING_SETTINGS = ("prune", "schedule", "allocation", "score", "sanity", "prunable", "sparsity", "ramp_end")
-"""Settings, and groups of settings, that mean nothing to a dense run."""
+"""Settings and config groups that do not apply to dense runs."""
 
 
 SEED = r"\s'?seed=\d+'?(?=\s|$)"
-"""A seed in a command line, with the space before it."""
+"""A seed in a command line, with the preceding space."""
 
 PATH_SETTINGS = ("results_dir", "data_root")
-"""Settings that say where runs and data are."""
+"""Settings that are paths of runs and data."""
 
 
 def overrides(command: str, paths: bool = False) -> list[str]:
-    """The overrides of a command line ``sparsebench train ...``, without the volatile ones, or with the ``paths``.
+    """The overrides of a ``sparsebench train ...`` command without the volatile ones; with ``paths``, paths are kept.
 
-    A text that is no such command has none.
+    Empty for any other text.
 
     Example:
         >>> words("sparsebench train prune=dpf results_dir=/tmp/x 'schedule.interval=8it' seed=1")
@@ -57,9 +57,9 @@ def overrides(command: str, paths: bool = False) -> list[str]:
 
 
 def settings(command: str) -> dict[str, str]:
-    """Setting -> value of a command's overrides; those that a column of the summary tells are left out.
+    """Setting -> value of a command's overrides, without those that have a column in the summary.
 
-    Numbers are written in one way, so that ``0.10`` equals ``1e-1``. The settings of a model are in its name.
+    Numbers are normalised, so that ``0.10`` equals ``1e-1``. Settings of the model are part of its name.
     """
     found = {}
     for override in overrides(command):
@@ -70,15 +70,15 @@ def settings(command: str) -> dict[str, str]:
 
 
 def is_pruning_setting(setting: str) -> bool:
-    """Whether a dense run does not know this setting."""
+    """Whether the setting does not apply to dense runs."""
     return setting.split(".")[0] in PRUNING_SETTINGS
 
 
 def dense_command(command: str, seed: object = None) -> str:
-    """The command of the dense run with everything of ``command`` but its pruning; with another seed if given.
+    """The command of the dense run with the same settings as ``command`` except pruning, and optionally another seed.
 
-    What the method's own config sets outside pruning (a variant of the model, say) is set by name. The run goes where
-    those of ``command`` are, as far as it says.
+    Settings outside pruning that the method's config changes (such as a model variant) are set explicitly. Paths in
+    ``command`` are kept.
 
     Example:
         >>> dense_command("sparsebench train recipe=quick prune=dpf sparsity=0.9 optimizer.lr=0.1", 2)

@@ -1,4 +1,4 @@
-"""What has become of every run of a results folder: whether it is running, failed, finished, ..."""
+"""The state of every run of a results folder: running, failed, finished, ..."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from sparsebench.records.run_folder import is_run, run_id_of, runs, training_of
 
 STATES = ("running", "queued", "planned", "interrupted", "failed", "diverged", "finished")
 """
-running: a living process holds it; queued: a living sweep has handed it to its launcher; planned: a sweep named it;
-interrupted: begun, and nobody works on it; failed: its last try ended in an error; diverged: its loss was not a number.
+running: held by a live process; queued: passed to its launcher by a live sweep; planned: listed by a sweep;
+interrupted: started, but not held by a process; failed: the last attempt raised an error; diverged: non-finite loss.
 """
 
 SWEEPS, PLAN = ".sweeps", "plan.csv"
@@ -30,13 +30,13 @@ class RunState:
     """One run.
 
     Args:
-        run_id: Of the run; of several trainings, of the first.
+        run_id: Id of the run; with several trainings, of the first.
         state: One of :data:`STATES`.
-        name: Of its folder, or the overrides of a run that has none yet.
-        folder: The run folder; of several trainings, the one that was begun last.
-        row: Of a finished run its summary, else what is known of its last evaluation or heartbeat.
+        name: Name of its folder, or its overrides if it has none yet.
+        folder: The run folder; with several trainings, the one started last.
+        row: The summary of a finished run, else its last evaluation or heartbeat.
         heartbeat: Time of the last heartbeat of a running one.
-        error: Last line of the error of a failed one.
+        error: Error message of a failed one.
     """
 
     run_id: str
@@ -49,10 +49,10 @@ class RunState:
 
 
 class ResultsFolder:
-    """A results folder, looked at once.
+    """A snapshot of a results folder.
 
     Args:
-        path: The folder; folders of results below it are not entered.
+        path: The folder; nested results folders are not included.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,18 +65,18 @@ class ResultsFolder:
         self.holders = lease.holders(path / lease.FOLDER)
 
     def trainings(self, run_id: str) -> list[Path]:
-        """The folders of all trainings of a run, if all are begun: of most methods there is one."""
+        """The folders of all trainings of a run (one for most methods), if all have been started."""
         folder = self.folders.get(run_id)
         parts = _trainings(folder) if folder else []
         return [self.folders[part] for part in parts] if all(part in self.folders for part in parts) else []
 
     def state(self, run_id: str, name: str = "", queued: bool = False) -> RunState:
-        """What has become of a run.
+        """The state of a run.
 
         Args:
-            run_id: Its first training's.
-            name: Shown where it has no folder.
-            queued: Whether a launcher that lives has it.
+            run_id: Id of its first training.
+            name: Name to use if it has no folder.
+            queued: Whether a live launcher has it.
         """
         folder, holder = self.folders.get(run_id), self.holders.get(run_id)
         parts = (_trainings(folder) if folder else []) or [run_id]
@@ -99,7 +99,7 @@ class ResultsFolder:
 
 
 def states(path: Path) -> list[RunState]:
-    """Every run in ``path`` and in the results folders below it, and every run that its sweeps have planned."""
+    """All runs in ``path`` and in nested results folders, and all runs planned by its sweeps."""
     found: list[RunState] = []
     results_dirs = dict.fromkeys([path] if (path / SWEEPS).is_dir() or (path / lease.FOLDER).is_dir() else [])
     results_dirs |= dict.fromkeys(run.parent for run in runs(path))
@@ -117,7 +117,7 @@ def states(path: Path) -> list[RunState]:
 
 
 def fail(results: Path, run_id: str, error: BaseException) -> None:
-    """Note that a run ended in ``error``."""
+    """Record that a run failed with ``error``."""
     text = " ".join(str(error).split()) or type(error).__name__
     record = {
         "error": text, "kind": type(error).__name__, "when": provenance.now(), **provenance.machine(),
@@ -128,7 +128,7 @@ def fail(results: Path, run_id: str, error: BaseException) -> None:
 
 
 def failure(results: Path, run_id: str) -> dict[str, Any] | None:
-    """What :func:`fail` noted, if the run has not been begun again since."""
+    """The record written by :func:`fail`, if the run has not been restarted since."""
     try:
         return dict(json.loads((results / lease.FOLDER / f"{run_id}.failed").read_text()))
     except FileNotFoundError:
@@ -136,23 +136,23 @@ def failure(results: Path, run_id: str) -> dict[str, Any] | None:
 
 
 def clear_failure(results: Path, run_id: str) -> None:
-    """The run is begun again."""
+    """Delete the failure record, when the run is restarted."""
     (results / lease.FOLDER / f"{run_id}.failed").unlink(missing_ok=True)
 
 
 SWEEP = "sweep-"
-"""Begins the names of the leases that living sweeps hold."""
+"""Prefix of the leases held by live sweeps."""
 
 
 def write_plan(folder: Path, runs: Iterable[tuple[str, str, bool]]) -> None:
-    """What a sweep wants: (run_id, overrides, whether its launcher has it); ``folder`` lies in RESULTS/.sweeps."""
+    """Write the plan of a sweep: (run_id, overrides, whether launched); ``folder`` is in RESULTS/.sweeps."""
     rows = ({"run_id": i, "launched": launched, "overrides": overrides} for i, overrides, launched in runs)
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / PLAN, ("run_id", "launched", "overrides"), rows)
 
 
 def _planned(results_dir: Path, holders: Mapping[str, lease.Holder]) -> dict[str, tuple[str, bool]]:
-    """run_id -> (overrides, whether a living sweep has launched it)."""
+    """run_id -> (overrides, whether a live sweep has launched it)."""
     found: dict[str, tuple[str, bool]] = {}
     for plan in sorted((results_dir / SWEEPS).glob(f"*/{PLAN}")):
         alive = f"{SWEEP}{plan.parent.name}" in holders
@@ -163,7 +163,7 @@ def _planned(results_dir: Path, holders: Mapping[str, lease.Holder]) -> dict[str
 
 
 def _trainings(folder: Path) -> list[str]:
-    """The run_ids of all trainings of the run whose first one is in ``folder``; of a later one, its own; if known."""
+    """The run_ids of all trainings of the run whose first training is in ``folder``; for a later one, its own."""
     if training_of(folder) != 0:
         return [run_id_of(folder)]
     try:

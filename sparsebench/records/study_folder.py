@@ -1,4 +1,4 @@
-"""The folder of one theory study: its tables, and the rows of grid points while it is unfinished."""
+"""The folder of one theory study: its tables, and the rows of grid points until it is finished."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ CHECKS = (
 """Columns of a study's summary.csv."""
 
 POINTS = ".points"
-"""Folder of the rows of single grid points."""
+"""Subfolder with the rows of single grid points."""
 
 
 class StudyFolder:
-    """One folder a study and its settings; every file in it is written whole or not at all.
+    """The folder of a study with given settings; every file is written atomically.
 
     Args:
         path: The folder.
@@ -42,7 +42,7 @@ class StudyFolder:
         self.path = path
 
     def open(self) -> None:
-        """Make the folder; nothing is written before this."""
+        """Create the folder; nothing is written before."""
         (self.path / POINTS).mkdir(parents=True, exist_ok=True)
         for folder in (self.path, self.path / POINTS):
             remove_temporary_files(folder)
@@ -53,11 +53,11 @@ class StudyFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether all its tables are there."""
+        """Whether all its tables exist."""
         return is_finished(self.path)
 
     def known(self, point: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]] | None:
-        """The rows of a grid point that was computed before, by table."""
+        """The stored rows of a grid point, by table."""
         try:
             found: dict[str, list[dict[str, Any]]] = json.loads(self._file(point).read_text())["tables"]
         except FileNotFoundError:
@@ -65,7 +65,7 @@ class StudyFolder:
         return found
 
     def keep(self, point: Mapping[str, Any], tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-        """Keep the rows of a grid point."""
+        """Store the rows of a grid point."""
         write_json(self._file(point), {"point": point, "tables": tables})
 
     def _file(self, point: Mapping[str, Any]) -> Path:
@@ -77,19 +77,19 @@ class StudyFolder:
         write_csv(self.path / f"{name}.csv", columns, rows)
 
     def write_config(self, text: str) -> None:
-        """The resolved config."""
+        """Write the resolved config."""
         write_text(self.path / schema.CONFIG, text)
 
     def write_provenance(self, value: Mapping[str, Any]) -> None:
-        """What produced the study; its presence tells the folder from a run's."""
+        """Write study.json, which distinguishes the folder from a run folder."""
         write_json(self.path / schema.STUDY, value)
 
     def provenance(self) -> dict[str, Any]:
-        """What :meth:`write_provenance` wrote."""
+        """Content of study.json."""
         return dict(json.loads((self.path / schema.STUDY).read_text(encoding="utf-8")))
 
     def write_checks(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write summary.csv: last, for its presence means finished. The rows of grid points are deleted after."""
+        """Write summary.csv last, which marks the study as finished, then delete the rows of grid points."""
         write_csv(self.path / schema.SUMMARY, CHECKS, rows)
         shutil.rmtree(self.path / POINTS, ignore_errors=True)
 
@@ -99,7 +99,7 @@ class StudyFolder:
 
 
 def studies(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[StudyFolder]:
-    """The finished studies under ``folder``, in the order of their names; hidden folders are not entered."""
+    """The finished studies under ``folder``, sorted by name; hidden folders are skipped."""
     if (folder / schema.STUDY).is_file():
         found = StudyFolder(folder)
         if found.finished:

@@ -1,1 +1,1 @@
-"""Results as a page and figures: what is shown is read and computed from run folders, never typed."""
+"""Results as an HTML page and figures, computed from run folders."""

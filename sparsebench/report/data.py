@@ -1,4 +1,4 @@
-"""What a report shows: rows and means over seeds as ``sparsebench compare`` sees them, and the lines they make."""
+"""The data of a report: rows and means over seeds as in ``sparsebench compare``, and the lines of its figures."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from sparsebench.records.settings import dense_command, overrides
 from sparsebench.records.validity import FINISHED, run_states, valid_runs
 
 PAIR = ["dataset", "model"]
-"""What a set of figures is of: accuracies on other data or of other models are not comparable."""
+"""Columns that separate sets of figures: accuracies on different data or of different models are not comparable."""
 
 CURVE = [*PAIR, "budget", "method", "variant"]
-"""What a line in a figure is of."""
+"""Columns that identify a line in a figure."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class ReportData:
     """The runs of a report.
 
     Args:
-        source: The folder or CSV they come from.
-        frame: One row a finished run: the columns of its summary, and those that :func:`load` adds.
+        source: The folder or CSV that the runs were read from.
+        frame: One row per finished run: the columns of its summary, and those that :func:`load` adds.
         folders: ``run_id`` -> run folder; empty for a CSV.
         unfinished: Number of runs without a result.
     """
@@ -49,9 +49,9 @@ def load(source: Path) -> ReportData:
     """Read ``source`` and add what the figures and tables need.
 
     Added columns: ``state`` and ``counts`` (:mod:`sparsebench.records.validity`), ``configuration`` (its number),
-    ``budget`` and ``variant`` (texts that are equal for runs that may share a line), ``label`` (the line's name),
+    ``budget`` and ``variant`` (strings that are equal for runs on one line), ``label`` (the line's name),
     ``command`` without paths, ``difference_to_dense`` (percentage points, of the run), ``mean_difference_to_dense``
-    (of its configuration), ``dense_command`` (what would make a baseline that is missing).
+    (of its configuration), ``dense_command`` (the command that trains a missing baseline).
 
     Args:
         source: A run folder, a folder of runs, or a CSV of summary rows.
@@ -92,11 +92,11 @@ def load(source: Path) -> ReportData:
 
 
 def points(frame: pd.DataFrame) -> pd.DataFrame:
-    """Means over the seeds of every configuration that has runs that count; of several rounds the last.
+    """Means over the seeds of every configuration with valid runs; of several rounds, the last.
 
     Returns:
         The columns of a line (:data:`CURVE` and ``label``), ``config_hash``, ``target_sparsity``, ``n``, ``top1``
-        (mean) and ``top1_std`` (sample standard deviation, per cent), ``difference_to_dense`` (as
+        (mean) and ``top1_std`` (sample standard deviation, percent), ``difference_to_dense`` (as
         :func:`sparsebench.compare.baseline.against_dense`), and the means of ``sparsity``, ``macs_sparse`` and
         ``train_flops``; sorted by line and sparsity.
     """
@@ -117,12 +117,12 @@ def points(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def texts(values: pd.Series) -> pd.Series:
-    """``values`` as text, empty where there is none."""
+    """``values`` as strings, empty where missing."""
     return values.astype(object).where(values.notna(), "").astype(str)
 
 
 def _labels(frame: pd.DataFrame) -> list[str]:
-    """Names of lines: the method, and what tells it from others of the same data set and model."""
+    """Names of lines: the method, and what distinguishes it from others of the same data set and model."""
     names: dict[tuple[str, ...], str] = {}
     lines = frame[CURVE].drop_duplicates()
     for _, pair in lines.groupby(PAIR, dropna=False):
@@ -137,7 +137,7 @@ def _labels(frame: pd.DataFrame) -> list[str]:
 
 
 def _distinct(texts: Iterable[str], separator: str) -> dict[str, str]:
-    """Each text -> its parts that not all of them have."""
+    """Each string -> those of its parts that are not common to all."""
     parts = {text: text.split(separator) for text in texts}
     common = set.intersection(*map(set, parts.values()))
     return {text: separator.join(p for p in own if p not in common) for text, own in parts.items()}

@@ -1,4 +1,4 @@
-"""The page: one HTML file without network, where no text of a result can become markup or code."""
+"""The page: one HTML file that needs no network; all strings from results are escaped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sparsebench.report.data import ReportData, texts
 from sparsebench.report.style import FORMATS, Drawing
 
 CHOICES = ("dataset", "model", "method", "state")
-"""Columns with a list to choose from."""
+"""Columns with a drop-down filter."""
 
 COLUMNS = (
     ("run_id", "run", "text", None), ("dataset", "dataset", "text", None), ("model", "model", "text", None),
@@ -35,7 +35,7 @@ COLUMNS = (
     ("started", "started", "text", None), ("command", "command", "command", None),
     ("dense_command", "", "text", None), ("folder", "", "text", None),
 )  # fmt: skip
-"""(column, name on the page or empty if it is not a column of its own, kind, decimals) of the table of runs."""
+"""Columns of the table of runs: (column, heading or empty if it is not shown as a column, kind, decimals)."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class Pair:
     """The section of a data set and model.
 
     Args:
-        anchor: Of the section, for links.
-        title: Its heading.
-        drawings: Its figures.
+        anchor: Anchor of the section, for links.
+        title: Heading.
+        drawings: Figures.
         files: Name of a figure -> format -> bytes.
-        notes: What is left out, in sentences.
+        notes: Sentences about what is not shown.
     """
 
     anchor: str
@@ -61,16 +61,16 @@ def render(
     source: Path, results: ReportData | None, points: pd.DataFrame, pairs: Sequence[Pair], studies: Sequence[Any],
     output: Path, command: str,
 ) -> str:  # fmt: skip
-    """The page as text.
+    """Render the page.
 
     Args:
-        source: What is reported on.
+        source: The folder or CSV that is reported on.
         results: The runs, if there are any.
-        points: Their means.
-        pairs: The figures.
-        studies: The sections of theory studies (:class:`sparsebench.report.study_sections.StudySection`).
+        points: Means over seeds.
+        pairs: Sections of data sets and models.
+        studies: Sections of theory studies (:class:`sparsebench.report.study_sections.StudySection`).
         output: Folder of the page; links to run folders are relative to it.
-        command: What makes this page.
+        command: The command that creates this page.
     """
     style, script = (
         files("sparsebench.report").joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js")
@@ -91,7 +91,7 @@ def render(
 
 
 def _digest(text: str) -> str:
-    """The only script, or style, that the browser is to obey."""
+    """Hash of the only script, or style, that the content security policy allows."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
@@ -109,10 +109,10 @@ def _section(pair: Pair) -> dict[str, Any]:
 
 
 def _facts(results: ReportData) -> list[tuple[str, list[str]]]:
-    """What the results come from: numbers of runs, code, machines' kinds."""
+    """Provenance of the results: number of runs, code, kinds of machines."""
     frame = results.frame
     states = frame["state"].value_counts().sort_index()
-    runs = [f"{int(frame['counts'].sum())} of {len(frame)} count"]
+    runs = [f"{int(frame['counts'].sum())} of {len(frame)} valid"]
     runs += [f"{number} {state}" for state, number in states.items() if state != FINISHED]
     if results.unfinished:
         runs.append(f"{results.unfinished} unfinished, not shown")
@@ -132,7 +132,7 @@ def _counts(values: pd.Series) -> list[str]:
 
 
 def _commits(frame: pd.DataFrame) -> pd.Series:
-    """The commit, marked where tracked files differed from it."""
+    """The commit, marked if tracked files differed from it."""
     dirty = frame["git_dirty"].astype(str).isin(["True", "true"]).map({True: " (dirty)", False: ""})
     return texts(frame["git_commit"]).str[:10] + dirty
 
@@ -141,19 +141,19 @@ def _notes(results: ReportData) -> list[str]:
     notes = []
     if not results.folders:
         notes.append(
-            "Made from a CSV: without the run folders there are no layer-wise sparsities and no training curves."
+            "Created from a CSV: without the run folders there are no layer-wise sparsities and no training curves."
         )
     left = int((results.frame["state"] != FINISHED).sum())
     if left:
         notes.append(
-            f"{left} of {len(results.frame)} runs are in the table of runs, marked, and in no mean and no figure: "
-            "they diverged, missed their sparsity, or are a round before the last of a method of several trainings."
+            f"{left} of {len(results.frame)} runs are marked in the table of runs and excluded from means and figures: "
+            "they diverged, missed their target sparsity, or are an intermediate round of a multi-round method."
         )
     without = results.frame[results.frame["counts"] & results.frame["difference_to_dense"].isna()]
     if len(without):
         notes.append(
-            f"{len(without)} runs have no dense run with the same data, model, budget and seed, or several that "
-            "differ; the table of runs gives the command that makes one that is missing."
+            f"{len(without)} runs have no dense run with the same data, model, budget and seed, or have several that "
+            "differ; the table of runs gives the command that trains a missing one."
         )
     return notes
 
@@ -179,7 +179,7 @@ def _number(value: float, form: str) -> str:
 
 
 def _rows(results: ReportData, output: Path) -> dict[str, Any]:
-    """The table of runs: texts are named by their place in a list, so that 5,000 rows stay small."""
+    """The table of runs; strings are stored as indices into a list, so that 5,000 rows stay small."""
     frame = results.frame.assign(commit=_commits(results.frame))
     base = os.path.realpath(output)
     links = {
@@ -207,7 +207,7 @@ def _rows(results: ReportData, output: Path) -> dict[str, Any]:
 
 
 def _quoted(path: Path) -> str:
-    """A relative path as a link: its parts quoted, a first part with a colon no scheme."""
+    """A relative path as a link: its parts are quoted, and a colon in the first part is not taken as a scheme."""
     from urllib.parse import quote
 
     return "./" + "/".join(quote(part) for part in path.parts)

@@ -1,4 +1,4 @@
-"""Theory studies in a report: their figures drawn from their tables, and how their checks went."""
+"""Theory studies in a report: figures drawn from their tables, and the results of their checks."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class StudySection:
     """The section of a study.
 
     Args:
-        pair: Its figures.
-        facts: (name, text) of where its numbers come from.
+        pair: Figures of the study.
+        facts: (name, value) pairs of provenance.
         checks: Rows of its summary.csv, those that failed first.
     """
 
@@ -33,7 +33,7 @@ class StudySection:
 
 
 def sections(source: Path) -> Iterator[StudySection]:
-    """A section for each finished study under ``source``.
+    """One section for each finished study under ``source``.
 
     Raises:
         SettingError: A file of a study cannot be read.
@@ -42,7 +42,7 @@ def sections(source: Path) -> Iterator[StudySection]:
         try:
             yield _section(folder)
         except (OSError, ValueError, KeyError) as error:
-            raise SettingError("path", folder.path, f"a study whose files can be read: {error}") from error
+            raise SettingError("path", folder.path, f"a study with readable files: {error}") from error
 
 
 def _section(folder: StudyFolder) -> StudySection:
@@ -63,7 +63,10 @@ def _section(folder: StudyFolder) -> StudySection:
         ("shows", str(origin.get("shows", ""))),
         ("paper", str(origin.get("paper", ""))),
         ("command", str(origin.get("command", ""))),
-        ("made", f"{origin.get('started', '')}, {origin.get('seconds', '')} s on {origin.get('device', '')}"),
+        (
+            "created",
+            f"{origin.get('started', '')}, {origin.get('seconds', '')} s on {origin.get('device', '')}",
+        ),
         ("sparsebench", f"{origin.get('version', '')}, commit {(origin.get('commit') or [''])[0][:10]}"),
     ]
     return StudySection(
@@ -72,6 +75,6 @@ def _section(folder: StudyFolder) -> StudySection:
 
 
 def _texts(row: dict[str, str]) -> dict[str, Any]:
-    """Numbers in few digits; the CSV has them all."""
+    """Round numbers for display; the CSV has all digits."""
     numbers = ("predicted", "measured", "standard_error", "deviation", "tolerance")
     return {**row, **{name: f"{float(row[name]):.5g}" for name in numbers}, "passed": row["passed"] == "True"}

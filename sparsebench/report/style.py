@@ -1,4 +1,4 @@
-"""How figures look, and how they become files: colours for colour-blind readers too, the same bytes every time."""
+"""Style and file formats of figures: colour-blind safe colours, reproducible bytes."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Of Okabe and Ito (Color Universal Design, 2008), without yellow, too light on white, and black, the dense runs'."""
+"""Palette of Okabe and Ito (Color Universal Design, 2008) without yellow (too light) and black (the dense runs')."""
 
 MARKERS = "os^DvPX"
 LINES = ("-", "--", "-.", ":")
 DENSE: dict[str, Any] = {"color": "black", "linestyle": (0, (5, 2)), "linewidth": 1.0}
 WIDEST = 36
-"""Letters of a legend's text that leave room for the figure beside it."""
+"""Maximum length of legend labels that are placed next to the figure."""
 
 FORMATS = ("png", "svg", "pdf")
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure with what is said about it.
+    """A figure with its title and caption.
 
     Args:
-        name: Stem of its files.
+        name: Stem of its file names.
         title: Heading on the page.
-        caption: What is shown, of which runs.
+        caption: What is shown, and for which runs.
         figure: The figure.
-        data: What is drawn, a row a point.
+        data: The plotted data, one row per point.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Drawing:
 
 @contextmanager
 def settings() -> Iterator[None]:
-    """Matplotlib's settings while figures are made and saved: a user's own change no byte."""
+    """Matplotlib's settings while figures are created and saved, so that a user's own settings have no effect."""
     own: Any = {
         "font.size": 8, "axes.titlesize": 8, "axes.spines.top": False, "axes.spines.right": False,
         "axes.grid": True, "grid.color": "#dddddd", "grid.linewidth": 0.5, "axes.axisbelow": True,
@@ -68,15 +68,16 @@ def styles(points: pd.DataFrame, methods: Sequence[str]) -> dict[str, dict[str, 
     """Label -> colour and marker of its method, dashes of its budget.
 
     Args:
-        points: Of one data set and model.
-        methods: All of a report: a method looks the same in each of its figures. 42 look different, then they repeat.
+        points: Configurations of one data set and model.
+        methods: All methods of the report, so that a method has the same style in every figure. Styles repeat
+            after 42.
     """
     found = {}
     budgets = list(dict.fromkeys(points["budget"]))
     lines = points[["method", "budget", "label"]].drop_duplicates()
     for (method, budget), labels in lines.groupby(["method", "budget"], sort=True)["label"]:
         i = methods.index(str(method))
-        for j, label in enumerate(labels):  # the same method with other settings
+        for j, label in enumerate(labels):  # the same method with different settings
             found[str(label)] = {
                 "color": COLORS[i % 6], "marker": MARKERS[(i + j) % 7], "linestyle": LINES[budgets.index(budget) % 4]
             }  # fmt: skip
@@ -84,9 +85,9 @@ def styles(points: pd.DataFrame, methods: Sequence[str]) -> dict[str, dict[str, 
 
 
 def rendered(figure: Figure, formats: Sequence[str] = FORMATS) -> dict[str, bytes]:
-    """The file of each format, without dates."""
+    """Encode the figure in each format, without dates."""
     if figure.get_layout_engine() is not None:
-        figure.draw_without_rendering()  # lays it out, once for all formats
+        figure.draw_without_rendering()  # computes the layout once for all formats
         figure.set_layout_engine("none")
     found = {}
     for form in formats:
@@ -103,13 +104,13 @@ def scale(sparsity: pd.Series) -> pd.Series:
 
 
 def sparsity_axis(axes: Axes, sparsity: pd.Series, most: int = 9) -> None:
-    """Ticks at the sparsities that there are, named as sparsities, on the axis that :func:`scale` gives."""
+    """Put ticks at the plotted sparsities, labelled as sparsities, on the axis of :func:`scale`."""
     found = sparsity.round(3).value_counts()
     values = pd.Series(sorted(found.index, key=lambda value: (-found[value], -value)))
     places = scale(values) if scale(sparsity) is not sparsity else values
     room = max((places.max() - places.min()) / most, 1e-9)
     ticks: list[int] = []
-    for i in range(len(values)):  # those of most points first, then the highest, which are looked at most
+    for i in range(len(values)):  # the most common first, then the highest, which matter most
         if all(abs(places[i] - places[j]) >= room for j in ticks):
             ticks.append(i)
     axes.set_xticks([places[i] for i in ticks], [f"{values[i]:g}" for i in ticks])
@@ -118,25 +119,25 @@ def sparsity_axis(axes: Axes, sparsity: pd.Series, most: int = 9) -> None:
 
 
 def count(n: Sequence[int] | pd.Series) -> str:
-    """``n=3``, or ``n=2–3`` where points differ."""
+    """``n=3``, or ``n=2–3`` if points differ."""
     low, high = min(n), max(n)
     return f"n={low}" if low == high else f"n={low}–{high}"
 
 
 def plain(value: float, position: float = 0) -> str:
-    """A tick's label without powers: ``0.001``."""
+    """A tick label without exponent: ``0.001``."""
     return f"{value:g}"
 
 
 def log_ticks(axis: Axis) -> None:
-    """Ticks at 1, 2 and 5 times powers of ten, without powers in their labels, on a logarithmic axis."""
+    """Put ticks at 1, 2 and 5 times powers of ten on a logarithmic axis, with labels without exponents."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(plain)
     axis.set_minor_locator(NullLocator())
 
 
 def legend(figure: Figure, columns: int = 1) -> None:
-    """The legend of all axes: beside them, or below, in added height, where its texts are long."""
+    """Add one legend for all axes: next to them, or below (with added height) if its labels are long."""
     entries = [pair for axes in figure.axes for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
     handles, labels = zip(*entries, strict=True)
     if max(map(len, labels)) <= WIDEST:
@@ -148,7 +149,9 @@ def legend(figure: Figure, columns: int = 1) -> None:
 
 
 def heading(figure: Figure, text: str) -> None:
-    """One small line, or a few, at the top left: a file is looked at without its page."""
+    """Add a small title at the top left, for files viewed without the page."""
     place = {} if figure.get_layout_engine() else {"y": 1 - 0.07 / figure.get_figheight()}
-    lines = textwrap.fill(text, int(12 * figure.get_figwidth()))  # letters an inch, with room for a legend
+    lines = textwrap.fill(
+        text, int(12 * figure.get_figwidth())
+    )  # characters per inch, with room for a legend
     figure.suptitle(lines, x=0.01, ha="left", va="top", fontsize=7, **place)

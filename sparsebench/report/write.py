@@ -1,4 +1,4 @@
-"""The whole report: figures as files, their data, and the page."""
+"""Write a report: figures, their data, and the page."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from sparsebench.report.style import FORMATS, heading, rendered, settings, style
 
 PAGE = "index.html"
 OWN = 'content="sparsebench report"'
-"""How a page of this module is known from others."""
+"""Marker that identifies a page written by this module."""
 
 
 def write(source: Path, output: Path, command: str) -> tuple[ReportData | None, int]:
-    """Write the report on ``source`` into the folder ``output``; equal results make equal bytes.
+    """Write the report on ``source`` into the folder ``output``; equal results give equal bytes.
 
     Args:
         source: A run folder, a folder of runs or theory studies, or a CSV of summary rows.
-        output: The folder; made if missing. An earlier report in it is replaced.
-        command: What makes this report, for the page.
+        output: The folder; created if missing. An earlier report in it is replaced.
+        command: The command that creates this report, shown on the page.
 
     Returns:
-        The runs that were reported, if there are any, and the number of theory studies.
+        The reported runs, if there are any, and the number of theory studies.
 
     Raises:
-        SettingError: ``source`` holds no results, or ``output`` cannot be the folder; nothing has been written.
+        SettingError: ``source`` holds no results, or ``output`` cannot be used as the folder; nothing has been written.
     """
     page = output / PAGE
     earlier = page.is_file()
     if output.exists() and not output.is_dir():
-        raise SettingError("output", output, "a folder, but a file has this name")
+        raise SettingError("output", output, "a folder; a file with this name exists")
     if earlier and OWN not in page.read_text("utf-8", errors="replace")[:1000]:
-        raise SettingError("output", output, f"a folder whose {PAGE}, if there is one, is a report")
+        raise SettingError("output", output, f"a folder whose {PAGE}, if it exists, is a report")
     theory = list(sections(source)) if source.is_dir() else []
     results = None if theory and next(runs(source), None) is None else load(source)
     means = points(results.frame) if results else pd.DataFrame()
@@ -59,7 +59,7 @@ def write(source: Path, output: Path, command: str) -> tuple[ReportData | None, 
             write_text(folder / f"{drawing.name}.csv", drawing.data.to_csv(index=False, lineterminator="\n"))
             written |= {f"{drawing.name}.{form}" for form in (*FORMATS, "csv")}
     write_text(page, text)
-    if earlier:  # figures of data sets that are no longer there
+    if earlier:  # delete figures of data sets that are no longer in the results
         for path in folder.iterdir():
             if path.name not in written and path.suffix[1:] in (*FORMATS, "csv"):
                 path.unlink()
@@ -67,7 +67,7 @@ def write(source: Path, output: Path, command: str) -> tuple[ReportData | None, 
 
 
 def _pairs(results: ReportData, means: pd.DataFrame) -> Iterator[Pair]:
-    """The figures of every data set and model that has runs that count."""
+    """The figures of every data set and model with valid runs."""
     methods = sorted(means["method"].astype(str).unique())
     taken: set[str] = set()
     for (dataset, model), own in means.groupby(PAIR, sort=True):
@@ -78,7 +78,7 @@ def _pairs(results: ReportData, means: pd.DataFrame) -> Iterator[Pair]:
         drawn = draw(Group(results, own, styles(own, methods)), anchor)
         drawings, notes = drawn.drawings, [*drawn.notes]
         budgets = sorted(own["budget"].unique())
-        several = f"{len(budgets)} budgets, each with lines of its own: "
+        several = f"{len(budgets)} budgets, each with its own lines: "
         notes.insert(0, several + "; ".join(budgets) if len(budgets) > 1 else f"Budget: {budgets[0]}.")
         context = f"{dataset}, {model}" + (f": {budgets[0]}" if len(budgets) == 1 else "")
         for drawing in drawings:

@@ -1,1 +1,1 @@
-"""One run, or one theory study: from a config to a folder; and finished runs read again."""
+"""Run a training or a theory study from its config, and reopen finished runs."""

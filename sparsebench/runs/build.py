@@ -1,4 +1,4 @@
-"""From a config to finished objects."""
+"""Build the objects of a run from its config."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sparsebench.training.flops import Layer, count_layers
 
 @dataclass(frozen=True)
 class RunComponents:
-    """The finished objects of a run."""
+    """The objects of a run."""
 
     device: Device
     dataset: Dataset
@@ -41,7 +41,7 @@ class RunComponents:
 
     @property
     def target_sparsity(self) -> float | None:
-        """The sparsity that the run is to end with, if it is asked for one."""
+        """The target sparsity, if the method has one."""
         return self.pruner.scheduled_sparsity(self.clock.total_steps - 1)
 
 
@@ -50,7 +50,7 @@ def build_run(cfg: DictConfig, dataset: Dataset | None = None) -> RunComponents:
 
     Args:
         cfg: The composed config.
-        dataset: Taken instead of the one that ``cfg`` describes.
+        dataset: Used instead of the one that ``cfg`` describes.
     """
     net = network(cfg, dataset)
     if cfg.batch_size < 2 * net.device.world_size > 2:
@@ -73,12 +73,12 @@ def build_run(cfg: DictConfig, dataset: Dataset | None = None) -> RunComponents:
 
 
 def network(cfg: DictConfig, dataset: Dataset | None = None) -> Network:
-    """The part of :func:`build_run` that a finished run is checked with: the model as it starts, and its data."""
+    """The part of :func:`build_run` that an audit needs: the initial model and its data."""
     device: Device = build(cfg.device)
     seed_everything(cfg.seed)
     dataset = dataset or device.main_rank_first(
         lambda: build(cfg.dataset, "dataset", device=device.torch_device)
-    )  # the first rank downloads, if need be
+    )  # the main rank downloads, if needed
     model = build(cfg.model, "model", input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     device.to_device(model)
     prunable = Prunable(**cfg.prunable).select(model)
@@ -90,5 +90,5 @@ def network(cfg: DictConfig, dataset: Dataset | None = None) -> Network:
 
 
 def epochs(cfg: DictConfig) -> int:
-    """Length of a training in whole epochs."""
+    """Length of a training in epochs, rounded to an integer."""
     return max(round(cfg.epochs * cfg.extend), 1)

@@ -1,4 +1,4 @@
-"""The evaluations of ``evaluate=...``: built from the config, applied to a trained network, written to its folder."""
+"""The evaluations of ``evaluate=...``: build them from the config, and apply them to a trained network."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from sparsebench.records.run_folder import is_finished
 from sparsebench.runs.result import Network, load_weights
 
 FOLDER = "evaluation"
-"""Of a run folder: one CSV an evaluation, and one with the details behind it."""
+"""Subfolder of a run folder: one CSV per evaluation, and one with its details."""
 
 
 def build_evaluations(cfg: DictConfig) -> dict[str, Evaluation]:
-    """The evaluations that ``cfg`` asks for, by name.
+    """Build the evaluations that ``cfg`` selects, by name.
 
     Raises:
-        SettingError: A setting of one is wrong.
+        SettingError: A setting of an evaluation is wrong.
     """
     return {str(name): build(node, f"evaluate.{name}") for name, node in (cfg.get("evaluate") or {}).items()}
 
@@ -36,19 +36,19 @@ def build_evaluations(cfg: DictConfig) -> dict[str, Evaluation]:
 def dense_run(
     chosen: Mapping[str, Evaluation], cfg: DictConfig, choices: Mapping[str, str | None], results: Path
 ) -> Path | None:
-    """The folder of the dense counterpart of a run, if an evaluation needs it: the same but for its method.
+    """The folder of the dense run with otherwise the same config, if an evaluation needs it.
 
     Args:
         chosen: From :func:`build_evaluations`.
-        cfg: Of the run.
+        cfg: Config of the run.
         choices: Config group -> chosen option.
-        results: Where run folders lie.
+        results: Folder of the run folders.
 
     Returns:
-        ``None`` where none is needed, or this is the dense run.
+        ``None`` if no evaluation needs it, or this is the dense run.
 
     Raises:
-        SettingError: It is needed and not there.
+        SettingError: It is needed but missing.
     """
     needing = [name for name, extra in chosen.items() if extra.needs_dense]
     if not needing or choices["prune"] == "dense":
@@ -66,16 +66,16 @@ def dense_run(
     overrides += [format_override(*item) for item in opened.changed.items()]
     command = shlex.join(["sparsebench", "train", *overrides, "prune=dense", f"results_dir={results}"])
     raise SettingError(
-        f"evaluate.{needing[0]}", None, f"the dense run {opened.run_id} in {results}; make it with {command}"
+        f"evaluate.{needing[0]}", None, f"the dense run {opened.run_id} in {results}; train it with {command}"
     )
 
 
 def apply(
     chosen: Mapping[str, Evaluation], net: Network, batch_size: int, dense: Path | None, folder: Path
 ) -> dict[str, Any]:
-    """Evaluate ``net``, write what was found under ``folder``, and return all columns.
+    """Evaluate ``net``, write the results into ``folder``, and return all columns.
 
-    The network, its mode and every random generator are afterwards what they were.
+    The network, its mode and all random generators are restored afterwards.
 
     Raises:
         RunError: The dense run's weights cannot be read.

@@ -1,4 +1,4 @@
-"""Finished runs read again: config, model and data from the run's own folder."""
+"""Reopen finished runs: config, model and data from the run folder."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _ALONE = accepted_arguments("sparsebench.distributed.device.Device") or set()
 
 
 class Datasets:
-    """Data sets by their config, each read once for all the runs that share it.
+    """Cache of data sets by config, so that each is read once for all runs that use it.
 
     Args:
-        data_root: Where images lie; where the runs found them if not given, and if that is not here, where
-            trainings look by default.
+        data_root: Folder of the data sets; by default the one recorded in the run, or if that does not exist, the
+            default of ``sparsebench train``.
     """
 
     def __init__(self, data_root: Path | None = None) -> None:
@@ -36,7 +36,7 @@ class Datasets:
         self._read: dict[str, Dataset] = {}
 
     def resolve_data_root(self, cfg: DictConfig) -> str:
-        """Put ``data_root`` into the config; returns the key of its data set."""
+        """Set ``data_root`` in the config; returns the cache key of its data set."""
         recorded = expanded(cfg.data_root)
         root = self.data_root or (recorded if recorded.is_dir() else compose_config([])[0].data_root)
         cfg.data_root = str(root)
@@ -45,7 +45,7 @@ class Datasets:
         return f"{cfg.device.name} {OmegaConf.to_yaml(cfg.dataset, resolve=True)}"
 
     def network(self, cfg: DictConfig) -> Network:
-        """The untrained model of ``cfg`` with its data."""
+        """The initial model of ``cfg`` with its data."""
         key = self.resolve_data_root(cfg)
         net = network(cfg, self._read.get(key))
         self._read[key] = net.dataset
@@ -59,7 +59,7 @@ class FinishedRun:
         path: The run folder.
 
     Raises:
-        RunError: A file of it is missing or cannot be read.
+        RunError: One of its files is missing or unreadable.
     """
 
     def __init__(self, path: Path) -> None:
@@ -68,14 +68,14 @@ class FinishedRun:
         self.provenance: dict[str, Any] = _read(path / schema.PROVENANCE, json.loads)
         choices = self.provenance.get("choices")
         if not isinstance(choices, dict):
-            raise RunError(f"{schema.PROVENANCE}: it does not say which options were chosen")
+            raise RunError(f"{schema.PROVENANCE}: the chosen options are missing")
         self.choices: Mapping[str, str | None] = choices
         self.training = training_of(path) or 0
         self.opened: ReopenedConfig = _read(
             path / schema.CONFIG, lambda text: reopen_config(text, self.choices, self.training)
         )
         self.cfg = self.opened.cfg
-        # Where it runs is not part of what it is: as trained if that is here, else whatever is; in one process.
+        # The device is not part of the run's identity: use the kind it was trained on if available; one process.
         alone = {key: value for key, value in self.cfg.device.items() if key in _ALONE}
         name = "cpu" if str(self.row.get("device")).endswith("cpu") else "auto"
         self.cfg.device = {**alone, "_target_": "sparsebench.distributed.device.Device", "name": name}
@@ -84,8 +84,8 @@ class FinishedRun:
         """The model with the run's final weights, and its data.
 
         Raises:
-            RunError: The weights cannot be read, or are not this model's.
-            SettingError: The config cannot be built here.
+            RunError: The weights are unreadable, or belong to another model.
+            SettingError: The config cannot be built.
         """
         net = datasets.network(self.cfg)
         load_weights(net.model, self.path / schema.MODEL)
@@ -99,7 +99,7 @@ def _only(path: Path) -> dict[str, str]:
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise RunError(f"{path.name}: cannot be read: {error}") from error
     if len(rows) != 1 or None in rows[0] or None in rows[0].values():
-        raise RunError(f"{path.name}: expected one whole row")
+        raise RunError(f"{path.name}: expected one complete row")
     return rows[0]
 
 
@@ -108,5 +108,5 @@ def _read(path: Path, parse: Any) -> Any:
         return parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RunError(f"{path.name}: missing") from error
-    except (OSError, ValueError) as error:  # of JSON and UTF-8; a SettingError is one too
+    except (OSError, ValueError) as error:  # JSON, UTF-8 and setting errors are ValueErrors
         raise RunError(f"{path.name}: {' '.join(str(error).split())}") from error

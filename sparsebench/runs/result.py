@@ -1,4 +1,4 @@
-"""What a result row says of the final tensors, and how it is shown; an audit counts by the same functions."""
+"""The columns of a result row, computed from the final tensors; audits use the same functions."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Network:
     """A model with its data, on its device.
 
     Args:
-        device: Where and how precisely it computes.
-        dataset: What it is trained and tested on.
+        device: Device and precision.
+        dataset: Data set of training and test.
         model: On the device, in its memory format.
         prunable: The weights that may be pruned, by name.
         layers: Its convolutions and linear layers.
@@ -49,7 +49,7 @@ class Network:
 
     @torch.no_grad()
     def accuracy(self, split: Literal["val", "test"], batch_size: int) -> Accuracy:
-        """Of the weights as they are, in the device's precision, as a training evaluates them."""
+        """Accuracy of the present weights, in the device's precision, as evaluated during training."""
         self.model.eval()
         inputs = self.dataset.batches(split, batch_size, channels_last=self.device.channels_last)
         with self.device.autocast():
@@ -57,10 +57,10 @@ class Network:
 
 
 def training_layers(model: nn.Module, dataset: Dataset, layers: list[Layer]) -> list[Layer]:
-    """``layers``, with their cost at the size of training images, which may not be that of evaluation.
+    """``layers`` with their cost at the size of training images, which may differ from that of evaluation.
 
     Raises:
-        SettingError: The model takes no images of another size.
+        SettingError: The model does not support two image sizes.
     """
     size, evaluated = dataset.train_shape, dataset.input_shape
     if size == evaluated:
@@ -68,12 +68,14 @@ def training_layers(model: nn.Module, dataset: Dataset, layers: list[Layer]) -> 
     try:
         return count_layers(model, size)
     except (RuntimeError, AssertionError) as error:
-        allowed = f"{evaluated[-1]}, the size of evaluation, for {model.name}, which takes no two sizes"
+        allowed = (
+            f"{evaluated[-1]}, the size used in evaluation, because {model.name} does not support two sizes"
+        )
         raise SettingError("dataset.size", size[-1], allowed) from error
 
 
 def accuracy_columns(history: History, device: Device, samples: int) -> dict[str, Any]:
-    """Accuracy columns: of the final weights at the target sparsity, and of the best validation epoch."""
+    """Accuracy columns of the final weights at the target sparsity, and of the best validation epoch."""
     val, test = history.val, None if history.diverged else history.test
     return {
         "status": "diverged" if history.diverged else "finished",
@@ -89,12 +91,12 @@ def accuracy_columns(history: History, device: Device, samples: int) -> dict[str
 def training_columns(
     weights: MaskedParameters, target_zeros: int | None, flops: TrainingFLOPs
 ) -> dict[str, Any]:
-    """Columns that need the masks and the course of the training: whether the target holds, and the cost.
+    """Columns that need the masks and the training: whether the target was reached, and the cost.
 
     Args:
         weights: With the final masks.
-        target_zeros: Number of weights that were to be pruned, if one was promised.
-        flops: Of the whole training.
+        target_zeros: Requested number of pruned weights, if the method guarantees one.
+        flops: FLOPs of the whole training.
     """
     zeros = weights.zeros()
     train_flops, ratio, ratio_dense_gradient = flops.totals()
@@ -112,14 +114,14 @@ def compute_cost_columns(
     input_shape: tuple[int, ...],
     target_zeros: int | None,
 ) -> dict[str, Any]:
-    """Sparsity and inference-cost columns, counted in the tensors themselves.
+    """Sparsity and inference-cost columns, counted in the tensors.
 
     Args:
         model: With its final weights.
         names: The prunable weights.
         layers: From :func:`sparsebench.training.flops.count_layers`.
-        input_shape: Of one sample.
-        target_zeros: Number of weights that were to be pruned, if one was promised.
+        input_shape: Shape of one sample.
+        target_zeros: Requested number of pruned weights, if the method guarantees one.
     """
     kept, names, sizes = (
         nonzeros(model),
@@ -132,9 +134,7 @@ def compute_cost_columns(
     dense_macs = sum(layer.macs for layer in layers)
     sparse_macs = sum(kept[layer.name] * layer.positions for layer in layers if layer.name in names)
     sparse_macs += sum(layer.macs for layer in layers if layer.name not in names)
-    guarded = (
-        0 if target_zeros == 0 else 1
-    )  # the one weight that an allocation keeps in a layer it would empty
+    guarded = 0 if target_zeros == 0 else 1  # the weight that an allocation keeps in an otherwise empty layer
     return {
         "parameters": parameters, "prunable": prunable, "nonzero": nonzero, "sparsity": 1 - nonzero / prunable,
         "model_sparsity": 1 - sum(kept.values()) / parameters,
@@ -148,7 +148,7 @@ def compute_cost_columns(
 
 
 def layer_rows(model: nn.Module, names: Iterable[str], layers: Sequence[Layer]) -> list[dict[str, Any]]:
-    """The rows of layers.csv, counted in the tensors themselves; arguments as of :func:`compute_cost_columns`."""
+    """The rows of layers.csv, counted in the tensors; arguments as for :func:`compute_cost_columns`."""
     parameters, prunable, rows = dict(model.named_parameters()), set(names), []
     for layer in layers:
         weight = parameters[layer.name]
@@ -162,10 +162,10 @@ def layer_rows(model: nn.Module, names: Iterable[str], layers: Sequence[Layer]) 
 
 
 def load_weights(model: nn.Module, path: Path) -> nn.Module:
-    """``model``, with the tensors of a safetensors file: all of its own, and no others.
+    """Load the tensors of a safetensors file into ``model``; their names have to match exactly.
 
     Raises:
-        RunError: They cannot be read, or are another model's.
+        RunError: The file is unreadable, or belongs to another model.
     """
     try:
         model.load_state_dict(load_file(path))
@@ -173,14 +173,14 @@ def load_weights(model: nn.Module, path: Path) -> nn.Module:
         raise RunError(f"{path.name}: missing") from error
     except (SafetensorError, OSError) as error:
         raise RunError(f"{path.name}: cannot be read: {' '.join(str(error).split())}") from error
-    except RuntimeError as error:  # torch names every key, a line each
+    except RuntimeError as error:  # PyTorch lists every key on its own line
         what = " ".join(str(error).split())
         raise RunError(f"{path.name}: not the weights of this model: {what[:200]}") from error
     return model
 
 
 def show(row: Mapping[str, Any], path: Path) -> None:
-    """The result, of numbers or of their texts, as a small table, and the folder."""
+    """Print the result, given as numbers or as text, as a small table with the folder."""
     lines = [
         ("status", row["status"]),
         ("sparsity", f"{float(row['sparsity']):.4f} of {int(row['prunable']):,} prunable weights"),
@@ -199,10 +199,10 @@ def show(row: Mapping[str, Any], path: Path) -> None:
 
 
 def check(row: Mapping[str, str]) -> None:
-    """Refuse a finished row that is an error.
+    """Raise an error for the result of a failed run.
 
     Raises:
-        RunError: The run diverged, or its number of zeros is not the asked one.
+        RunError: The run diverged, or its number of zeros is not the requested one.
     """
     if row["status"] != "finished":
         raise RunError(f"run {row['run_id']} {row['status']}: its loss is not a finite number")

@@ -1,4 +1,4 @@
-"""One run: build the objects, train, write the results."""
+"""One run: build its objects, train, write the results."""
 
 from __future__ import annotations
 
@@ -51,24 +51,24 @@ Record = Callable[[list[dict[str, float | None]]], None]
 
 
 def run(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]) -> float:
-    """As :func:`complete`; returns the validation accuracy, in per cent: what a search may optimise."""
+    """Like :func:`complete`; returns the validation accuracy in percent, as the objective of a search."""
     return float((broadcast_from_main(complete(cfg, choices, overrides).summary) or {})["val_top1"])
 
 
 def complete(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]) -> RunFolder:
-    """Make, resume or find finished the run that ``cfg`` describes, or the runs of a method of several trainings.
+    """Run or resume the run that ``cfg`` describes unless it is finished; for multi-round methods, all trainings.
 
     Args:
         cfg: The composed config.
         choices: Config group -> chosen option.
-        overrides: Of the command line, to name the command that makes the run again.
+        overrides: Of the command line, to record the command that reproduces the run.
 
     Returns:
-        The folder of the run; of several trainings, of the last.
+        The run folder; with several trainings, that of the last.
 
     Raises:
         SettingError: A setting is wrong; nothing has been written.
-        RunError: The run diverged, or its number of zeros is not the asked one.
+        RunError: The run diverged, or its number of zeros is not the requested one.
     """
     validate(cfg, choices)
     chosen, name, results = build_evaluations(cfg), run_id(cfg, choices), expanded(cfg.results_dir)
@@ -102,7 +102,7 @@ def _train(
     lease: Lease | None,
     signals: StopSignals,
 ) -> None:
-    """All trainings that are left."""
+    """Run the remaining trainings."""
     cfg, device, ids = trainings[0].cfg, components.device, [training.row["run_id"] for training in trainings]
     start, before = device.broadcast_from_main(lambda: (0, {}) if cfg.overwrite else _resume_point(trainings))
     for training in trainings[start:]:
@@ -117,14 +117,14 @@ def _train(
 
 
 def _resume_point(trainings: list[_Training]) -> tuple[int, dict[str, Any]]:
-    """After the last training that is finished and has left what the next one needs: the next one, and that."""
+    """Number of the next training to run, and the state handed over by the one before it."""
     left = [training.handover.load() for training in trainings]
     start = max((n + 1 for n, state in enumerate(left) if state and trainings[n].folder.summary()), default=0)
     return start, left[start - 1] or {} if start else {}
 
 
 def _finished(folders: Sequence[Path], chosen: Collection[str]) -> RunFolder | None:
-    """The last of the trainings' folders, if it is finished; says so, tidies up, and refuses an error as a result."""
+    """The last of the trainings' folders, if it is finished; prints that, cleans up, and raises if the run failed."""
     last = RunFolder(folders[-1].parent, folders[-1].name) if folders else None
     if last is None or (summary := last.summary()) is None:
         return None
@@ -137,7 +137,7 @@ def _finished(folders: Sequence[Path], chosen: Collection[str]) -> RunFolder | N
 
 
 class _Training:
-    """One training of a run, with a folder and a row of its own."""
+    """One training of a run, with its own folder and row."""
 
     def __init__(
         self,
@@ -176,7 +176,7 @@ class _Training:
         signals: StopSignals,
         ids: list[str],
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Train and write the results; returns the row, and what the next training needs."""
+        """Train and write the results; returns the row, and the state for the next training."""
         cfg, folder = self.cfg, self.folder
         first_step = components.pruner.begin(self.number, before)
         row = {
@@ -195,7 +195,7 @@ class _Training:
 
         def progress(total: int, done: int) -> Progress:
             length, log = components.clock.total_steps / components.clock.steps_per_epoch, folder.log
-            if lease is None:  # of another rank than the first
+            if lease is None:  # not the main rank
                 return Progress(self.label, total, done, length, shown=False)
             shown = Progress(self.label, total, done, length, log)
             log(f"{self.label}: from step {done} of {total}, {components.device.label}, {lease.holder}")
@@ -213,7 +213,7 @@ class _Training:
             history = runner.run()
             for seen in components.device.all_gather(components.data.state_dict()):
                 components.data.load_state_dict(seen)
-        except BaseException as error:  # a signal to stop, too
+        except BaseException as error:  # including stop signals
             how = "stopped by " if isinstance(error, (SystemExit, KeyboardInterrupt)) else ""
             if lease is not None:
                 folder.log(f"step {runner.step}: {how}{type(error).__name__}: {error}")
@@ -236,7 +236,7 @@ class _Training:
         tracking: Tracking,
         ids: list[str],
     ) -> dict[str, Any]:
-        """Open the folder; returns where the run comes from."""
+        """Open the folder; returns the provenance columns."""
         cfg, folder = self.cfg, self.folder
         if cfg.overwrite or folder.summary() is not None:
             folder.clear()
@@ -257,7 +257,7 @@ class _Training:
         evaluate: Callable[..., dict[str, Any]],
         tracking: Tracking,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Write the results; returns the row, and what the next training needs."""
+        """Write the results; returns the row, and the state for the next training."""
         folder, names = self.folder, list(components.pruner.weights.parameters)
         target_zeros = components.pruner.target_zeros(components.clock.total_steps - 1)
         row = measurements | compute_cost_columns(
@@ -295,7 +295,7 @@ class _Training:
         progress: Callable[[int, int], Progress],
         signals: StopSignals,
     ) -> Runner:
-        """The loop over the assembled objects."""
+        """The training loop over the components."""
         cfg, device = self.cfg, components.device
         average = (
             None if cfg.ema is None else WeightAverage(components.model, components.pruner.weights, cfg.ema)
@@ -349,12 +349,12 @@ class _Training:
 
 
 def _without_sweep_overrides(overrides: list[str]) -> list[str]:
-    """Without the words that a sweep adds for its own work."""
+    """Remove the overrides that a sweep adds."""
     return [override for override in overrides if override.partition("=")[0] != "wait"]
 
 
 def _remove_checkpoints(folders: Iterable[Path]) -> None:
-    """Remove what finished trainings no longer need; one that was killed right after its last row has left it."""
+    """Remove checkpoints of finished trainings, which a kill right after the last row may have left."""
     for folder in folders:
         for name in ("handover", "checkpoint"):
             Checkpoint(folder, print, name).remove()
@@ -367,7 +367,7 @@ def _write_origin(
     row: Mapping[str, Any],
     trainings: list[str],
 ) -> dict[str, Any]:
-    before = folder.provenance()  # of the same run, interrupted
+    before = folder.provenance()  # if the run was interrupted
     commit, dirty = provenance.git_state()
     origin = {"started": before.get("started", provenance.now()), "git_commit": commit, "git_dirty": dirty}
     folder.write_config(OmegaConf.to_yaml(cfg, resolve=True))

@@ -1,4 +1,4 @@
-"""One process a run or study: found finished, or claimed and made; and what is left where others look."""
+"""Run or find a run or study in one process at a time, and record its failures for sweeps."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Make = Callable[[Lease | None, StopSignals], Result]
 """What is done under the lock: with the lease, on the first rank, and the signals to stop."""
 
 POLL = 2.0
-"""Seconds between two looks at a run that another process holds."""
+"""Seconds between checks of a run that another process holds."""
 
 
 class RunLockedError(RunError):
-    """Another process works on the run."""
+    """Another process holds the run."""
 
 
 def find_or_make(
@@ -41,12 +41,12 @@ def find_or_make(
     """What ``cfg`` describes, found finished or made, by one process at a time.
 
     Args:
-        run_id: Of the run or study; its folder lies in ``cfg.results_dir``.
-        cfg: ``overwrite`` says to make it in any case, ``wait`` to wait for another process that makes it.
-        device: Of the run.
-        find: On the first rank, the result if it is finished; asked before anything is built, and again under the lock
-            if another process may have been faster.
-        prepare: Builds all that is needed, before anything is written: a wrong setting or missing data ends it here.
+        run_id: Identifier of the run or study; its folder is in ``cfg.results_dir``.
+        cfg: ``overwrite`` runs it even if it is finished; ``wait`` waits for another process that holds it.
+        device: Device of the run.
+        find: On the main rank, returns the result if it is finished; called before anything is built, and again
+            under the lock, because another process may have been faster.
+        prepare: Builds everything before anything is written, so that wrong settings or missing data fail early.
             Returns what makes the result.
 
     Raises:
@@ -67,7 +67,7 @@ def find_or_make(
 
 def say_finished(folder: Path) -> None:
     """Tell that a run or study was found."""
-    print(f"{folder}: already finished; nothing done (overwrite=true to do it again)")
+    print(f"{folder}: already finished; nothing done (overwrite=true to run it again)")
 
 
 def note_failure(cfg: DictConfig, run_id: Callable[[], str], error: Exception) -> None:
@@ -83,20 +83,20 @@ def note_failure(cfg: DictConfig, run_id: Callable[[], str], error: Exception) -
 def run_lock(
     results: Path, run_id: str, cfg: DictConfig, device: Device
 ) -> Iterator[tuple[Lease | None, bool]]:
-    """The run, for this process alone, or its ranks; an error inside is noted for ``sparsebench status``.
+    """Lock a run for this process (and its ranks); an error inside the block is recorded for ``sparsebench status``.
 
     Args:
-        results: The results folder; made if missing.
-        run_id: Of the run.
-        cfg: Its ``wait`` says whether to wait for another process.
-        device: Of the run.
+        results: The results folder; created if missing.
+        run_id: Id of the run.
+        cfg: Its ``wait`` decides whether to wait for another process.
+        device: Device of the run.
 
     Yields:
-        The lease, on the first rank, and whether it was waited for.
+        The lease (on the main rank), and whether this process had to wait for it.
 
     Raises:
-        RunLockedError: Another process holds it, and is not waited for.
-        SettingError: ``results`` cannot be written to.
+        RunLockedError: Another process holds the run, and ``wait`` is false.
+        SettingError: ``results`` is not writable.
     """
     with writable(results, cfg.results_dir):
         lease, waited = _claimed(results, run_id, cfg, device)
@@ -115,24 +115,24 @@ def run_lock(
 
 @contextmanager
 def writable(results: Path, given: object) -> Iterator[None]:
-    """Inside, a failed write below ``results`` is a :class:`SettingError`."""
+    """Turn a failed write below ``results`` into a :class:`SettingError`."""
     try:
         yield
     except OSError as error:
         if str(error.filename or "").startswith(str(results)):
-            raise SettingError("results_dir", given, f"a folder to write to: {error.strerror}") from error
+            raise SettingError("results_dir", given, f"a writable folder: {error.strerror}") from error
         raise
 
 
 def check_still_held(lease: Lease | None) -> None:
-    """Refuse to write for a run that another process has taken over.
+    """Raise if another process has taken over the run.
 
     Raises:
-        RunLockedError: This process was silent for so long that it was taken for dead.
+        RunLockedError: This process sent no heartbeat for so long that it was considered dead.
     """
     if lease is not None and lease.lost:
         raise RunLockedError(
-            f"{lease.path.name.partition('.')[0]}: taken over by another process; it goes on there"
+            f"{lease.path.name.partition('.')[0]}: taken over by another process; it continues there"
         )
 
 
@@ -147,13 +147,11 @@ def _claimed(results: Path, run_id: str, cfg: DictConfig, device: Device) -> tup
         return ""
 
     waited = False
-    while holder := device.broadcast_from_main(
-        claim
-    ):  # asked again and again: other ranks wait for no answer for long
+    while holder := device.broadcast_from_main(claim):  # polled, because other ranks do not wait for long
         if not cfg.wait:
-            raise RunLockedError(f"run {run_id} is held by {holder}; it goes on there")
+            raise RunLockedError(f"run {run_id} is held by {holder}; it continues there")
         if not waited and device.is_main_process:
-            print(f"run {run_id} is held by {holder}: waiting until it ends", file=sys.stderr, flush=True)
+            print(f"run {run_id} is held by {holder}: waiting for it to end", file=sys.stderr, flush=True)
         waited = True
         time.sleep(POLL)
     return leases[0] if leases else None, waited

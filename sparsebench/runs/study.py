@@ -41,13 +41,13 @@ def run_study(
     about: Mapping[str, str],
     draw: Draw,
 ) -> StudyFolder:
-    """Make, resume or find finished the study that ``cfg`` describes, and print how its checks went.
+    """Run or resume the study that ``cfg`` describes, unless it is finished, and print the results of its checks.
 
     Args:
         cfg: The composed config.
         choices: Config group -> chosen option.
-        overrides: As typed on the command line, to name the command that makes the study again.
-        about: What is recorded beside it: what it ``shows``, and its ``paper``.
+        overrides: As typed on the command line, to record the command that reproduces the study.
+        about: Recorded with the study: what it ``shows``, and its ``paper``.
         draw: Makes its figures.
 
     Raises:
@@ -70,7 +70,7 @@ def run_study(
         return folder
 
     def prepare() -> Make[StudyFolder]:
-        points = definition.points()  # may read data that is not there
+        points = definition.points()  # raises if required data are missing
 
         def make(lease: Lease | None, signals: StopSignals) -> StudyFolder:
             if cfg.overwrite:
@@ -97,7 +97,7 @@ def run_study(
 
 @contextmanager
 def _threads(number: int) -> Iterator[None]:
-    """Inside, linear algebra uses so many threads of a CPU."""
+    """Limit linear algebra on the CPU to ``number`` threads inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -110,7 +110,7 @@ def _threads(number: int) -> Iterator[None]:
 def _origin(
     name: str, definition: Study, device: Device, overrides: Sequence[str], about: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What produces the study."""
+    """Provenance of the study."""
     return {
         "study": name,
         "shows": about["shows"],
@@ -134,14 +134,16 @@ def _computed(
     folder: StudyFolder,
     signals: StopSignals,
 ) -> Tables:
-    """The rows of all grid points; those computed before are read."""
+    """The rows of all grid points; existing ones are read."""
     tables: Tables = {table: [] for table in definition.tables}
     with tqdm(points, desc=name, unit="point", disable=None, dynamic_ncols=True) as bar:
         for point in bar:
             bar.set_postfix_str(" ".join(f"{key}={value}" for key, value in point.items()))
             if folder.known(point) is None:
                 folder.keep(point, definition.rows(point, device.torch_device))
-            for table, rows in (folder.known(point) or {}).items():  # as they are after a resume, to the bit
+            for table, rows in (
+                folder.known(point) or {}
+            ).items():  # read back, so that a resumed study has bitwise the same rows
                 tables[table] += rows
             if signals.pending:
                 signals.act()
@@ -166,7 +168,7 @@ def _write(
 
 
 def show(folder: StudyFolder) -> None:
-    """Print how the checks went; those that failed in full."""
+    """Print a summary of the checks, and the failed ones in full."""
     checks = folder.checks()
     failed = [row for row in checks if row["passed"] != "True"]
     print(f"{folder.path}: {len(checks) - len(failed)} of {len(checks)} checks passed")

@@ -1,4 +1,4 @@
-"""``sparsebench train tune_to_target=true``: search the setting from which a sparsity follows."""
+"""``sparsebench train tune_to_target=true``: search for the setting that yields the target sparsity."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from sparsebench.runs.result import show
 from sparsebench.runs.run import complete
 
 TOLERANCE = 0.005
-"""Distance from the target at which a sparsity is near enough."""
+"""Accepted distance from the target sparsity."""
 
-TRIES = 10
-"""Runs at most."""
+MAX_TRIALS = 10
+"""Maximum number of runs."""
 
 
 def tune(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]) -> float:
-    """Search the setting that the method's class names in ``tuned``; every try is a whole run with its own folder.
+    """Search for the value of the method's ``tuned`` setting; every trial is a complete run with its own folder.
 
-    The first try has the configured value; then interpolation and bisection take turns. Runs that are finished
-    already are found, so that a search goes on where it was interrupted.
+    The first trial uses the configured value; then interpolation and bisection alternate. Finished runs are reused,
+    so that an interrupted search resumes.
 
     Args:
         cfg: The composed config; its ``sparsity`` is the target.
@@ -34,26 +34,26 @@ def tune(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str
         overrides: Of the command line.
 
     Returns:
-        The validation accuracy of the run whose sparsity is nearest to the target, in per cent.
+        The validation accuracy, in percent, of the run whose sparsity is closest to the target.
 
     Raises:
-        SettingError: The method has a target, or a setting is wrong.
+        SettingError: The method has a target sparsity, or a setting is wrong.
         RunError: A run diverged.
     """
     validate(cfg, choices)
     tuned: TunedSetting | None = getattr(get_class(str(cfg.prune._target_)), "tuned", None)
     if tuned is None:
-        allowed = f"false with prune={choices['prune']}, which has the sparsity that it is asked for"
+        allowed = f"false with prune={choices['prune']}, which reaches the requested sparsity by itself"
         raise SettingError("tune_to_target", "true", allowed)
     searched = ("tune_to_target", tuned.setting)
     others = [override for override in overrides if override.lstrip("+").split("=")[0] not in searched]
-    dense, sparse = (tuned.densest, 0.0), (tuned.sparsest, 1.0)  # with their sparsities
+    dense, sparse = (tuned.densest, 0.0), (tuned.sparsest, 1.0)  # (value, sparsity)
     value = float(OmegaConf.select(cfg, tuned.setting))
     if not min(dense[0], sparse[0]) < value < max(dense[0], sparse[0]):
         value = (dense[0] + sparse[0]) / 2
     best = None
-    for number in range(1, TRIES + 1):
-        value = float(f"{value:.6g}")  # as the command says it
+    for number in range(1, MAX_TRIALS + 1):
+        value = float(f"{value:.6g}")  # as written in the command
         one = copy.deepcopy(cfg)
         one.tune_to_target = False
         OmegaConf.update(one, tuned.setting, value)
@@ -61,7 +61,7 @@ def tune(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str
         row = broadcast_from_main(folder.summary) or {}
         sparsity = float(row["sparsity"])
         print(
-            f"tune_to_target: try {number} of at most {TRIES}, {tuned.setting}={value}: sparsity {sparsity:.4f}"
+            f"tune_to_target: trial {number} of at most {MAX_TRIALS}, {tuned.setting}={value}: sparsity {sparsity:.4f}"
         )
         if best is None or abs(sparsity - cfg.sparsity) < best[0]:
             best = abs(sparsity - cfg.sparsity), value, folder.path, row
@@ -73,6 +73,6 @@ def tune(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str
     assert best is not None
     distance, value, path, row = best
     how = "within" if distance <= TOLERANCE else "not within"
-    print(f"tune_to_target: nearest to {cfg.sparsity:g} is {tuned.setting}={value}, {how} {TOLERANCE}")
+    print(f"tune_to_target: closest to {cfg.sparsity:g} is {tuned.setting}={value}, {how} {TOLERANCE}")
     show(row, path)
     return float(row["val_top1"])

@@ -1,1 +1,1 @@
-"""Many runs: grids, what is left of them, where they are started, and what they would cost."""
+"""Sweeps: grids, scheduling, launchers, and cost estimates."""

@@ -1,4 +1,4 @@
-"""What a sweep would cost: runs, training FLOPs, and hours by a step that is measured here."""
+"""The estimated cost of a sweep: runs, training FLOPs, and hours based on a step measured on this machine."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from sparsebench.data.dataset import Dataset
 
 SAMPLES = 32
-"""Images of a measured step, at most."""
+"""Maximum number of images of a measured step."""
 
 
 class Estimate:
-    """A few lines of text, added up: runs, FLOPs and hours of what is not finished yet.
+    """Accumulates runs, FLOPs and hours of what is not finished yet; prints as a few lines of text.
 
-    FLOPs are those of dense training with as many samples, which is the most that a method needs by its own count.
-    Hours are of the dense step, forward, backward and optimiser on this machine's device, one run after another,
+    FLOPs are those of dense training with the same number of samples, an upper bound for every method. Hours assume
+    the dense step (forward, backward and optimiser) measured on this machine's device, with one run after another and
     evaluations included.
     """
 
@@ -37,12 +37,12 @@ class Estimate:
         self._lengths: dict[str, tuple[int, float, float]] = {}
 
     def add(self, cfg: DictConfig, choices: Mapping[str, str | None], finished: bool) -> None:
-        """One more run.
+        """Add a run.
 
         Args:
-            cfg: Its config, checked.
+            cfg: Its validated config.
             choices: Config group -> chosen option.
-            finished: Whether nothing of it is left to do.
+            finished: Whether it is finished already.
 
         Raises:
             SettingError: A setting is wrong.
@@ -70,8 +70,8 @@ class Estimate:
         length = f"{self.seconds / max(unit, 1):.3g} {name}"
         return (
             f"{self.runs} runs, {self.finished} of them finished; to do: {self.runs - self.finished}{trainings}\n"
-            f"training FLOPs, at most (as if dense): {self.flops:.3g}\n"
-            f"time, one after another, by a dense step measured here{threads}: {length}"
+            f"training FLOPs, upper bound (dense): {self.flops:.3g}\n"
+            f"time, runs in sequence, estimated from a dense step measured here{threads}: {length}"
         )
 
 
@@ -96,7 +96,7 @@ def _length(
 
 
 def _measured(components: RunComponents, samples: int) -> tuple[float, float]:
-    """Seconds an image of a training step and of an evaluation: the fastest of three."""
+    """Seconds per image of a training step and of an evaluation, the fastest of three."""
     inputs, targets = (part[:samples] for part in components.data.batch(0))
     training, evaluation = [], []
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""Where the runs of a sweep go: processes of this machine, or a Slurm cluster. Each run is a command of its own."""
+"""Launchers: processes of this machine, or a Slurm cluster. Each run is a separate command."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from sparsebench.records.states import ResultsFolder
 from sparsebench.training.signals import StopSignals
 
 POLL = 0.2
-"""Seconds between two looks at processes of this machine."""
+"""Seconds between checks of local processes."""
 
 ENDED = {
     "COMPLETED",
@@ -41,22 +41,22 @@ ENDED = {
     "BOOT_FAIL",
     "DEADLINE",
 }
-"""Slurm's states of jobs that are over."""
+"""Slurm's states of jobs that have ended."""
 
 
 LAUNCH_FAILED = "launch failed requeued held"
-"""Slurm's reason for holding a job that it could not start again."""
+"""Slurm's reason for holding a job that it failed to restart."""
 
 
 @dataclass
 class Outcome(JobReturn):
-    """A run that was launched, as its results folder tells it."""
+    """Result of a launched run, read from its results folder."""
 
     look: Callable[[], float] | None = None
 
     @property
     def return_value(self) -> Any:
-        """The validation accuracy, in per cent.
+        """The validation accuracy, in percent.
 
         Raises:
             RunError: The run is not finished.
@@ -70,30 +70,30 @@ class Outcome(JobReturn):
 
 
 class CommandLauncher(Launcher):
-    """Runs ``sparsebench train OVERRIDES``, or ``theory``, for every job, and believes only what is on disk after."""
+    """Runs ``sparsebench train OVERRIDES`` (or ``theory``) for every job, and reads the result from disk."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Hydra's part of the making."""
+        """Called by Hydra with its context."""
         self.hydra_context, self.config = hydra_context, config
         self.folder = Path(str(config.hydra.sweep.dir)).absolute()
-        self.command = str(config.hydra.job.config_name)  # train or theory: each has a config of its name
+        self.command = str(config.hydra.job.config_name)  # train or theory, named like their configs
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run all jobs; returns when all have ended, however they did."""
+        """Run all jobs; returns when all have ended, successful or not."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        more = ["wait=false"] if self.command == "theory" else []  # of runs, the sweep says so itself
+        more = ["wait=false"] if self.command == "theory" else []  # for runs, the sweep adds it
         jobs = [[*self._config_dirs(), *overrides, *more] for overrides in job_overrides]
         self.run(jobs, initial_job_idx)
         return [self._outcome(overrides) for overrides in job_overrides]
 
     def run(self, jobs: Sequence[Sequence[str]], first: int) -> None:
-        """Start the jobs, and wait until none is left.
+        """Start the jobs, and wait for all of them.
 
         Args:
-            jobs: The words after the command of each.
-            first: Number of the first.
+            jobs: Overrides of each job.
+            first: Number of the first job.
         """
-        raise TypeError(f"{type(self).__name__} does not say how jobs are started")
+        raise TypeError(f"{type(self).__name__} does not implement run()")
 
     def _config_dirs(self) -> list[str]:
         sources = self.config.hydra.runtime.config_sources
@@ -117,15 +117,14 @@ class CommandLauncher(Launcher):
 
 
 class LocalLauncher(CommandLauncher):
-    """Several processes of this machine at once; each gets its own GPU, or its share of the cores.
+    """Runs several local processes in parallel; each gets its own GPU, or an equal part of the cores.
 
-    What a job prints is in a file beside the sweep's plan. A signal to stop is passed on, and waited for.
+    The output of a job goes to a file next to the sweep's plan. Stop signals are forwarded to the jobs.
 
     Args:
-        n_jobs: Jobs at once; by default as many as there are GPUs, or else cores.
-        gpus: Numbers of the GPUs, as in ``CUDA_VISIBLE_DEVICES``, given to jobs in turn; all that are visible by
-            default.
-        threads: Threads of a job on the CPU; by default its share of the cores.
+        n_jobs: Parallel jobs; by default one per GPU, or else one per core.
+        gpus: GPU numbers as in ``CUDA_VISIBLE_DEVICES``, assigned round-robin; by default all visible ones.
+        threads: CPU threads per job; by default an equal part of the cores.
     """
 
     def __init__(
@@ -150,7 +149,7 @@ class LocalLauncher(CommandLauncher):
                 if signals.pending:
                     for process in working.values():
                         with suppress(ProcessLookupError):
-                            process.send_signal(signal.SIGTERM)  # once is enough: it is noted, and followed
+                            process.send_signal(signal.SIGTERM)  # once is enough: the job saves and stops
                     for process in working.values():
                         process.wait()
                 for slot, process in list(working.items()):
@@ -167,7 +166,7 @@ class LocalLauncher(CommandLauncher):
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
         command = [sys.executable, "-m", "sparsebench", self.command, *overrides]
         with open(self.folder / f"{number}.log", "ab") as log:
-            # Of its own session: Ctrl-C comes to it once, from here.
+            # In its own session, so that it receives Ctrl-C only once, from here.
             return subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -179,19 +178,19 @@ class LocalLauncher(CommandLauncher):
 
 
 class SlurmLauncher(CommandLauncher):
-    """A Slurm array through submitit: a job that reaches its time limit is put back into the queue, and goes on.
+    """Runs a Slurm array through submitit; a job that reaches its time limit is requeued and resumes.
 
-    That jobs have ended is read from ``squeue``, so no accounting is needed, and a controller that is away for a while
-    does no harm. Ctrl-C leaves the jobs to Slurm.
+    The end of jobs is read from ``squeue``, so no accounting is needed, and an unreachable controller does no harm.
+    After Ctrl-C the jobs keep running.
 
     Args:
-        submitit_folder: Where scripts and logs of the jobs are kept.
-        max_num_timeout: How often a job is put back into the queue at its time limit.
-        poll_s: Seconds between two looks at the queue.
-        parameters: Of submitit's ``update_parameters``, those of Slurm alone without ``slurm_`` before them.
+        submitit_folder: Folder for scripts and logs of the jobs.
+        max_num_timeout: How often a job is requeued at its time limit.
+        poll_s: Seconds between queries of the queue.
+        parameters: Parameters of submitit's ``update_parameters``, the Slurm-specific ones without ``slurm_``.
 
     Raises:
-        SettingError: submitit or Slurm is not there.
+        SettingError: submitit or Slurm is not available.
     """
 
     COMMON = (
@@ -206,7 +205,7 @@ class SlurmLauncher(CommandLauncher):
     )
 
     subcommand: Callable[[str], Callable[[Sequence[str]], int]]
-    """``train`` or ``theory`` -> its ``main``; the plugin gives it."""
+    """``train`` or ``theory`` -> its ``main``; set by the plugin."""
 
     def __init__(
         self, submitit_folder: str, max_num_timeout: int, poll_s: float = 5.0, **parameters: Any
@@ -250,11 +249,14 @@ class SlurmLauncher(CommandLauncher):
         try:
             self._wait(ids)
         except KeyboardInterrupt:
-            print(f"the Slurm jobs go on; scancel {ids[0].partition('_')[0]} ends them", file=sys.stderr)
+            print(
+                f"the Slurm jobs keep running; scancel {ids[0].partition('_')[0]} cancels them",
+                file=sys.stderr,
+            )
             raise
 
     def _wait(self, ids: Sequence[str]) -> None:
-        """Until Slurm has ended all jobs: twice in a row, for one that is put back into the queue ends for a moment."""
+        """Wait until all jobs have ended in two queries in a row, because a requeued job ends for a moment."""
         over = 0
         with tqdm(total=len(ids), desc="Slurm jobs ended", unit="job", disable=None) as bar:
             while over < 2:
@@ -271,10 +273,10 @@ class SlurmLauncher(CommandLauncher):
 
 @dataclass(frozen=True)
 class Job:
-    """What a Slurm job calls; submitit makes it again when the job is put back into the queue.
+    """Callable of a Slurm job; submitit calls it again when the job is requeued.
 
     Args:
-        main: Of the subcommand, a function of a module, for submitit pickles it.
+        main: ``main`` of the subcommand, a module-level function because submitit pickles it.
     """
 
     main: Callable[[Sequence[str]], int]
@@ -288,14 +290,14 @@ class Job:
             return 1
 
     def checkpoint(self, overrides: Sequence[str]) -> Any:
-        """The same again: the run itself knows where it was."""
+        """Resubmit the same call: the run resumes by itself."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, overrides)
 
 
 def queue(ids: Sequence[str]) -> Mapping[str, tuple[str, str]] | None:
-    """Job -> (Slurm's state of it, and why), as far as Slurm still knows it; ``None`` if Slurm does not answer."""
+    """Job -> (state, reason) of the jobs that Slurm still knows; ``None`` if Slurm does not answer."""
     command = [
         "squeue",
         "--noheader",
@@ -318,7 +320,7 @@ def queue(ids: Sequence[str]) -> Mapping[str, tuple[str, str]] | None:
 
 
 def release(states: Mapping[str, tuple[str, str]]) -> None:
-    """Let jobs go on that Slurm itself holds after it failed to start them again, as when its controller was killed."""
+    """Release jobs that Slurm holds after it failed to restart them, as when its controller was killed."""
     held = [job for job, (state, why) in states.items() if state == "PENDING" and why == LAUNCH_FAILED]
     for job in held:
         print(f"Slurm holds job {job} ({LAUNCH_FAILED}): released", file=sys.stderr, flush=True)

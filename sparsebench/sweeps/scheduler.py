@@ -1,4 +1,4 @@
-"""The runs of a sweep, until every one is finished or has failed for good."""
+"""Schedules the runs of a sweep until every one is finished or has failed for good."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from sparsebench.records.lease import FOLDER, Lease
 from sparsebench.records.states import SWEEP, ResultsFolder, RunState, write_plan
 
 DONE = ("finished", "diverged")
-"""States that another try changes nothing of."""
+"""States that a retry would not change."""
 
 POLL = 2.0
-"""Seconds between two looks at runs that others hold."""
+"""Seconds between checks of runs that other processes hold."""
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run that a sweep wants.
+    """A run of a sweep.
 
     Args:
-        run_id: Its name.
+        run_id: Its id.
         results: Its results folder.
-        overrides: What makes it.
-        search: Whether it is a search of several runs (``tune_to_target``), whose end is not told by its own name.
+        overrides: Its overrides.
+        search: Whether it is a search over several runs (``tune_to_target``), whose end its own id does not show.
     """
 
     run_id: str
@@ -43,14 +43,14 @@ class PlannedRun:
 
 
 class Scheduler:
-    """What a sweep has to do, judged by what is on disk: by this sweep, an equal one at the same time, or earlier.
+    """Decides from the state on disk which runs to launch, also while equal sweeps run at the same time.
 
     Args:
         runs: The runs.
-        folder: Of this sweep, in ``RESULTS/.sweeps``.
-        retries: How often a run that has failed is tried again.
-        batch_size: Runs that the launcher is given at once; all by default.
-        overwrite: Whether finished runs are done again.
+        folder: Folder of this sweep in ``RESULTS/.sweeps``.
+        retries: How often a failed run is retried.
+        batch_size: Runs to launch at once; all by default.
+        overwrite: Whether finished runs are run again.
     """
 
     def __init__(
@@ -62,22 +62,22 @@ class Scheduler:
         self._launched: set[PlannedRun] = set()
 
     def states(self) -> dict[PlannedRun, RunState]:
-        """What has become of each run by now."""
+        """The present state of each run."""
         found = {results: ResultsFolder(results) for results in {run.results for run in self.runs}}
         return {run: found[run.results].state(run.run_id, str(run)) for run in self.runs}
 
     def finish(self, launch: Callable[[Sequence[Sequence[str]], int], Any]) -> None:
-        """Launch what nobody has done or does, again where it failed, and wait for what others do.
+        """Launch runs that are neither finished nor running, retry failed ones, and wait for runs of other processes.
 
         Args:
-            launch: (overrides of each job, number of the first) -> when all have ended.
+            launch: Called with (overrides of each job, number of the first); returns when all have ended.
 
         Raises:
-            RunError: Runs are left that failed, or diverged.
+            RunError: Some runs failed or diverged.
         """
         results = self.folder.parent.parent
         lease = Lease.claim(results / FOLDER, f"{SWEEP}{self.folder.name}")
-        assert isinstance(lease, Lease)  # the folder has this process's name
+        assert isinstance(lease, Lease)  # the folder's name is unique to this process
         with lease:
             waiting = False
             while True:
@@ -128,11 +128,11 @@ class Scheduler:
         if left:
             run, found = left[0]
             why = found.error or {"diverged": "its loss is not a finite number"}.get(
-                found.state, f"{found.state}: it ended without a word; see {self.folder}"
+                found.state, f"{found.state}: it ended without an error message; see {self.folder}"
             )
             raise RunError(f"{len(left)} of {len(states)} runs are not finished: {run}: {why}")
 
 
 def table(states: Iterable[tuple[PlannedRun, RunState]]) -> str:
-    """A line a run: its state, and what makes it."""
+    """One line per run: its state and overrides."""
     return "\n".join(f"{found.state:<11} {run}" for run, found in states)

@@ -1,4 +1,4 @@
-"""Sweeps: every combination of an experiment's grids, what they would cost, and the comparison they end in."""
+"""Sweeps over an experiment's grids, with an estimate of their cost before and a comparison after."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ _PLAIN = re.compile(r"[A-Za-z_]\w*$|\d+(ep|it)$")
 
 
 class GridSweeper(BasicSweeper):
-    """Hydra's own sweeper, which makes every combination of comma-separated values, over several grids.
+    """Hydra's basic sweeper (all combinations of comma-separated values) over several grids.
 
-    What the command line (or ``params``) says of a setting takes the place of a grid's list of values; a grid that
-    fixes the setting to one value is left out if that is another one. So ``model.depth=20`` restricts the depths,
-    and ``model=resnet`` leaves the grids of other models out. Equal runs of several grids are one.
+    An override on the command line (or in ``params``) replaces a grid's list of values; a grid that fixes the setting
+    to a different value is skipped. So ``model.depth=20`` restricts the depths, and ``model=resnet`` skips the grids of
+    other models. Runs that occur in several grids run once.
 
     Args:
-        max_batch_size: Jobs that the launcher is given at once; all by default.
+        max_batch_size: Jobs to launch at once; all by default.
         params: Setting -> values as on the command line, for all grids.
         grids: Setting -> one value or a list, for each grid.
-        reference: Name of the table of ``results/reference`` that the results are compared to at the end.
-        dry_run: Print the runs with what has become of them and what is left would cost, and run none.
-        retries: How often a run that has failed is tried again.
+        reference: Name of the table in ``results/reference`` to compare the results with at the end.
+        dry_run: Print the runs with their states and the estimated cost of the remaining ones, without running any.
+        retries: How often a failed run is retried.
     """
 
     compare: Callable[[Sequence[str]], int]
-    """``sparsebench compare``; the plugin gives it, for subcommands know of sweeps and not sweeps of them."""
+    """``sparsebench compare``; set by the plugin, because ``sweeps`` does not depend on ``cli``."""
 
     def __init__(
         self,
@@ -79,10 +79,10 @@ class GridSweeper(BasicSweeper):
         return list(self.split_overrides_to_chunks(list(jobs.values()), max_batch_size))
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Do every run that is not done; of an experiment, print before what they cost, and after how they compare.
+        """Run everything unfinished; for an experiment, print the estimated cost before and a comparison after.
 
         Raises:
-            RunError: Runs are left that failed.
+            RunError: Some runs failed.
         """
         assert self.config is not None and self.launcher is not None
         runs, costs = self._planned([*self._parse_config(), *arguments])
@@ -99,13 +99,13 @@ class GridSweeper(BasicSweeper):
         try:
             scheduler.finish(self.launcher.launch)
         except Exception:
-            self._compare()  # what the other runs gave; the failed one is the last word
+            self._compare()  # compare the other runs first; the error comes last
             raise
         self._compare()
         return []
 
     def _planned(self, overrides: Sequence[str]) -> tuple[list[PlannedRun], Estimate | None]:
-        """The runs, equal ones once, and for an experiment or a dry run what is left of them costs."""
+        """The distinct runs, and for an experiment or a dry run the cost of the remaining ones."""
         batches = self.split_arguments(self._parsed(overrides), None)
         costs = Estimate() if self.grids or self.dry_run else None
         runs: dict[str, PlannedRun] = {}
@@ -129,7 +129,7 @@ class GridSweeper(BasicSweeper):
         return list(parser.parse_overrides(list(overrides)))
 
     def _compose(self, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str | None]]:
-        """The config of a job and its choices. Jobs with the same choices are composed once: Hydra takes 0.1 s."""
+        """The config of a job and its choices; composed once per set of choices, since Hydra takes 0.1 s."""
         assert self.hydra_context is not None and self.config is not None
         known, values = set(groups()), []
         chosen: list[str] = []
@@ -148,7 +148,7 @@ class GridSweeper(BasicSweeper):
             for override in values:
                 OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True)
         except OmegaConfBaseException:
-            cfg, choices = self._loaded(overrides)  # Hydra says what is wrong
+            cfg, choices = self._loaded(overrides)  # so that Hydra reports the error
         return cfg, choices
 
     def _loaded(self, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str | None]]:
@@ -191,7 +191,7 @@ def _restricted(grids: Sequence[Mapping[str, Any]], overrides: Sequence[Override
 
 
 def _grid_override(setting: str, values: Any) -> str:
-    """``setting=value,value`` as it is written on the command line, without quotes around names and times."""
+    """``setting=value,value`` as on the command line, without quotes around names and times."""
 
     def text(value: Any) -> str:
         return value if isinstance(value, str) and _PLAIN.match(value) else format_override("", value)[1:]

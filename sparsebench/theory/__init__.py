@@ -1,1 +1,1 @@
-"""Numerical studies of the theory of pruning and over-parameterisation: simulation beside prediction."""
+"""Numerical studies of the theory of pruning and over-parameterisation: simulations compared with predictions."""

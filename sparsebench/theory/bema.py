@@ -1,4 +1,4 @@
-"""How many eigenvalues leave the bulk of noise: bulk eigenvalue matching analysis, for noise of one variance.
+"""Number of eigenvalues outside the noise bulk: bulk eigenvalue matching analysis, for noise of one variance.
 
 Ke, Ma, Lin: Estimation of the number of spiked eigenvalues in a covariance matrix by bulk eigenvalue matching
 analysis. JASA 2021, arXiv 2006.00436. Of ``p`` eigenvalues the k-th is matched to the quantile of ``(k - 1/2) / p``:
@@ -21,7 +21,7 @@ import numpy as np
 from sparsebench.theory.spectra import MarchenkoPastur, tracy_widom_quantile
 
 FEWEST = 4
-"""Eigenvalues that a fit needs."""
+"""Minimum number of eigenvalues for a fit."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Fit:
     """Noise and spikes of a spectrum.
 
     Args:
-        variance: Of the noise's entries.
+        variance: Variance of the noise entries.
         edge: Upper edge of its bulk (variance).
-        shift: What the kurtosis of the entries adds to the edge (variance).
-        threshold: Eigenvalues above are spikes, but for the shift (variance).
+        shift: Shift of the edge due to the kurtosis of the entries (variance).
+        threshold: Eigenvalues above it are spikes, before the shift (variance).
         uncorrected: Number of eigenvalues above the threshold.
         spikes: Number of eigenvalues above the threshold with the shift.
-        distance: Kolmogorov's, of the other eigenvalues from the fitted law.
+        distance: Kolmogorov distance of the other eigenvalues from the fitted law.
     """
 
     variance: float
@@ -48,14 +48,14 @@ class Fit:
 
 
 def fit(values: np.ndarray, n: int, alpha: float, beta: float, cumulant: float = 0.0) -> Fit:
-    """Match the bulk's eigenvalues to the law's quantiles, then count those that its edge does not explain.
+    """Match the bulk's eigenvalues to the law's quantiles, then count those beyond its edge.
 
     Args:
         values: (p,) eigenvalues of ``X'X / n`` ascending, at least 4.
         n: Samples, at least p.
-        alpha: Share left out at each end when the variance is estimated, in (0, 0.5).
-        beta: Probability that the largest eigenvalue of noise is taken for a spike.
-        cumulant: The fourth of the entries, ``E x⁴ - 3 (E x²)²``.
+        alpha: Fraction excluded at each end when estimating the variance, in (0, 0.5).
+        beta: Probability that the largest noise eigenvalue is counted as a spike.
+        cumulant: Fourth cumulant of the entries, ``E x⁴ - 3 (E x²)²``.
     """
     p, q = len(values), len(values) / n
     ranks = np.arange(max(math.floor(p * alpha), 1), math.floor(p * (1 - alpha)) + 1)

@@ -1,4 +1,4 @@
-"""Estimators of a covariance and what they lose: a part of the study of random matrices."""
+"""Covariance estimators and their losses: a part of the study of random matrices."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOLERANCE = {
     "rie": 0.07,
 }
 LARGE = 300
-"""Variables from which the losses are held against their limits."""
+"""Number of variables from which the losses are compared with their limits."""
 
 SHOWN = ("rie", "lw_nonlinear", "lw_linear", "oracle")
 
@@ -36,7 +36,7 @@ def points(own: Mapping[str, Any]) -> Iterator[Point]:
 
 
 def rows(own: Mapping[str, Any], point: Point, draws: Draws) -> Tables:
-    """A row an estimator, and what the estimators make of the eigenvalues of the first draw."""
+    """One row per estimator, and the estimated eigenvalues of the first draw."""
     count, samples, seeds, q = point["N"], point["T"], own["seeds"], point["N"] / point["T"]
     if point["prior"] == "atoms":
         atoms, fractions = np.array(own["atoms"], dtype=float).T
@@ -101,7 +101,7 @@ def _shown(point: Point, sample: shrinkage.Sample, made: Mapping[str, Tensor]) -
 
 
 def checks(rows: Iterable[Row]) -> Iterator[Check]:
-    """Losses against their limits where there are many variables, and the order of the estimators."""
+    """Losses compared with their limits for many variables, and the order of the estimators."""
     cases: dict[tuple[Any, ...], dict[str, Row]] = {}
     for row in rows:
         cases.setdefault((row["prior"], row["N"], row["T"]), {})[row["estimator"]] = row

@@ -1,4 +1,4 @@
-"""Deep random features: the coefficients of a layer, the covariance they have, and what ridge regression on them costs.
+"""Deep random features: coefficients of a layer, covariance, and the error of ridge regression on them.
 
 Features ``phi_l = act(W_l phi_{l-1})`` with weights of variance ``1 / k_{l-1}`` behave in the limit like Gaussian ones
 of covariance ``kappa1² W Omega W^T + kappa_star² I`` (Schroeder, Cui, Dmitriev, Loureiro, ICML 2023).
@@ -25,7 +25,7 @@ WIDEST = 12.0
 
 @dataclass(frozen=True)
 class Layer:
-    """What a layer does to Gaussian inputs of variance ``r``: ``act(u) - mean ~ kappa1 u + kappa_star z``.
+    """Gaussian equivalent of a layer for inputs of variance ``r``: ``act(u) - mean ~ kappa1 u + kappa_star z``.
 
     Args:
         r: Variance of the inputs.
@@ -120,16 +120,16 @@ class Network:
         return squared.clamp(min=0).sqrt().item()
 
     def sign_teacher(self, inputs: Tensor, units: int, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
-        """A target of sign units that the features do not know.
+        """A target of sign units outside the span of the features.
 
         Args:
             inputs: (seeds, n, d).
-            units: Of the target.
-            draws: Of its weights.
+            units: Number of units of the target.
+            draws: Random numbers for its weights.
 
         Returns:
-            The target (seeds, n), its best fit by features over the root of k (seeds, k), and the variance that
-            this leaves (seeds,).
+            The target (seeds, n), its best fit by features over the root of k (seeds, k), and the residual variance
+            (seeds,).
         """
         omega = self.covariance()
         seeds, d, k = len(omega), inputs.shape[-1], omega.shape[-1]
@@ -147,7 +147,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Ridge:
-    """What ridge regression on features ends in.
+    """Result of ridge regression on features.
 
     Args:
         nu: Effective regularisation.
@@ -170,7 +170,7 @@ def conditional(values: Tensor, target: Tensor, noise: float, lam: float, n: int
     Args:
         values: (k,) eigenvalues of the features' covariance over ``k``.
         target: (k,) coefficients of the target in its eigenbasis.
-        noise: Variance of what the features do not explain.
+        noise: Variance not explained by the features.
         lam: Ridge, on features over the root of ``k``.
         n: Samples.
     """

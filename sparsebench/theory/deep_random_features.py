@@ -1,4 +1,4 @@
-"""Deep random features: the sharp error of learning their last layer, and what depth does to it."""
+"""Deep random features: the sharp asymptotic error of learning the last layer, and the effect of depth."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ class DeepRandomFeatures(Study):
     compared with Gaussian ones of the predicted covariance (universality).
 
     Args:
-        seed: Of all random numbers.
-        seeds: Draws of weights and data a grid point.
-        test_samples: A seed.
-        d: Inputs, standard normal.
+        seed: Seed of all random numbers.
+        seeds: Draws of weights and data per grid point.
+        test_samples: Number of test samples per seed.
+        d: Number of inputs, standard normal.
         width_ratio: Features of every layer over ``d``.
         activation: A function of ``torch.nn.functional`` or ``torch``; its mean is subtracted.
         noise: Variance of the target's noise.
-        depths: Layers of the networks that are simulated.
+        depths: Numbers of layers of the simulated networks.
         alphas: Samples over features.
-        lams: Ridge, on features over the root of their number.
-        curves: ``depths`` and number of ``alphas`` of the prediction alone.
+        lams: Ridge penalties, on features over the root of their number.
+        curves: ``depths`` and number of ``alphas`` for which only the prediction is computed.
         teacher: ``depth``, ``lam``, ``width_ratio`` (units over ``d``) and ``alphas`` of a target of other units.
         linearisation: ``depths``, ``d`` (values), ``samples`` and ``seeds`` of the covariance's error.
         traces: ``depth``, ``alpha``, ``d`` (values), ``lams`` and ``seeds`` of traces at other sizes.
@@ -145,7 +145,7 @@ class DeepRandomFeatures(Study):
         ]
 
     def rows(self, point: Point, device: torch.device) -> Tables:
-        """Those of the point's part."""
+        """The rows of the point's part."""
         draws = Draws(self.seed, {k: v for k, v in point.items() if k not in ("lams", "lam", "loss")}, device)
         if point["part"] == "curves":
             return {"curves": list(self._curve(point))}
@@ -189,7 +189,7 @@ class DeepRandomFeatures(Study):
         targets = signal + math.sqrt(self.noise) * draws.normal(*signal.shape)
         values, vectors = torch.linalg.eigh(network.covariance() / k)
         turned = (vectors.transpose(1, 2) @ theta[..., None]).squeeze(-1).cpu()
-        values = values.cpu()  # roots are found there
+        values = values.cpu()  # roots are found on the CPU
         tables: Tables = {"deep_random_features": [], "resolvent": []}
         for lam in point["lams"]:
             each = zip(values, turned, missed, strict=True)
@@ -210,7 +210,7 @@ class DeepRandomFeatures(Study):
     # ------------------------------------------------------------------- prediction alone, and covariance
 
     def _curve(self, point: Point) -> Iterator[Row]:
-        k = 1000  # only ratios matter
+        k = 1000  # arbitrary: only ratios matter
         widths = [round(k / self.width_ratio), *[k] * point["L"]]
         layers = df.layers(self.act, point["L"])
         for lam in point["lams"]:
@@ -226,7 +226,7 @@ class DeepRandomFeatures(Study):
                 }
 
     def _trace(self, point: Point, draws: Draws) -> Row:
-        """A trace alone: how far that of another size is from its limit."""
+        """A trace only: its deviation from the limit at another size."""
         own, d, lam = self.traces, point["d"], point["lam"]
         network = self._drawn(own["depth"], d, own["seeds"], draws)
         omega = network.covariance()
@@ -240,7 +240,7 @@ class DeepRandomFeatures(Study):
     # ------------------------------------------------------------------------------------------- checks
 
     def checks(self, tables: Tables) -> Iterable[Check]:
-        """Errors and traces against predictions; real against Gaussian features; what depth does."""
+        """Errors and traces compared with predictions; real and Gaussian features; the effect of depth."""
         for row in tables["deep_random_features"]:
             case = f"{row['target']} L={row['L']} alpha={row['alpha']:g} lam={row['lam']:g}"
             tolerance = 0.015 if row["alpha"] >= 2 else 0.03
@@ -317,7 +317,7 @@ class DeepRandomFeatures(Study):
 
 
 def _traced(phi: Tensor, lam: float, limits: Sequence[df.Ridge]) -> Row:
-    """The trace of the resolvent beside its prediction, of features (seeds, n, k) over the root of k."""
+    """The trace of the resolvent and its prediction, of features (seeds, n, k) over the root of k."""
     k = phi.shape[-1]
     trace, error = mean_and_error(df.resolvent(phi, lam))
     theory = sum(k - limit.df1 for limit in limits) / len(limits) / (k * lam)
@@ -325,11 +325,11 @@ def _traced(phi: Tensor, lam: float, limits: Sequence[df.Ridge]) -> Row:
 
 
 def _against(limits: Sequence[df.Ridge], free: float, errors: Tensor, n: int) -> Row:
-    """Test and training errors of all seeds beside their predictions.
+    """Test and training errors of all seeds with their predictions.
 
     Args:
-        limits: Of each seed's weights.
-        free: Test error without weights, if there is a prediction.
+        limits: Limits given each seed's weights.
+        free: Predicted test error without weights, if there is a prediction.
         errors: (seeds, n + test samples) squared.
         n: Training samples.
     """

@@ -24,10 +24,10 @@ class Frame:
     """The best equiangular student.
 
     Args:
-        excess: Its error without the target's energy (y²).
-        alpha: Output weight times length of a unit.
-        cosine: Of the angle of two units.
-        axis: Cosine of the angle of a unit with the mean of the target's units; NaN where there is no such.
+        excess: Error minus the target's energy (y²).
+        alpha: Output weight times norm of a unit.
+        cosine: Cosine of the angle between two units.
+        axis: Cosine of the angle between a unit and the mean of the target's units; NaN without a mean.
     """
 
     excess: float
@@ -102,7 +102,7 @@ def best_student(
         start: (m, d) units.
         targets: (n, D) units; where D > d, the student's further coordinates stay 0.
         target_outputs: (n,).
-        change: Of the excess in a step, at which the search ends.
+        change: Change of the excess in a step at which the search stops.
 
     Returns:
         Excess, and units (m, d).
@@ -118,7 +118,7 @@ def best_student(
 
 
 def worst_direction(nodes: Tensor) -> float:
-    """``max over unit u of 2 |mean_i k(u, w_i) - E k(u, w)|``, what a unit's error is off by at most.
+    """``max over unit u of 2 |mean_i k(u, w_i) - E k(u, w)|``, the maximum deviation of a unit's error.
 
     Args:
         nodes: (n, d) drawn from N(0, I / d).

@@ -21,13 +21,13 @@ def least(
     """A local minimum.
 
     Args:
-        value: Maps what is sought to a number and its gradient; a float64 tensor of any shape.
+        value: Maps a float64 tensor of any shape to a number and its gradient.
         start: Where the search starts.
-        change: Of a value of size 1 in a step, at which the search ends.
-        slope: Of the gradient's largest entry, at which the search ends.
+        change: Change of a value of size 1 in a step at which the search stops.
+        slope: Largest entry of the gradient at which the search stops.
 
     Returns:
-        The value there, and the place, shaped as ``start``.
+        The value and its argument, shaped as ``start``.
     """
 
     def of_flat(flat: np.ndarray) -> tuple[float, np.ndarray]:
@@ -35,6 +35,6 @@ def least(
         return number.item(), gradient.flatten().cpu().numpy()
 
     options = {"maxiter": 5000, "maxfun": 10000, "maxcor": 20, "ftol": change, "gtol": slope}
-    with threadpool_limits(1):  # two threads wait for each other far longer than these small products take
+    with threadpool_limits(1):  # with two threads, synchronisation takes far longer than these small products
         found = minimize(of_flat, start.flatten().cpu().numpy(), jac=True, method="L-BFGS-B", options=options)
     return float(found.fun), torch.from_numpy(found.x).to(start.device).view_as(start)

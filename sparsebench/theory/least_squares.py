@@ -1,4 +1,4 @@
-"""Least squares with many features: what it estimates in the limit, and what pruning the estimate costs.
+"""Least squares with many features: the limit of the estimate, and the risk after pruning it.
 
 The estimate is ``beta_hat ~ mean + factor g`` with ``g ~ N(0, I)``: independent coordinates in the eigenbasis of the
 features' covariance (Chang, Li, Oymak, Thrampoulidis, AAAI 2021; ridgeless limit of Hastie et al., Annals 2022).
@@ -15,7 +15,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 LOG_TOLERANCE = 1e-13
-"""Of the logarithm of a root."""
+"""Tolerance of the logarithm of a root."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Limit:
         risk: Test risk of the unpruned estimate (y²).
         xi: Effective inverse ridge (1 / feature variance); infinite with fewer features than samples.
         gamma: ``(p / n) risk``, of the paper; NaN with fewer features than samples.
-        mean: (p,) of the estimate.
+        mean: (p,) mean of the estimate.
         deviation: (p,) standard deviation of the estimate's coordinates.
     """
 
@@ -43,7 +43,7 @@ def limit(variances: Tensor, target: Tensor, noise: float, n: int) -> Limit:
     Args:
         variances: (p,) eigenvalues of the features' covariance; some may be 0 if more than ``n`` are not.
         target: (p,) the true coefficients in its eigenbasis.
-        noise: Variance of what the features do not explain (y²).
+        noise: Variance not explained by the features (y²).
         n: Samples; not ``p``.
     """
     p = len(variances)
@@ -79,11 +79,11 @@ def thresholded(
     """Risk after keeping the ``keep`` coordinates of largest ``weights |beta_hat|``, of independent coordinates.
 
     Args:
-        variances: (p,) of the features.
+        variances: (p,) variances of the features.
         target: (p,) the true coefficients.
         found: Limit of the estimate.
-        noise: Variance of what the features do not explain (y²).
-        keep: Coordinates kept.
+        noise: Variance not explained by the features (y²).
+        keep: Number of coordinates kept.
         weights: (p,) 1 for magnitude, the square root of the variances for OBD's saliency.
     """
     mean, spread = found.mean, found.deviation
@@ -107,10 +107,10 @@ def on_support(variances: Tensor, target: Tensor, found: Limit, noise: float, ke
     """Risk after keeping a support that does not depend on the data, of independent coordinates.
 
     Args:
-        variances: (p,) of the features.
+        variances: (p,) variances of the features.
         target: (p,) the true coefficients.
         found: Limit of the estimate.
-        noise: Variance of what the features do not explain (y²).
+        noise: Variance not explained by the features (y²).
         kept: (p,) True, or the probability with which a coordinate is kept.
     """
     fraction = kept.to(variances.dtype)
@@ -122,9 +122,9 @@ def retrained(covariance: Tensor, target: Tensor, noise: float, kept: Tensor, n:
     """Exact risk, for Gaussian features, of least squares on a support that does not depend on the data.
 
     Args:
-        covariance: (p, p) of the features.
+        covariance: (p, p) covariance of the features.
         target: (p,) the true coefficients.
-        noise: Variance of what the features do not explain (y²).
+        noise: Variance not explained by the features (y²).
         kept: Indices of the support, fewer than ``n - 1``.
         n: Samples.
     """
@@ -163,7 +163,7 @@ def estimate_on(features: Tensor, targets: Tensor, kept: Tensor) -> Tensor:
 
 
 def largest(scores: Tensor, keep: int) -> Tensor:
-    """Indices (seeds, keep) of the largest scores (seeds, p); of equal ones the first."""
+    """Indices (seeds, keep) of the largest scores (seeds, p); in case of ties the first."""
     return scores.sort(dim=-1, descending=True, stable=True).indices[..., :keep]
 
 

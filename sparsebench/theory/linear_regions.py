@@ -17,18 +17,18 @@ from sparsebench.theory.study import Draws
 
 RATE = 0.02
 FROM = 0.3
-"""Mean loss below which the steps are divided by it."""
+"""Mean loss below which steps are divided by the loss."""
 
 LEAST = 1e-250
-"""Mean loss at which a network is done."""
+"""Mean loss at which training of a network stops."""
 
 GAP = 0.15
-"""Share of an interval without samples at either side of a change of sign."""
+"""Fraction of an interval without samples at either side of a change of sign."""
 
 
 @dataclass(frozen=True)
 class Networks:
-    """Networks of one input; units of padding are 0 and stay so.
+    """Networks of one input; padding units are 0 and stay 0.
 
     Args:
         parts: (3, seeds, units) input weights w, biases b, output weights v.
@@ -47,7 +47,7 @@ class Networks:
 
 
 def samples(draws: Draws, seeds: int, n: int, changes: int) -> tuple[Tensor, Tensor]:
-    """Sorted places (seeds, n) in [-1, 1], and labels ±1 that change sign ``changes`` times at equal distances."""
+    """Sorted positions (seeds, n) in [-1, 1], and labels ±1 that change sign ``changes`` times at equal distances."""
     width = 2 / (changes + 1)
     position = draws.uniform(seeds, n) * (changes + 1)
     interval = position.floor()
@@ -65,7 +65,7 @@ def initial(draws: Draws, seeds: int, width: int, units: int) -> Networks:
 
 
 def slopes(networks: Networks, x: Tensor, y: Tensor) -> tuple[Tensor, Networks]:
-    """Mean logistic loss (seeds,), and its gradient, by sums over the samples before and behind each kink.
+    """Mean logistic loss (seeds,) and its gradient, by sums over the samples on either side of each kink.
 
     Args:
         networks: (seeds, units).
@@ -74,8 +74,8 @@ def slopes(networks: Networks, x: Tensor, y: Tensor) -> tuple[Tensor, Networks]:
     """
     w, b, v = networks.parts
     seeds, n = x.shape
-    rising = w > 0  # active behind its kink, else before
-    first = torch.searchsorted(x, -b / w)  # of padding n: it weighs 0
+    rising = w > 0  # active to the right of its kink, else to the left
+    first = torch.searchsorted(x, -b / w)  # n for padding, which has weight 0
     spread = v * networks.parts[:2]
     signed = torch.where(rising, spread, -spread)
     steps = x.new_zeros(2, seeds, n + 1).scatter_add_(2, first.expand(2, -1, -1), signed)
@@ -97,13 +97,13 @@ def trained(networks: Networks, x: Tensor, y: Tensor, steps: int) -> Networks:
         networks: (seeds, units).
         x: (seeds, n) sorted.
         y: (seeds, n) ±1.
-        steps: At most; those of a loss of 1e-250 stay as they are.
+        steps: Maximum number; networks with a loss below 1e-250 stay unchanged.
     """
     with threadpool_limits(1), torch.inference_mode():
         for step in range(steps):
             loss, slope = slopes(networks, x, y)
             rate = torch.where(loss > LEAST, RATE / loss.clamp(LEAST, FROM), 0.0)[:, None]
-            move = Networks(rate * slope.parts)  # the slope's own squares may be below the least float
+            move = Networks(rate * slope.parts)  # the slope's squares may underflow
             size = (RATE * networks.norms() / move.norms().clamp(min=1e-100)).clamp(max=1)[:, None]
             networks = Networks(networks.parts - size * move.parts)
             if step % 200 == 0 and not (loss > LEAST).any():
@@ -118,7 +118,7 @@ def kinks(networks: Networks) -> Tensor:
 
 
 def affine_pieces(x: np.ndarray, y: np.ndarray, tolerance: float) -> int:
-    """The least number of affine pieces, each of neighbouring places, that are within ``tolerance`` of y.
+    """The minimum number of affine pieces, each of neighbouring positions, that are within ``tolerance`` of y.
 
     The longest first piece, then the longest next: a line fits while its slope is within what each pair allows.
 

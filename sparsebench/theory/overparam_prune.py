@@ -1,4 +1,4 @@
-"""Pruning an over-parameterised linear model: small from the start, or large and then pruned?"""
+"""Pruning an over-parameterised linear model: train a small one, or prune a large one?"""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ class OverparamPrune(Study):
     There is no closed form for retraining on a support that depends on the data: those rows have no prediction.
 
     Args:
-        seed: Of all random numbers.
-        seeds: Draws of the data a grid point of ``diag``; the other designs have their own.
+        seed: Seed of all random numbers.
+        seeds: Draws of the data per grid point of ``diag``; the other designs have their own.
         diag: ``n``, ``informative`` and ``weak`` (numbers of features), ``noise`` (variance), ``features`` (values of
             p), ``keep`` (further values of s, for the largest p).
         general: ``n``, ``noise``, ``correlation``, ``keep``, ``features``, ``seeds``, ``draws`` (of g for the
             prediction).
         rf: ``n``, ``d`` (inputs), ``noise``, ``keep``, ``features``, ``seeds``, ``draws``.
-        latent: ``n``, ``p``, ``noise``, ``bulk`` (variance beside the factor's), ``keep``, ``seeds``, ``draws``.
+        latent: ``n``, ``p``, ``noise``, ``bulk`` (variance besides the factor's), ``keep``, ``seeds``, ``draws``.
 
     References:
         Chang, Li, Oymak, Thrampoulidis: Provable Benefits of Overparameterization in Model Compression: From Double
@@ -112,7 +112,7 @@ class OverparamPrune(Study):
         return int(self.diag["informative"] if design == "diag" else getattr(self, design)["keep"])
 
     def points(self) -> list[Point]:
-        """Every number of features of every design; for ``diag`` also every number kept, of the most features."""
+        """Every number of features of every design; for ``diag`` also every number kept, with the most features."""
         most = max(self.diag["features"])
         found = [{"design": "diag", "p": p, "keep": self._keep("diag")} for p in self.diag["features"]]
         found += [{"design": "diag", "p": most, "keep": keep} for keep in self.diag["keep"]]
@@ -123,7 +123,7 @@ class OverparamPrune(Study):
         return [*found, {"design": "latent", "p": self.latent["p"], "keep": self.latent["keep"]}]
 
     def rows(self, point: Point, device: torch.device) -> Tables:
-        """One row a method, with and without retraining."""
+        """One row per method, with and without retraining."""
         draws = Draws(self.seed, {key: point[key] for key in ("design", "p")}, device)
         if point["design"] == "diag":
             return self._diagonal(point, draws)
@@ -233,7 +233,7 @@ class OverparamPrune(Study):
     # ------------------------------------------------------------------------------------------- checks
 
     def checks(self, tables: Tables) -> Iterable[Check]:
-        """Risks against predictions, the peak, the order of methods, and the law of the estimate."""
+        """Risks compared with predictions, the peak, the order of methods, and the distribution of the estimate."""
         rows = tables["overparam_prune"]
         for row in rows:
             if not math.isnan(row["theory_risk"]):

@@ -1,4 +1,4 @@
-"""Small from the start, or large and then pruned? Networks beside the linear theory on features of the same images."""
+"""Train a small network, or prune a large one? Networks and the linear theory on features of the same images."""
 
 from __future__ import annotations
 
@@ -39,23 +39,23 @@ DATASETS = {"digits": Digits, "cifar10": CIFAR10}
 
 @dataclass(frozen=True)
 class OverparamPruneNetwork(Study):
-    """Pruned networks of growing width beside the linear theory on random features of real images.
+    """Pruned networks of growing width, compared with the linear theory on random features of real images.
 
-    Width grows, the number of non-zero weights stays: the test error of trained networks, read from runs, beside that
+    Width grows, the number of non-zero weights stays: the test error of trained networks, read from runs, and that
     of least squares on random ReLU features ``relu(W x)`` of the images, pruned to ``keep`` of them. The prediction
-    takes the features for Gaussian ones with the covariance that they have over all images.
+    replaces the features by Gaussian ones with their covariance over all images.
 
     Args:
-        seed: Of all random numbers.
-        seeds: Draws of the training images a grid point.
+        seed: Seed of all random numbers.
+        seeds: Draws of the training images per grid point.
         dataset: ``digits`` or ``cifar10``.
-        data_root: Where CIFAR-10 lies.
-        images: At most so many are the population.
+        data_root: Folder of CIFAR-10.
+        images: Maximum number of images in the population.
         positive: Classes with the target 1; the others have -1. Both are centred.
         n: Training images.
-        keep: Features kept.
+        keep: Number of features kept.
         features: Numbers of random features.
-        draws: Of the limit's estimate, for a prediction.
+        draws: Number of draws of the limit for a prediction.
         runs: Folder of finished runs of one data set and kind of network, dense and pruned; ``None`` for none.
 
     References:
@@ -111,7 +111,7 @@ class OverparamPruneNetwork(Study):
         return found + ([{"part": "networks", "runs": str(self.runs)}] if self.runs else [])
 
     def rows(self, point: Point, device: torch.device) -> Tables:
-        """A row a method of least squares, or one a configuration of the runs."""
+        """One row per method of least squares, or one per configuration of the runs."""
         if point["part"] == "networks":
             return {"networks": _networks(expanded(point["runs"]))}
         draws = Draws(self.seed, point, device)
@@ -148,7 +148,7 @@ class OverparamPruneNetwork(Study):
         return Problem(covariance[None], target[None], unseen[None], phi[chosen], targets[chosen])
 
     def checks(self, tables: Tables) -> Iterable[Check]:
-        """Risks against predictions away from the peak, and whether large and pruned beats small, in both worlds."""
+        """Risks compared with predictions away from the peak, and whether pruning beats training small, for both."""
         rows = tables["overparam_prune_network"]
         for row in rows:
             if not math.isnan(row["theory_risk"]) and abs(row["p"] / self.n - 1) >= 0.25:

@@ -1,4 +1,4 @@
-"""Estimates of all pruning methods on the same data, and their risks beside the predictions."""
+"""Estimates of all pruning methods on the same data, and their risks with the predictions."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Problem:
     """Least squares on correlated features: one problem, with the data of all seeds, or one for each seed.
 
     Args:
-        covariance: (problems, p, p) of the features.
+        covariance: (problems, p, p) covariance of the features.
         target: (problems, p) the true coefficients.
-        unseen: (problems,) variance of what the features do not explain (y²).
+        unseen: (problems,) variance not explained by the features (y²).
         features: (seeds, n, p).
         targets: (seeds, n).
     """
@@ -32,17 +32,17 @@ class Problem:
     targets: Tensor
 
     def risk(self, coefficients: Tensor) -> Tensor:
-        """Of coefficients (problems, any number, p): (problems, any number)."""
+        """Risk of coefficients (problems, any number, p): (problems, any number)."""
         error = self.target[:, None] - coefficients
         return self.unseen[:, None] + ((error @ self.covariance) * error).sum(-1)
 
     def rows(self, keep: int, number: int, draws: Draws) -> Iterator[Row]:
-        """A row a method, with and without retraining.
+        """One row per method, with and without retraining.
 
         Args:
-            keep: Features kept.
-            number: Draws of the limit's estimate for a prediction: there is no closed form after pruning.
-            draws: Of those and of random supports.
+            keep: Number of features kept.
+            number: Number of draws of the limit for a prediction; there is no closed form after pruning.
+            draws: Random numbers for those and for random supports.
         """
         problems, (seeds, n, p) = len(self.target), self.features.shape
         diagonal = self.covariance.diagonal(dim1=1, dim2=2)
@@ -71,7 +71,9 @@ class Problem:
         found = []
         values, vectors = torch.linalg.eigh(self.covariance)
         for v, u, target, unseen in zip(values, vectors, self.target, self.unseen, strict=True):
-            limit = ls.limit(v.clamp(min=0), u.T @ target, float(unseen), n)  # rounding takes zeros below 0
+            limit = ls.limit(
+                v.clamp(min=0), u.T @ target, float(unseen), n
+            )  # rounding may give slightly negative zeros
             found.append((limit, u @ limit.mean, (u * limit.deviation) @ u.T))
         return found
 
@@ -104,7 +106,7 @@ class Problem:
 def supports(
     found: Tensor, hessian: Tensor, contribution: Tensor, chance: Tensor, keep: int
 ) -> dict[str, Tensor]:
-    """Method -> indices kept (..., keep), of what has a dimension of coefficients last."""
+    """Method -> indices kept (..., keep); coefficients are the last dimension."""
     scores = {
         "magnitude": found.abs(),
         "hessian": found**2 * hessian,
@@ -126,7 +128,7 @@ def estimates(
 
 
 def against(risks: Tensor, theory: Tensor) -> Row:
-    """Risks of all seeds beside their predictions; the error is that of their difference.
+    """Risks of all seeds with their predictions; the error is that of their difference.
 
     Args:
         risks: (seeds,).
@@ -134,7 +136,7 @@ def against(risks: Tensor, theory: Tensor) -> Row:
     """
     theory = theory.to(risks)
     measured, error = mean_and_error(risks)
-    if len(theory) > 1:  # the prediction knows each seed's features
+    if len(theory) > 1:  # the prediction is conditional on each seed's features
         _, error = mean_and_error(risks - theory.mean(1))
     elif theory.shape[1] > 1:
         error = math.hypot(error, mean_and_error(theory[0])[1])
@@ -146,7 +148,7 @@ def against(risks: Tensor, theory: Tensor) -> Row:
 
 
 def gaussianity(residuals: Tensor) -> Row:
-    """How far standardised residuals are from N(0, 1)."""
+    """Deviation of standardised residuals from N(0, 1)."""
     values = residuals.flatten().sort().values
     steps = torch.arange(len(values) + 1, dtype=values.dtype, device=values.device) / len(values)
     law = torch.special.ndtr(values)

@@ -19,10 +19,10 @@ METHODS = ("random", "magnitude")
 
 
 def lost_energy(dist: str, method: str, rho: float) -> float:
-    """Share ``E[w²; removed] / E[w²]`` of a layer's energy that goes with a share ``rho`` of its weights.
+    """Fraction ``E[w²; removed] / E[w²]`` of a layer's energy that goes with a fraction ``rho`` of its weights.
 
     Args:
-        dist: Law of the weights: gauss or uniform, of mean 0.
+        dist: Distribution of the weights: gauss or uniform, of mean 0.
         method: random, or magnitude, which removes the smallest.
         rho: In (0, 1).
     """
@@ -41,7 +41,7 @@ def gap(eta: float, depth: int) -> tuple[float, float]:
     layers the energy they had.
 
     Args:
-        eta: Share of every layer's energy that was removed.
+        eta: Fraction of every layer's energy that was removed.
         depth: Weight matrices, or convolutions.
     """
     left = math.sqrt(1 - eta)
@@ -53,10 +53,10 @@ def gap(eta: float, depth: int) -> tuple[float, float]:
 
 
 def removed_norm(eta: float, energy: float) -> float:
-    """Operator norm of what was removed from a wide layer: 2 sqrt(eta energy).
+    """Operator norm of the weights removed from a wide layer: 2 sqrt(eta energy).
 
     Args:
-        eta: Share of the energy that was removed.
+        eta: Fraction of the energy that was removed.
         energy: Variance of a weight times the inputs of a unit; 2 keeps the signal's size through ReLU.
     """
     return 2 * math.sqrt(eta * energy)
@@ -66,10 +66,10 @@ def layers(draws: Draws, dist: str, energy: float, *shape: int) -> Tensor:
     """Independent layers (seeds, outputs, inputs[, kernel, kernel]) of weights of mean 0.
 
     Args:
-        draws: Where they come from.
+        draws: Random numbers for the weights.
         dist: gauss or uniform.
         energy: Variance of a weight times the inputs of a unit.
-        shape: Of the result.
+        shape: Shape of the result.
     """
     deviation = math.sqrt(energy / math.prod(shape[2:]))
     if dist == "gauss":
@@ -89,9 +89,9 @@ def dense(weights: Tensor, inputs: Tensor) -> Tensor:
 
 
 def circular(weights: Tensor, inputs: Tensor) -> Tensor:
-    """Convolutions (seeds, c, d, k, k) on inputs (seeds, n, d, side, side) that go on periodically."""
+    """Convolutions (seeds, c, d, k, k) on inputs (seeds, n, d, side, side) with periodic padding."""
     seeds, outputs, _, size, _ = weights.shape
-    joined = inputs.transpose(0, 1).flatten(1, 2)  # a group of channels a seed
+    joined = inputs.transpose(0, 1).flatten(1, 2)  # one group of channels per seed
     half = (size - 1) // 2
     padded = functional.pad(joined, (half, size - 1 - half) * 2, mode="circular")
     found = functional.conv2d(padded, weights.flatten(0, 1), groups=seeds)
@@ -101,9 +101,9 @@ def circular(weights: Tensor, inputs: Tensor) -> Tensor:
 def dense_norm(weights: Tensor) -> float:
     """Operator norm of a matrix (m, d)."""
     matrix = weights.cpu().numpy()
-    start = np.ones(min(matrix.shape))  # a random one would change the last digits from run to run
-    with threadpool_limits(1, user_api="blas"):  # its many small products do not gain from more
-        # The error is of second order in the tolerance.
+    start = np.ones(min(matrix.shape))  # not random, so that all digits are reproducible
+    with threadpool_limits(1, user_api="blas"):  # more threads do not speed up many small products
+        # The error is second order in the tolerance.
         return float(svds(matrix, k=1, return_singular_vectors=False, tol=1e-4, v0=start)[0])
 
 

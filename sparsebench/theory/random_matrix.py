@@ -1,4 +1,4 @@
-"""Random matrices: eigenvalues of samples are biased, can be cleaned, and tell the rank of weights from noise."""
+"""Random matrices: the bias of sample eigenvalues, their correction, and the rank of weights beyond noise."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sparsebench.theory.study import Check, Draws, Point, Study, Tables, require
 
 @dataclass(frozen=True)
 class RandomMatrix(Study):
-    """Eigenvalues of random matrices: their bias, its cleaning, and the rank that weights have beyond noise.
+    """Eigenvalues of random matrices: their bias, its correction, and the rank of weights beyond noise.
 
-    Four parts; one with empty lists is off.
+    Four parts; a part with empty lists is switched off.
 
     * ``top_eigenvalue``: the largest eigenvalue of a sample covariance of ``n`` Gaussian rows of ``p`` variables
       exceeds the true one: for white data, with one spike (seen only above ``1 + sqrt(p/n)``), and for general
@@ -26,29 +26,30 @@ class RandomMatrix(Study):
     * ``cleaning``: estimators that keep the eigenvectors of a sample of ``T`` rows of ``N`` variables, with the loss
       ``|E - C|² / N``: rotationally invariant (rie, and rie_raw without its correction of small eigenvalues),
       analytical nonlinear (lw_nonlinear) and linear (lw_linear, oas) shrinkage, clipping, the true eigenvalues, and
-      the oracle's, ``v'Cv``, than which none is better. Predictions are limits of N to infinity.
+      the oracle's, ``v'Cv``, which are optimal. Predictions are limits of N to infinity.
     * ``autoencoder``: a network from sample to true eigenvalues (ae_true), or to the oracle's (ae_oracle); errors of
       the eigenvalues and of the matrix. Its training spectra have the law of the test spectra; its architecture is
       this study's own.
     * ``weights``: the Marchenko-Pastur law fitted to the spectrum of each weight matrix (outputs, inputs x kernel), of
       planted spikes in noise, and of a trained run. ``rank`` counts the eigenvalues beyond the edge of the noise, with
       the edge's shift by the entries' kurtosis, without which sparse noise seems to have spikes
-      (``uncorrected_rank``). ``rank_sparsity``: the share of the m n weights that factors of that rank r save,
-      ``1 - r (m + n) / (m n)``, at least 0. ``noise_sparsity``: the share of the weights with
-      ``|w| <= sigma sqrt(2 ln(m n))``, what noise of the fitted deviation explains. ``sparsity``: the share that is 0.
+      (``uncorrected_rank``). ``rank_sparsity``: the fraction of the m n weights that factors of that rank r save,
+      ``1 - r (m + n) / (m n)``, at least 0. ``noise_sparsity``: the fraction of the weights with
+      ``|w| <= sigma sqrt(2 ln(m n))``, explained by noise of the fitted deviation. ``sparsity``: the fraction of zeros.
 
     Args:
-        seed: Of all random numbers.
+        seed: Seed of all random numbers.
         top_eigenvalue: ``sizes`` ([n, p] of white data), ``spiked_sizes`` and ``spikes``, ``spectra`` (uniform on
             [1, 3], halves of 1 and 3, geometric on [1, 10]) with ``ratios`` (p / n) and ``variables`` (p), ``small``
             (p of the small cases), ``seeds`` (draws), ``large_seeds`` (with more than 100 variables),
             ``small_seeds``.
         cleaning: ``sizes`` ([N, T]), ``priors`` (inverse_wishart, atoms), ``q_prior`` (ratio of the inverse Wishart
-            matrix), ``atoms`` ([variance, share]), ``seeds``.
+            matrix), ``atoms`` ([variance, fraction]), ``seeds``.
         autoencoder: ``sizes`` ([N, T]), ``repeats``, ``train_spectra``, ``test_spectra``, ``epochs``.
         weights: ``sizes`` ([outputs, inputs] of planted matrices), ``noise_sparsities``, ``strengths`` (of the spikes;
-            1 is the threshold), ``seeds`` (matrices), ``alpha`` (share of eigenvalues at each end that do not tell the
-            variance), ``beta`` (probability that noise gives a spike), ``run`` (folder of a finished run, or null).
+            1 is the threshold), ``seeds`` (matrices), ``alpha`` (fraction of eigenvalues excluded at each end when
+            estimating the variance), ``beta`` (probability that noise gives a spike), ``run`` (folder of a finished
+            run, or null).
 
     References:
         Hayou: On the overestimation of the largest eigenvalue of a covariance matrix. 2017, arXiv 1708.03551.
@@ -141,7 +142,7 @@ class RandomMatrix(Study):
         require_list(f"{name}.atoms", [variance for variance, _ in own["atoms"]], 1e-6)
         if abs(sum(fraction for _, fraction in own["atoms"]) - 1) > 1e-9:
             raise SettingError(
-                f"{name}.atoms", own["atoms"], "pairs of a variance and its share, shares of sum 1"
+                f"{name}.atoms", own["atoms"], "pairs of a variance and a fraction; the fractions sum to 1"
             )
         require_int(f"{name}.seeds", own["seeds"], least=2)
 
@@ -161,7 +162,7 @@ class RandomMatrix(Study):
             weight_spectra.require_run(f"{name}.run", own["run"])
 
     def points(self) -> list[Point]:
-        """The grids of the four parts, one after the other."""
+        """The grid points of the four parts."""
         return [
             {"part": name, **point}
             for name, part in (
@@ -184,7 +185,7 @@ class RandomMatrix(Study):
         return weight_spectra.rows(own, point, draws)
 
     def checks(self, tables: Tables) -> Iterable[Check]:
-        """Eigenvalues and losses against their predictions, the order of estimators, and planted ranks."""
+        """Eigenvalues and losses compared with predictions, the order of estimators, and planted ranks."""
         yield from top_eigenvalue.checks(tables["random_matrix"])
         yield from cleaning.checks(tables["cleaning"])
         yield from spectral_autoencoder.checks(tables["autoencoder"])

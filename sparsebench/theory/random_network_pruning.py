@@ -31,35 +31,35 @@ from sparsebench.theory.study import (
 
 TOLERANCE = 0.03
 LEAST_ENTRIES = 18
-"""Weights removed a row below which their operator norm is not that of a dense matrix."""
+"""Weights removed per row below which their operator norm is not that of a dense matrix."""
 
 
 @dataclass(frozen=True)
 class RandomNetworkPruning(Study):
-    """Randomly and magnitude-pruned random networks: how far from the original, by depth, width and share removed.
+    """Randomly and magnitude-pruned random networks: distance from the original by depth, width and fraction removed.
 
     ``F`` is a ReLU network of square layers without biases and with linear output, its weights independent, of mean 0
-    and variance 2 / (inputs of a unit); ``f`` is ``F`` with the same share of weights of every layer removed, at
-    random or the smallest. In the limit of wide layers ``E |F - f|² / E |F|²`` depends on the depth and on the share
-    ``eta`` of a layer's energy that was removed alone. So it does, for the same reason, for convolutions: the
+    and variance 2 / (inputs of a unit); ``f`` is ``F`` with the same fraction of weights of every layer removed, at
+    random or the smallest. In the limit of wide layers ``E |F - f|² / E |F|²`` depends on the depth and on the fraction
+    ``eta`` of a layer's energy that was removed only. The same holds for convolutions, for the same reason: the
     correlation of the two networks is the same at all locations, and averaging over a kernel keeps it. Parts:
 
-    * ``networks``: the gap against the share removed, the operator norm of what was removed from a layer, and the
+    * ``networks``: the gap against the fraction removed, the operator norm of what was removed from a layer, and the
       bound that a product of operator norms gives.
     * ``widths``: the same with ``D^(1 - alpha)`` of the ``D`` weights of a layer removed, uniform on
       ±1/sqrt(width): norm and gap (its square root) fall as width^-alpha (random), width^-3alpha (magnitude).
     * ``convolution``: the gap for convolutions on periodic images of independent N(0, 1) pixels.
 
-    Below 18 weights removed a row the operator norm is that of a few rows: shown, not tested; so are the norms of
-    convolutions, whose largest is one of many frequencies'.
+    With fewer than 18 weights removed per row the operator norm is that of a few rows: it is shown, not tested; so are
+    the norms of convolutions, which are a maximum over many frequencies.
 
     Args:
-        seed: Of all random numbers.
-        networks: ``dist`` (gauss, uniform), ``method`` (random, magnitude), ``rho`` (shares removed), ``depth``
-            (weight matrices), ``width``, ``seeds``, ``inputs`` (a network), ``norms`` (seeds whose operator norms
+        seed: Seed of all random numbers.
+        networks: ``dist`` (gauss, uniform), ``method`` (random, magnitude), ``rho`` (fractions removed), ``depth``
+            (weight matrices), ``width``, ``seeds``, ``inputs`` (per network), ``norms`` (seeds whose operator norms
             are computed).
-        widths: ``alpha``, ``width``, ``depth``, ``seeds``, ``inputs``, ``norms`` (at the largest width; in
-            proportion more at others).
+        widths: ``alpha``, ``width``, ``depth``, ``seeds``, ``inputs``, ``norms`` (at the largest width;
+            proportionally more at others).
         convolution: ``method``, ``rho``, ``depth``, ``channels``, ``kernel``, ``side`` (pixels), ``seeds``,
             ``inputs``, ``norms``; the weights are Gaussian.
 
@@ -116,7 +116,7 @@ class RandomNetworkPruning(Study):
             raise SettingError("study.convolution.kernel", self.convolution["kernel"], wanted)
 
     def points(self) -> list[Point]:
-        """Every law, method and size of the parts that are not switched off; all shares removed are one point's."""
+        """Every distribution, method and size of the active parts; a point has all fractions removed."""
         own, conv = self.networks, self.convolution
         found: list[Point] = [
             {"part": "networks", "dist": dist, "method": method, "depth": depth}
@@ -133,7 +133,7 @@ class RandomNetworkPruning(Study):
         return found
 
     def rows(self, point: Point, device: torch.device) -> Tables:
-        """A row for each share removed: the gap and the norms beside their limits."""
+        """One row per fraction removed: the gap and the norms with their limits."""
         part = str(point["part"])
         own = {**getattr(self, part), **point}
         net, size = _architecture(own), math.prod(_architecture(own).shape)
@@ -145,7 +145,7 @@ class RandomNetworkPruning(Study):
             fractions, exact, self._gaps(point, own, net, removed, device), strict=True
         ):
             eta = nets.lost_energy(net.dist, own["method"], rho)
-            scale = (1 - eta) ** (own["depth"] / 2)  # layers rescaled are an output rescaled
+            scale = (1 - eta) ** (own["depth"] / 2)  # rescaling layers rescales the output
             row = {
                 **own, "alpha": fraction, "rho": rho, "removed_per_row": rho * size / net.shape[0], "eta": eta,
                 **(found := measured(scale)), **_predicted(found, eta, own["depth"], net.energy),
@@ -162,13 +162,13 @@ class RandomNetworkPruning(Study):
         device: torch.device,
     ) -> list[Callable[[float], Row]]:
         """Gap and norms, given the scale of the pruned copies' outputs, of each number of weights removed."""
-        # The same networks and inputs for all methods: what differs is the pruning alone.
+        # The same networks and inputs for all methods: only the pruning differs.
         draws = Draws(self.seed, {key: value for key, value in point.items() if key != "method"}, device)
         chance = Draws(self.seed, {**point, "for": "pruning"}, device)
         inputs = draws.normal(own["seeds"], own["inputs"], net.shape[1], *net.images)
         whole, copies = inputs, [inputs] * len(removed)
         some, bounded = slice(self._norms(own)), own["part"] != "widths"
-        norms: list[list[list[list[float]]]] = [[] for _ in removed]  # of each share, layer and network
+        norms: list[list[list[list[float]]]] = [[] for _ in removed]  # [fraction][layer][network]
         for layer in range(own["depth"]):
             weights = nets.layers(draws, net.dist, net.energy, own["seeds"], *net.shape)
             scores = chance.uniform(*weights.shape) if own["method"] == "random" else weights.abs()
@@ -187,12 +187,12 @@ class RandomNetworkPruning(Study):
         ]
 
     def _norms(self, own: Mapping[str, Any]) -> int:
-        """Networks whose operator norms are computed: the narrower the more."""
+        """Number of networks whose operator norms are computed: more if they are narrower."""
         more = max(self.widths["width"]) // own["width"] if own["part"] == "widths" else 1
         return min(int(own["norms"]) * more, int(own["seeds"]))
 
     def checks(self, tables: Tables) -> Iterable[Check]:
-        """Gaps and norms against the wide limit, the norms' bound, and the exponents in the width."""
+        """Gaps and norms compared with the wide limit, the norms' bound, and the exponents in the width."""
         for name, rows in tables.items():
             for row in rows:
                 for kind in _compared(name, row):
@@ -208,7 +208,7 @@ class RandomNetworkPruning(Study):
 _COLUMNS = {
     "gap": ("theory_err", "mc_err", "se_err"),
     "gap, rescaled": ("theory_err_rescaled", "mc_err_rescaled", "se_err_rescaled"),
-    "operator norm of what was removed": ("opnorm_theory", "opnorm_mc", "se_opnorm"),
+    "operator norm of the removed weights": ("opnorm_theory", "opnorm_mc", "se_opnorm"),
 }
 _TABLES = {"networks": "random_network_pruning"}
 _TITLES = {"random_network_pruning": "", "widths": "D^(1-alpha) removed: ", "convolution": "convolution: "}
@@ -222,18 +222,18 @@ def _case(row: Row) -> str:
 
 
 def _compared(table: str, row: Row) -> Sequence[str]:
-    """What of a row is held against its limit."""
+    """The quantities of a row that are compared with their limits."""
     gap, rescaled, norm = _COLUMNS
     if table == "widths" and row["removed_per_row"] < LEAST_ENTRIES:
         return ()
     found = [gap] if table == "widths" else [gap, rescaled]
-    alone = math.isnan(row["se_opnorm"])  # one norm has no error to be held against
+    alone = math.isnan(row["se_opnorm"])  # a single norm has no standard error
     return found if table == "convolution" or alone else [*found, norm]
 
 
 @dataclass(frozen=True)
 class _Architecture:
-    """What a part's layers are: (outputs, inputs, ...), of which law, on which images, and what is done with them."""
+    """Layers of a part: (outputs, inputs, ...), their distribution, their images, and how they are pruned."""
 
     shape: tuple[int, ...]
     images: tuple[int, ...]
@@ -256,11 +256,11 @@ def _measured(inputs: Tensor, whole: Tensor, copy: Tensor, norms: Tensor, scale:
     """Gap and norms with their errors.
 
     Args:
-        inputs: (seeds, n, ...), with the outputs of the network and of its pruned copy.
-        whole: (seeds, n, ...).
-        copy: (seeds, n, ...).
+        inputs: (seeds, n, ...) inputs.
+        whole: (seeds, n, ...) outputs of the network.
+        copy: (seeds, n, ...) outputs of its pruned copy.
         norms: (layers, seeds, 3), or (layers, seeds, 1) of what was removed alone: no bound.
-        scale: Of the copy's output in the limit.
+        scale: Scale of the copy's output in the limit.
     """
     energies, of_inputs = whole.square().flatten(1).sum(1), inputs.square().flatten(1).sum(1)
     error, se_error = nets.ratio((whole - copy).square().flatten(1).sum(1), energies)
@@ -277,7 +277,7 @@ def _measured(inputs: Tensor, whole: Tensor, copy: Tensor, norms: Tensor, scale:
 
 
 def _exponents(rows: Sequence[Row]) -> Iterable[Check]:
-    """Slopes of the operator norm against the width, where all its points are tested."""
+    """Slopes of the operator norm against the width, if all its points are tested."""
     for method, alpha in dict.fromkeys((row["method"], row["alpha"]) for row in rows):
         own = [row for row in rows if (row["method"], row["alpha"]) == (method, alpha)]
         if len(own) > 1 and min(row["removed_per_row"] for row in own) >= LEAST_ENTRIES:
@@ -288,7 +288,7 @@ def _exponents(rows: Sequence[Row]) -> Iterable[Check]:
 
 
 def _predicted(measured: Row, eta: float, depth: int, energy: float) -> Row:
-    """Limits of gap and norm, and how far from them the measured ones are."""
+    """Limits of gap and norm, and the measured deviations from them."""
     error, rescaled = nets.gap(eta, depth)
     norm = nets.removed_norm(eta, energy)
     return {

@@ -31,7 +31,7 @@ def kernel(units: Tensor, others: Tensor) -> Tensor:
 def energy(
     units: Tensor, outputs: Tensor, targets: Tensor, target_outputs: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What a two-layer network's squared error depends on, with its gradient.
+    """The part of a two-layer network's squared error that depends on the network, with its gradient.
 
     ``E (f - g)² - E g²`` for ``f = sum_j outputs_j relu(units_j.x)``, ``g`` the same of the targets, ``x ~ N(0, I)``.
 
@@ -60,7 +60,7 @@ def energy(
 
 
 def _pull(cosines: Tensor, weights: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Of each direction with weighted units: the kernel's sum, that of the sines, and the angles' share."""
+    """For each direction with weighted units: the sum of the kernel, of the sines, and the angles' part."""
     sines, fraction = (1 - cosines**2).sqrt() / (2 * math.pi), (math.pi - cosines.arccos()) / (2 * math.pi)
     weighted = sines @ weights[..., None]
     total = weighted + (cosines * fraction) @ weights[..., None]

@@ -1,4 +1,4 @@
-"""What small shallow ReLU networks are trained to: minima of broken symmetry, and few linear regions."""
+"""What small shallow ReLU networks converge to: minima of broken symmetry, and few linear regions."""
 
 from __future__ import annotations
 
@@ -29,33 +29,33 @@ from sparsebench.theory.study import (
 )
 
 SPURIOUS = 1e-6
-"""Loss above which an end of training is no global minimum."""
+"""Loss above which training has not reached a global minimum."""
 
 LIMITS = {"minimum": 0.5 - 2 / math.pi**2, "one block": 0.5 - 1 / math.pi}
-"""Of k times the loss at the minimum of S_(k-1) x S_1, and of the loss at the critical point of S_k."""
+"""Limits of k times the loss at the minimum of S_(k-1) x S_1, and of the loss at the critical point of S_k."""
 
 LARGE = 100
-"""Units from which losses are extrapolated."""
+"""Number of units from which losses are extrapolated."""
 
 PLACES = 4001
-"""Places on [-1, 1] at which a network is held against affine pieces."""
+"""Number of points on [-1, 1] at which a network is compared with affine pieces."""
 
 
 @dataclass(frozen=True)
 class ShallowRelu(Study):
-    """Where training of shallow ReLU networks ends: minima of broken symmetry, and few linear regions.
+    """What training of shallow ReLU networks converges to: minima of broken symmetry, and few linear regions.
 
     * ``symmetry``: a student of k units learns a teacher of k orthonormal ones by gradient descent on the exact loss
       over N(0, I) inputs. The teacher's symmetry is S_k, and spurious minima keep most of it: S_(k-m) x S_m with
-      small m. There the loss is that of a problem of six numbers. L-BFGS finishes what descent left.
+      small m. There the loss is that of a problem of six numbers. L-BFGS refines the result of gradient descent.
     * ``reduced``: that problem's minimum with m = 1, and the critical point of all of S_k, up to large k: k times
       the loss tends to 1/2 - 2/pi², and the loss itself to 1/2 - 1/pi.
     * ``regions``: networks of one input learn labels that change sign r times. Kinks grow with the width, but the
-      fewest affine pieces that are the network within 1 % or 3 % of its largest output are O(r). There is no
-      constant to hold them against: the checks' is what was measured, 2 r + 2.
+      fewest affine pieces that are the network within 1 % or 3 % of its largest output are O(r). The theory
+      gives no constant; the checks use the measured 2 r + 2.
 
     Args:
-        seed: Of all random numbers.
+        seed: Seed of all random numbers.
         symmetry: ``k``, ``seeds``, ``steps`` (of gradient descent).
         reduced: ``k``.
         regions: ``changes`` (values of r), ``width``, ``samples``, ``seeds``, ``steps`` (to r = 3), ``more_steps``
@@ -102,7 +102,7 @@ class ShallowRelu(Study):
         return found + [{"part": "regions", "changes": changes} for changes in self.regions["changes"]]
 
     def rows(self, point: Point, device: torch.device) -> Tables:
-        """A row a seed; of the reduced problem a row a critical point."""
+        """One row per seed; for the reduced problem one row per critical point."""
         draws = Draws(self.seed, point, device)
         if point["part"] == "symmetry":
             return {"shallow_relu": self._ends(point["k"], draws)}
@@ -121,7 +121,7 @@ class ShallowRelu(Study):
 
         rows = []
         for seed, (end, loss) in enumerate(zip(ends, losses, strict=True)):
-            if loss > SPURIOUS / 100:  # else it is on its way to 0
+            if loss > SPURIOUS / 100:  # otherwise it is still converging to 0
                 loss, end = symmetry.settled(end)
             sizes, spurious = tuple(symmetry.blocks(end)), loss > SPURIOUS
             theory = predicted(sizes) if spurious else 0.0
@@ -160,7 +160,7 @@ class ShallowRelu(Study):
         return rows
 
     def checks(self, tables: Tables) -> Iterable[Check]:
-        """Symmetries and losses of the spurious minima, the limits of large k, and regions against the width."""
+        """Symmetries and losses of the spurious minima, the limits for large k, and regions against the width."""
         yield from _of_minima(tables["shallow_relu"])
         for point, limit in LIMITS.items():
             own = [row for row in tables["reduced"] if row["point"] == point]
@@ -199,18 +199,18 @@ def _of_minima(rows: Sequence[Row]) -> Iterable[Check]:
         if row["spurious"]:
             case = f"k={row['k']} seed={row['seed']} blocks {row['blocks']}"
             sizes = [int(size) for size in row["blocks"].split()]
-            yield below("half of all units against the largest block", case, sizes[0], row["k"] / 2)
+            yield below("half of all units compared with the largest block", case, sizes[0], row["k"] / 2)
             if len(sizes) == 2:
                 title = "loss of the reduced problem at a spurious minimum"
                 yield near(title, case, row["predicted_loss"], row["loss"], 1e-5)
     order = sorted(fractions)
     for small, large in itertools.pairwise(order):
         few, many = (sum(fractions[k]) / len(fractions[k]) for k in (small, large))
-        yield below("share of spurious minima, against that of the next k", f"k={small}, {large}", many, few)
+        yield below("fraction of spurious minima, compared with the next k", f"k={small}, {large}", many, few)
 
 
 def _of_regions(rows: Sequence[Row]) -> Iterable[Check]:
-    """Of networks that have learned all labels."""
+    """Checks of the regions of networks that have learned all labels."""
     trained = [row for row in rows if row["train_acc"] == 1]
     for changes in dict.fromkeys(row["changes"] for row in trained):
         own = [row for row in trained if row["changes"] == changes]

@@ -1,4 +1,4 @@
-"""Estimators of a covariance that keep the sample's eigenvectors: what becomes of its eigenvalues, and what is best.
+"""Covariance estimators that keep the sample's eigenvectors: shrinkage of its eigenvalues, and the optimal one.
 
 The loss of eigenvalues ``e`` is ``|E - C|² / N = mean(C²) - 2 mean(e o) + mean(e²)`` with ``o = v'Cv`` of the sample's
 eigenvectors ``v``: those are the oracle's eigenvalues.
@@ -95,7 +95,7 @@ def nonlinear_ledoit_wolf(values: Tensor, n: int) -> Tensor:
 
 
 def clipped(values: Tensor, q: float) -> Tensor:
-    """Those inside the bulk of white data of the same mean become their mean.
+    """Clipping: eigenvalues inside the bulk of white data of the same mean are replaced by their mean.
 
     Args:
         values: (..., N) sample eigenvalues (variance).
@@ -125,7 +125,7 @@ def estimates(sample: Sample, n: int, intensities: Mapping[str, Tensor]) -> dict
     """Estimator -> its eigenvalues (batch, N), in the order of the sample's.
 
     Args:
-        sample: Of ``n`` rows.
+        sample: Sample of ``n`` rows.
         n: Rows, more than N.
         intensities: Linear estimator -> its intensities (batch,), of :func:`linear_intensities`.
     """
@@ -149,10 +149,10 @@ class Limits:
     """Losses (variance²) with infinitely many variables.
 
     Args:
-        sample: Of the sample's eigenvalues.
-        linear: Of the best linear shrinkage.
-        oracle: Of the best eigenvalues for the sample's eigenvectors.
-        intensity: Of the best linear shrinkage.
+        sample: Loss of the sample's eigenvalues.
+        linear: Loss of the best linear shrinkage.
+        oracle: Loss of the best eigenvalues for the sample's eigenvectors.
+        intensity: Intensity of the best linear shrinkage.
     """
 
     sample: float
@@ -162,7 +162,7 @@ class Limits:
 
 
 def limits_of_atoms(variances: np.ndarray, fractions: np.ndarray, q: float) -> Limits:
-    """For a true spectrum of atoms (atoms,) with their shares (atoms,), and ``q`` variables a sample."""
+    """For a true spectrum of atoms (atoms,) with their fractions (atoms,), and ``q`` variables per sample."""
     first, second = (fractions * variances).sum(), (fractions * variances**2).sum()
     bulk = spectra.bulk(variances, fractions, q)
     return _limits(q, first, second, float(second - (bulk.mass * bulk.shrunk**2).sum()))

@@ -1,4 +1,4 @@
-"""Laws of the eigenvalues of ``X'X / n`` for ``n`` independent rows of ``p`` variables, with ``q = p / n``.
+"""Distributions of the eigenvalues of ``X'X / n`` for ``n`` independent rows of ``p`` variables, with ``q = p / n``.
 
 The bulk (Marchenko and Pastur, Math. USSR-Sbornik 1967; Silverstein, J. Multivariate Analysis 1995), its edges with
 their fluctuations (Johnstone, Annals of Statistics 2001; El Karoui, Annals of Probability 2007), and eigenvalues that
@@ -17,13 +17,13 @@ from scipy.optimize import brentq, elementwise
 from scipy.special import airy, ndtr
 
 TW_MEAN, TW_SD = -1.2065335745820, math.sqrt(1.6077810345810)
-"""Of the Tracy-Widom law of real matrices."""
+"""Mean and standard deviation of the Tracy-Widom law of real matrices."""
 
 TW_RANGE = (-10.0, 10.0)
-"""Outside, its distribution function is 0 or 1 to 1e-13."""
+"""Outside this range its distribution function is 0 or 1 to 1e-13."""
 
 SLACK = 1e-9
-"""Relative, by which a bracket is wider than its root's bounds."""
+"""Relative margin by which a bracket exceeds the bounds of its root."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class MarchenkoPastur:
 
     Args:
         q: Variables over samples, in (0, 1].
-        variance: Of an entry.
+        variance: Variance of an entry.
     """
 
     q: float
@@ -45,7 +45,7 @@ class MarchenkoPastur:
         return self.variance * (1 - root) ** 2, self.variance * (1 + root) ** 2
 
     def cdf(self, x: np.ndarray) -> np.ndarray:
-        """Share of eigenvalues up to ``x`` (variance), of any shape."""
+        """Fraction of eigenvalues up to ``x`` (variance), of any shape."""
         low, high = MarchenkoPastur(self.q).edges
         x = np.clip(np.asarray(x, dtype=float) / self.variance, low, high)
         below, above = x - low, high - x
@@ -60,7 +60,7 @@ class MarchenkoPastur:
         return np.clip(total / (2 * math.pi * self.q), 0.0, 1.0)
 
     def quantile(self, fraction: np.ndarray) -> np.ndarray:
-        """Eigenvalues (variance) up to which there are the shares, each in [0, 1]."""
+        """Quantiles: eigenvalues (variance) below which the given fractions, each in [0, 1], lie."""
         unit = MarchenkoPastur(self.q)
         found = elementwise.find_root(
             lambda x, wanted: unit.cdf(x) - wanted, unit.edges, args=(np.asarray(fraction),)
@@ -89,7 +89,7 @@ def tracy_widom(s: float) -> float:
 
 @cache
 def tracy_widom_quantile(fraction: float) -> float:
-    """The inverse of :func:`tracy_widom`, of a share in (0, 1)."""
+    """The inverse of :func:`tracy_widom`, of a probability in (0, 1)."""
     return float(brentq(lambda s: tracy_widom(s) - fraction, *TW_RANGE, xtol=1e-12))
 
 
@@ -98,11 +98,11 @@ def tracy_widom_quantile(fraction: float) -> float:
 
 @dataclass(frozen=True)
 class Largest:
-    """What is predicted of the largest sample eigenvalue.
+    """Predictions for the largest sample eigenvalue.
 
     Args:
         edge: Upper edge of the bulk (variance).
-        mean: Of the largest eigenvalue, with the correction for finite size where it is known (variance).
+        mean: Mean of the largest eigenvalue, with the finite-size correction if it is known (variance).
         sd: Its standard deviation (variance).
         over: Probability that it exceeds the largest true eigenvalue.
         overlap: Squared cosine of its eigenvector with the spike's; NaN without a spike.
@@ -123,7 +123,7 @@ def _tracy_widom_law(
 
 
 def white(n: int, p: int) -> Largest:
-    """Of ``n`` samples of ``p`` independent variables of variance 1, with Johnstone's centring."""
+    """Prediction for ``n`` samples of ``p`` independent variables of variance 1, with Johnstone's centring."""
     return _white(n, p, 1.0)
 
 
@@ -135,12 +135,12 @@ def _white(n: int, p: int, true: float, overlap: float = math.nan) -> Largest:
 
 
 def bbp_threshold(q: float) -> float:
-    """The variance up to which a spike over a bulk of variance 1 leaves no trace."""
+    """The variance up to which a spike over a bulk of variance 1 is not detectable (BBP threshold)."""
     return 1 + math.sqrt(q)
 
 
 def spiked(n: int, p: int, spike: float) -> Largest:
-    """Of variables of variance 1 but for one of variance ``spike``: it leaves the bulk, or hides in it."""
+    """Prediction for variables of variance 1 except one of variance ``spike``, which leaves the bulk or not."""
     q = p / n
     if spike <= bbp_threshold(q):
         return _white(n, p, spike, overlap=0.0)
@@ -151,7 +151,7 @@ def spiked(n: int, p: int, spike: float) -> Largest:
 
 
 def general(n: int, variances: np.ndarray) -> Largest:
-    """Of variables of any variances, none of them a spike: the edge with its Tracy-Widom fluctuation.
+    """Prediction for variables of any variances without a spike: the edge with its Tracy-Widom fluctuation.
 
     Args:
         n: Samples, more than variables.
@@ -169,7 +169,7 @@ def edges(variances: np.ndarray, fractions: np.ndarray, q: float) -> tuple[float
 
     Args:
         variances: (atoms,) true eigenvalues.
-        fractions: (atoms,) of the variables; their sum is 1.
+        fractions: (atoms,) fractions of the variables; their sum is 1.
         q: Variables over samples, below 1.
     """
     places = (_edge_place(variances, fractions, q, upper) for upper in (False, True))
@@ -194,7 +194,7 @@ def _edge_place(t: np.ndarray, fractions: np.ndarray, q: float, upper: bool) -> 
     low, high = (
         t[i] * math.sqrt(q * fractions[i]),
         t[i] * math.sqrt(q),
-    )  # as if all others were far, or here too
+    )  # bounds: all others far away, or at the same place
     distance = brentq(slope, low * (1 - SLACK), high * (1 + SLACK), xtol=1e-15 * t[i], rtol=1e-14)
     return float(t[i] + sign * distance)
 
@@ -205,7 +205,7 @@ class Bulk:
 
     Args:
         x: (points,) sample eigenvalues (variance), ascending.
-        mass: (points,) shares of the eigenvalues near each; their sum is 1 but for the error of the rule.
+        mass: (points,) fractions of the eigenvalues near each; their sum is 1 up to the quadrature error.
         shrunk: (points,) the mean of ``v'Cv`` over the sample eigenvectors ``v`` near each (variance).
     """
 
@@ -222,9 +222,9 @@ def bulk(variances: np.ndarray, fractions: np.ndarray, q: float, points: int = 4
 
     Args:
         variances: (atoms,) true eigenvalues.
-        fractions: (atoms,) of the variables; their sum is 1.
+        fractions: (atoms,) fractions of the variables; their sum is 1.
         q: Variables over samples, below 1.
-        points: Of the grid.
+        points: Number of grid points.
     """
     t, squares = variances, q * fractions * variances**2
     low, high = (_edge_place(t, fractions, q, upper) for upper in (False, True))

@@ -1,4 +1,4 @@
-"""A network that cleans eigenvalues beside estimators that need no training: a part of the study of random matrices."""
+"""A network that cleans eigenvalues, compared with estimators without training: part of the random-matrix study."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from sparsebench.theory.study import Check, Draws, Point, Row, below, mean_and_e
 HIDDEN = (32, 16, 32)
 BATCH, RATE = 256, 1e-3
 NUMBERS = 2**24
-"""Of a batch of data: 128 MB."""
+"""Entries of a batch of data: 128 MB."""
 
 PRIOR = "power law with 0-3 spikes"
 NETWORKS = ("ae_true", "ae_oracle")
 
 
 def points(own: Mapping[str, Any]) -> Iterator[Point]:
-    """Every size, with every repetition of the training."""
+    """Every size with every repetition of the training."""
     for count, samples in own["sizes"]:
         yield from ({"N": count, "T": samples, "seed": seed} for seed in range(own["repeats"]))
 
 
 def rows(own: Mapping[str, Any], point: Point, draws: Draws) -> list[Row]:
-    """A row an estimator: errors of the test spectra."""
+    """One row per estimator: errors on the test spectra."""
     count, samples = point["N"], point["T"]
     train = _spectra(count, own["train_spectra"], draws)
     batch = max(1, NUMBERS // (count * samples))
@@ -76,8 +76,8 @@ class Networks:
 
     Args:
         inputs: (spectra, N) sample eigenvalues (variance), each spectrum in order.
-        targets: (networks, spectra, N) what each network is to make of them.
-        draws: Of the initial weights.
+        targets: (networks, spectra, N) targets of each network.
+        draws: Random numbers for the initial weights.
     """
 
     def __init__(self, inputs: Tensor, targets: Tensor, draws: Draws) -> None:
@@ -87,7 +87,7 @@ class Networks:
         self.targets = (targets - self.target_centre) / self.target_scale
         self.layers = []
         for before, after in pairwise((inputs.shape[1], *HIDDEN, inputs.shape[1])):
-            bound = 1 / math.sqrt(before)  # of torch.nn.Linear
+            bound = 1 / math.sqrt(before)  # as torch.nn.Linear
             weight = bound * (2 * draws.uniform(len(targets), before, after) - 1)
             bias = bound * (2 * draws.uniform(len(targets), 1, after) - 1)
             self.layers.append((weight.requires_grad_(), bias.requires_grad_()))
@@ -105,7 +105,7 @@ class Networks:
             return self._forward((inputs - self.centre) / self.scale) * self.target_scale + self.target_centre
 
     def train(self, epochs: int, draws: Draws) -> None:
-        """Least squares by Adam, its rate falling to 0 by a cosine; ``draws`` give the order of the spectra."""
+        """Least squares by Adam with a cosine learning-rate schedule; ``draws`` give the order of the spectra."""
         parameters = [tensor for layer in self.layers for tensor in layer]
         optimizer = torch.optim.Adam(parameters, RATE, fused=True)
         steps = epochs * -(-len(self.inputs) // BATCH)
@@ -120,7 +120,7 @@ class Networks:
 
 
 def checks(rows: Iterable[Row]) -> Iterator[Check]:
-    """The networks against the rotationally invariant estimator, and all against the oracle."""
+    """The networks compared with the rotationally invariant estimator, and all with the oracle."""
     cases: dict[tuple[int, int, int], dict[str, Row]] = {}
     for row in rows:
         cases.setdefault((row["N"], row["T"], row["seed"]), {})[row["estimator"]] = row

@@ -1,4 +1,4 @@
-"""What a numerical study is: grid points that are computed one by one, tables of their rows, and checks on those."""
+"""The interface of a numerical study: grid points computed one by one, tables of their rows, and checks."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from torch import Tensor
 from sparsebench.errors import SettingError
 
 Point = dict[str, Any]
-"""A grid point: texts and numbers that say what is computed there; equal points give equal rows."""
+"""A grid point: strings and numbers that define what is computed; equal points give equal rows."""
 
 Row = dict[str, Any]
 Tables = dict[str, list[Row]]
 """Name of a table -> its rows: column -> value; ``nan`` where there is no prediction."""
 
 ERRORS = 3.5
-"""Standard errors by which a mean over seeds may miss its prediction, on top of a relative tolerance."""
+"""Standard errors by which a mean over seeds may deviate from its prediction, in addition to a relative tolerance."""
 
 
 class Study(ABC):
-    """A paper's prediction beside an experiment of finite size.
+    """A paper's prediction compared with an experiment of finite size.
 
     A study is a frozen dataclass; its fields are the settings of ``conf/theory/NAME.yaml``. It computes in float64,
     seeds are a dimension of its tensors, and a grid point's random numbers depend on ``seed`` and the point alone: so
-    points can be computed in any order, and a study that was interrupted goes on with those that are left.
+    points can be computed in any order, and an interrupted study resumes with the remaining ones.
 
     Attributes:
         tables: Name of each table -> its columns. The first has the study's name.
-        seed: Of all random numbers.
+        seed: Seed of all random numbers.
     """
 
     tables: ClassVar[Mapping[str, Sequence[str]]]
@@ -43,30 +43,30 @@ class Study(ABC):
 
     @abstractmethod
     def points(self) -> list[Point]:
-        """The grid, in the order of the tables' rows."""
+        """The grid points, in the order of the tables' rows."""
 
     @abstractmethod
     def rows(self, point: Point, device: torch.device) -> Tables:
-        """The rows of every table that a grid point gives."""
+        """The rows of a grid point, for every table."""
 
     @abstractmethod
     def checks(self, tables: Tables) -> Iterable[Check]:
-        """What the paper predicts, held against the finished tables."""
+        """Compare the paper's predictions with the finished tables."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """A prediction held against a measurement: a row of summary.csv.
+    """A prediction compared with a measurement: a row of summary.csv.
 
     Args:
-        check: What is compared.
-        case: Where: the grid point.
-        predicted: By the theory; for an inequality the bound.
-        measured: By the simulation.
-        standard_error: Of ``measured``; 0 for what is not random.
-        deviation: Relative, or as the name of the check says.
-        tolerance: Of ``deviation``.
-        passed: The verdict.
+        check: The compared quantity.
+        case: The grid point.
+        predicted: Value predicted by the theory; for an inequality the bound.
+        measured: Value measured in the simulation.
+        standard_error: Standard error of ``measured``; 0 if it is not random.
+        deviation: Relative deviation, or as the name of the check says.
+        tolerance: Tolerance of ``deviation``.
+        passed: Whether the check passed.
     """
 
     check: str
@@ -82,7 +82,7 @@ class Check:
 def close(
     check: str, case: str, predicted: float, measured: float, tolerance: float, standard_error: float = 0.0
 ) -> Check:
-    """``|measured - predicted| <= tolerance |predicted| + 3.5 standard errors``; a NaN passes nothing."""
+    """``|measured - predicted| <= tolerance |predicted| + 3.5 standard errors``; a NaN never passes."""
     difference = measured - predicted
     passed = abs(difference) <= tolerance * abs(predicted) + ERRORS * standard_error
     deviation = difference / predicted if predicted else math.inf * difference if difference else 0.0
@@ -100,17 +100,17 @@ def near(
 
 
 def below(check: str, case: str, bound: float, measured: float) -> Check:
-    """``measured <= bound``; the deviation is their difference."""
+    """Check ``measured <= bound``; the deviation is their difference."""
     return Check(f"{check} (at most)", case, bound, measured, 0.0, measured - bound, 0.0, measured <= bound)
 
 
 class Draws:
-    """The random numbers of a grid point, the same on every device and for every number of threads.
+    """Random numbers of a grid point, the same on every device and with any number of threads.
 
     Args:
-        seed: Of the study.
-        point: The grid point, or the part of it that the numbers are to depend on.
-        device: Where the numbers go.
+        seed: Seed of the study.
+        point: The grid point, or the part of it that the numbers depend on.
+        device: Device of the returned tensors.
     """
 
     def __init__(self, seed: int, point: Mapping[str, Any], device: torch.device) -> None:
@@ -128,7 +128,7 @@ class Draws:
 
 
 def mean_and_error(samples: Tensor) -> tuple[float, float]:
-    """Mean over seeds, and its standard error (NaN of one seed).
+    """Mean over seeds, and its standard error (NaN for one seed).
 
     Args:
         samples: (seeds,).
@@ -143,10 +143,10 @@ def relative(measured: float, predicted: float) -> float:
 
 
 def require_list(name: str, values: Sequence[Any], low: float, high: float = math.inf) -> None:
-    """Refuse an empty list, and members that are not numbers in [``low``, ``high``].
+    """Check that a list is not empty and contains only numbers in [``low``, ``high``].
 
     Raises:
-        SettingError: The first that is wrong.
+        SettingError: For the first wrong value.
     """
     wanted = (
         f"a list of numbers in [{low:g}, {high:g}]" if high < math.inf else f"a list of numbers from {low:g}"

@@ -1,4 +1,4 @@
-"""ReLU students of a teacher of orthonormal units: their loss, its descent, and the symmetries of where it ends.
+"""ReLU students of a teacher of orthonormal units: their loss, gradient descent, and the symmetries of its limits.
 
 ``L(W) = 1/2 E (sum_i relu(w_i.x) - sum_j relu(x_j))²``, x ~ N(0, I_k), W (k, k). Permuting rows and columns of W leaves
 it as it is: the isotropy group of W are the permutations of both at once, up to one of rows, that leave W.
@@ -19,10 +19,10 @@ from sparsebench.theory.lbfgs import least
 from sparsebench.theory.relu_kernel import energy
 
 MINIMUM = (1.0, 0.0, 2.0, 1.2, -0.9, 0.0)
-"""Where the search for a minimum of two blocks starts: a, b, k c, k d, e, f of :func:`pattern`."""
+"""Starting point of the search for a minimum of two blocks: a, b, k c, k d, e, f of :func:`pattern`."""
 
 SADDLE = (-0.7, 2.0)
-"""Where that for the critical point of one block starts: a, k b."""
+"""Starting point of the search for the critical point of one block: a, k b."""
 
 
 def loss(students: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,7 +40,7 @@ def descended(students: Tensor, steps: int) -> Tensor:
     with threadpool_limits(1), torch.inference_mode():
         for _ in range(steps):
             students = students - rate * loss(students)[1]
-    return students.clone()  # an ordinary tensor again
+    return students.clone()  # outside inference mode
 
 
 def settled(student: Tensor) -> tuple[float, Tensor]:
@@ -69,11 +69,11 @@ def reduced(k: int, m: int, start: Sequence[float]) -> tuple[float, list[float]]
 
     Args:
         k: Units.
-        m: Of the last block; 0 for one block.
+        m: Units of the last block; 0 for one block.
         start: a, b, k c, k d, e, f; or a, k b for one block.
 
     Returns:
-        The loss, and a to f; NaN where there is no such entry.
+        The loss, and a to f; NaN for entries that do not exist.
     """
     masks = pattern(k, m)
     present = masks.flatten(1).any(1)
@@ -95,7 +95,7 @@ def blocks(student: Tensor, tolerance: float = 1e-3) -> list[int]:
 
     Args:
         student: Near a critical point.
-        tolerance: Of an entry.
+        tolerance: Tolerance of an entry.
     """
     matrix = student.cpu().numpy()
     _, columns = linear_sum_assignment(-np.abs(matrix))  # of W itself it takes negative diagonals for others

@@ -1,4 +1,4 @@
-"""The largest eigenvalue of a sample covariance beside its predictions: a part of the study of random matrices."""
+"""The largest eigenvalue of a sample covariance and its predictions: a part of the study of random matrices."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from sparsebench.theory.study import (
 
 SPECTRA = ("uniform", "halves", "geometric")
 LARGE = 100
-"""Variables beyond which there are fewer seeds."""
+"""Number of variables beyond which fewer seeds are used."""
 
 NUMBERS = 2**24
-"""Of a batch of data: 128 MB."""
+"""Entries of a batch of data: 128 MB."""
 
 
 def points(own: Mapping[str, Any]) -> Iterator[Point]:
-    """White data, data with one spike, general spectra, and small cases where only a bound is known."""
+    """White data, data with one spike, general spectra, and small cases with a known bound only."""
     for n, p in own["sizes"]:
         yield {"spectrum": "white", "n": n, "p": p}
     for n, p in own["spiked_sizes"]:
@@ -70,7 +70,7 @@ def row(own: Mapping[str, Any], point: Point, draws: Draws) -> Row:
 
 
 def _variances(spectrum: str, p: int, spike: float) -> np.ndarray:
-    """True eigenvalues: of the named spectra 100 values, in equal numbers."""
+    """True eigenvalues: 100 values for a named spectrum, each repeated equally often."""
     if spectrum in ("white", "spiked"):
         found = np.ones(p)
         found[0] = spike if spectrum == "spiked" else 1
@@ -117,7 +117,7 @@ def _simulated(
 
 
 def checks(rows: Iterable[Row]) -> Iterator[Check]:
-    """Means, standard deviations and eigenvectors against predictions; the bounds where there is none."""
+    """Means, standard deviations and eigenvectors compared with predictions, or with bounds if there is none."""
     for row in rows:
         case = _case(row)
         if row["spectrum"] == "small":
@@ -125,7 +125,7 @@ def checks(rows: Iterable[Row]) -> Iterator[Check]:
             continue
         if row["spectrum"] == "spiked":
             distance = row["spike"] / spectra.bbp_threshold(row["q"]) - 1
-            if abs(distance) < 0.2:  # between the two laws neither holds at finite size
+            if abs(distance) < 0.2:  # near the transition neither law holds at finite size
                 continue
             yield near(
                 "overlap with the spike",
@@ -141,15 +141,15 @@ def checks(rows: Iterable[Row]) -> Iterator[Check]:
 
 
 def _bounds(row: Row, case: str) -> Iterator[Check]:
-    """Two inequalities at any size: the mean is too large, and so is a draw with a known probability."""
+    """Two inequalities at any size: the mean is biased upwards, and a draw is too large with a known probability."""
     factor = 1 - 1 / row["n"] if row["centred"] else 1.0
     yield below(
-        "true largest eigenvalue, against the mean of the sample's and 3.5 standard errors",
+        "true largest eigenvalue, compared with the sample mean plus 3.5 standard errors",
         case, row["mc_mean"] + ERRORS * row["se"], factor * row["true_max"],
     )  # fmt: skip
     error = math.sqrt(row["p_over_bound"] * (1 - row["p_over_bound"]) / row["seeds"])
     yield below(
-        "bound on the probability of over-estimation, against the share and 3.5 standard errors",
+        "bound on the probability of over-estimation, compared with the frequency plus 3.5 standard errors",
         case, row["p_over_mc"] + ERRORS * error, row["p_over_bound"],
     )  # fmt: skip
 

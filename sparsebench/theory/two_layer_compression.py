@@ -1,4 +1,4 @@
-"""How well few ReLU nodes imitate many random ones, and which few: an equiangular frame."""
+"""How well few ReLU nodes approximate many random ones, and which: an equiangular frame."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from sparsebench.theory.study import (
 )
 
 MANY = 3200
-"""Nodes from which the best student is held against that of infinitely many."""
+"""Number of nodes from which the best student is compared with that of infinitely many."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class TwoLayerCompression(Study):
       draws ~ 1/sqrt(d N), to leading order in d, worst direction ~ 1/sqrt(N).
 
     Args:
-        seed: Of all random numbers.
+        seed: Seed of all random numbers.
         simplified: ``pairs`` ([M, d]), ``restarts``.
         tilt: ``mean`` (lengths of m), ``units``, ``d``, ``restarts``.
         full: ``d``, ``units``, ``nodes``, ``mean`` (lengths of m), ``seeds``, ``restarts``.
@@ -96,7 +96,7 @@ class TwoLayerCompression(Study):
         require_list("study.rate.worst", [self.rate["worst"]], 2, self.rate["seeds"])
 
     def points(self) -> list[Point]:
-        """Every problem of the parts that are not switched off."""
+        """Every problem of the active parts."""
         found: list[Point] = [
             {"problem": "simplified", "units": units, "d": d} for units, d in self.simplified["pairs"]
         ]
@@ -111,7 +111,7 @@ class TwoLayerCompression(Study):
         return found + [{"problem": "rate", "d": d} for d in self.rate["d"] if self.rate["nodes"]]
 
     def rows(self, point: Point, device: torch.device) -> Tables:
-        """The best student of a problem, one row a target; or the error rates at a number of inputs."""
+        """The best student of a problem, one row per target; or the error rates at a number of inputs."""
         draws, problem = Draws(self.seed, point, device), point["problem"]
         if problem == "rate":
             return {"rate": list(self._rates(point["d"], draws))}
@@ -139,7 +139,7 @@ class TwoLayerCompression(Study):
             if problem != "full":
                 rows[-1]["residual"] = 1 + best[0] / frames.target_energy(mean)
             if units > d + 1:
-                rows[-1]["alpha_theory"] = math.nan  # there is no such frame
+                rows[-1]["alpha_theory"] = math.nan  # no such frame exists
         return {"two_layer_compression": rows}
 
     def _rates(self, d: int, draws: Draws) -> Iterator[Row]:
@@ -170,7 +170,7 @@ class TwoLayerCompression(Study):
             yield _rate(d, count, "worst", mean, error, spread / 2 / math.sqrt(d * count), len(worst))
 
     def checks(self, tables: Tables) -> Iterable[Check]:
-        """Best students against the frames, and errors against their rates."""
+        """Best students compared with the frames, and errors with their rates."""
         rows = tables["two_layer_compression"]
         for row in rows:
             case = f"M={row['units']} d={row['d']}" + (f" mean={row['mean']:g}" if row["mean"] else "")
@@ -196,7 +196,7 @@ class TwoLayerCompression(Study):
 
 
 def _full_checks(rows: Sequence[Row]) -> Iterable[Check]:
-    """Means over the targets of finitely, but many, nodes."""
+    """Means over targets with many, but finitely many, nodes."""
     full = [row for row in rows if row["problem"] == "full" and row["nodes"] >= MANY]
     for mean, nodes in dict.fromkeys((row["mean"], row["nodes"]) for row in full):
         own = [row for row in full if (row["mean"], row["nodes"]) == (mean, nodes)]
@@ -208,7 +208,7 @@ def _full_checks(rows: Sequence[Row]) -> Iterable[Check]:
 
 
 def _described(excess: float, units: Tensor, theory: frames.Frame) -> Row:
-    """A student beside the frame that it should be."""
+    """A student compared with the predicted frame."""
     directions = units / units.norm(dim=1, keepdim=True)
     off = (directions @ directions.T)[~torch.eye(len(units), dtype=torch.bool)]
     alpha = units.norm(dim=1) / len(units)

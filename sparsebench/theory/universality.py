@@ -1,4 +1,4 @@
-"""Learning labels from random features, and from Gaussian ones of the same covariance: universality of the error."""
+"""Learning labels from random features and from Gaussian ones of the same covariance: universality of the error."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def compared(
 
     Args:
         loss: One of :data:`LOSSES`.
-        network: Gives the features.
-        samples: For training and for the test.
+        network: Network that computes the features.
+        samples: Number of samples for training and for the test.
         lam: Ridge, as in :func:`learnt`.
         noise: Variance of the noise under the sign.
-        draws: Of inputs, target and noise.
+        draws: Random numbers for inputs, target and noise.
 
     Returns:
         ``{real,gaussian}_{error,loss}`` with standard errors, and ``theory_loss`` of the squared loss.
@@ -79,7 +79,7 @@ def learnt(loss: str, design: Tensor, labels: Tensor, lam: float) -> Tensor:
 
 
 def _squared(omega: Tensor, theta: Tensor, noise: float, lam: float, n: int) -> float:
-    """The squared loss on labels: what of them is linear in the features is a target, the rest acts as noise."""
+    """The squared loss on labels: their part linear in the features is the target, the rest acts as noise."""
     values, vectors = torch.linalg.eigh(omega / omega.shape[-1])
     turned = (vectors.transpose(1, 2) @ theta).squeeze(-1)
     power = (values * turned**2).sum(1, keepdim=True) + noise

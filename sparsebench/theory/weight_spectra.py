@@ -1,4 +1,4 @@
-"""Rank and sparsity of weight matrices by the law of noise: a part of the study of random matrices."""
+"""Rank and sparsity of weight matrices by the Marchenko-Pastur law: a part of the study of random matrices."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def points(own: Mapping[str, Any]) -> Iterator[Point]:
 
 
 def require_run(setting: str, run: object) -> None:
-    """Refuse what is not the folder of a finished run.
+    """Check that ``run`` is the folder of a finished run.
 
     Raises:
         SettingError: Its model or its list of layers is missing.
@@ -43,7 +43,7 @@ def require_run(setting: str, run: object) -> None:
 
 
 def rows(own: Mapping[str, Any], point: Point, draws: Draws) -> Tables:
-    """A row a matrix; the eigenvalues of the run's layers, and of the first planted matrix of each kind."""
+    """One row per matrix; the eigenvalues of the run's layers, and of the first planted matrix of each kind."""
     if "run" in point:
         return _of_run(own, expanded(point["run"]), draws.device)
     outputs, inputs, strengths = point["outputs"], point["inputs"], own["strengths"]
@@ -88,10 +88,10 @@ def planted(
     Args:
         outputs: Rows.
         inputs: Columns.
-        sparsity: Share of the noise's entries that are 0; the others have the greater variance.
-        strengths: A spike each: 1 is the threshold of its being seen.
-        seeds: Matrices.
-        draws: Of the noise and the directions.
+        sparsity: Fraction of the noise's entries that are 0; the others have the greater variance.
+        strengths: One spike each; 1 is the detection threshold.
+        seeds: Number of matrices.
+        draws: Random numbers for the noise and the directions.
 
     Returns:
         (seeds, outputs, inputs).
@@ -115,17 +115,17 @@ def _directions(drawn: Tensor) -> Tensor:
 
 
 def analysed(weight: Tensor, alpha: float, beta: float) -> tuple[Row, Tensor]:
-    """What the law of noise says of a weight matrix, and its eigenvalues.
+    """Fit the Marchenko-Pastur law to a weight matrix; also returns its eigenvalues.
 
-    Rows and columns of zeros alone are left out of the spectrum: their eigenvalues are no noise.
+    Rows and columns that are all zero are excluded from the spectrum: their eigenvalues are not noise.
 
     Args:
         weight: (outputs, inputs).
-        alpha: Share of the eigenvalues at each end that do not tell the variance.
-        beta: Probability that the largest eigenvalue of noise is taken for a spike.
+        alpha: Fraction of the eigenvalues excluded at each end when estimating the variance.
+        beta: Probability that the largest noise eigenvalue is counted as a spike.
 
     Returns:
-        The row, with NaN where fewer than 4 eigenvalues are left; the eigenvalues of ``W W' / n``, with ``n`` the
+        The row, with NaN if fewer than 4 eigenvalues remain; the eigenvalues of ``W W' / n``, with ``n`` the
         longer side, ascending.
     """
     outputs, inputs = weight.shape
@@ -158,7 +158,7 @@ def analysed(weight: Tensor, alpha: float, beta: float) -> tuple[Row, Tensor]:
 
 
 def checks(rows: Iterable[Row]) -> Iterator[Check]:
-    """Of planted matrices: the variance of the noise, and the number of spikes that can be seen."""
+    """Checks of planted matrices: the variance of the noise, and the number of detectable spikes."""
     cases: dict[str, list[Row]] = {}
     for row in rows:
         if row["source"] == PLANTED:

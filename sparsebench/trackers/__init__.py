@@ -1,1 +1,1 @@
-"""Where a run's numbers are shown besides its CSVs: one module a tracker, found through conf/tracker."""
+"""Experiment trackers, in addition to the CSVs: one module each, found through conf/tracker."""

@@ -12,11 +12,11 @@ TAG = "sparsebench.run_id"
 
 
 class MLflow(Tracker):
-    """An MLflow run, by default in a database beside the run folders: ``mlflow ui --backend-store-uri sqlite:///...``.
+    """An MLflow run, by default in a database next to the run folders: ``mlflow ui --backend-store-uri sqlite:///...``.
 
     Args:
-        uri: Of the tracking server or database; ``null`` for ``mlflow.db`` in ``results_dir``.
-        experiment: Where runs go.
+        uri: URI of the tracking server or database; ``null`` for ``mlflow.db`` in ``results_dir``.
+        experiment: Name of the MLflow experiment.
 
     Raises:
         SettingError: mlflow is not installed.
@@ -27,7 +27,7 @@ class MLflow(Tracker):
         self.uri, self.experiment = uri, experiment
 
     def start(self, run: TrackedRun) -> None:
-        """Open the run; after an interruption, the one that was left."""
+        """Create the run, or reopen the interrupted one."""
         from mlflow import MlflowClient
 
         results_dir = run.folder.resolve().parent
@@ -49,12 +49,12 @@ class MLflow(Tracker):
             self.client.log_param(self.id, name, str(value)[:500])
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """One point a column."""
+        """Log one point per column."""
         self._batch(values, step)
         self.step = step
 
     def finish(self, row: Mapping[str, Any]) -> None:
-        """The result's numbers as ``summary.*``, its texts as tags."""
+        """Log the result's numbers as ``summary.*``, its strings as tags."""
         self._batch({f"summary.{name}": value for name, value in numbers(row).items()}, self.step)
         for name, value in row.items():
             if isinstance(value, (str, bool)) and value != "":

@@ -9,7 +9,7 @@ from sparsebench.trackers.tracker import TrackedRun, Tracker, need, numbers
 
 
 class TensorBoard(Tracker):
-    """Event files in the run folder's ``tensorboard``; ``tensorboard --logdir results/runs`` shows all runs.
+    """Event files in the run folder's ``tensorboard`` folder; ``tensorboard --logdir results/runs`` shows all runs.
 
     Raises:
         SettingError: tensorboard is not installed.
@@ -19,14 +19,14 @@ class TensorBoard(Tracker):
         need("tensorboard")
 
     def start(self, run: TrackedRun) -> None:
-        """Import what the first row needs."""
+        """Import tensorboard's modules, so that logging the first row is fast."""
         from torch.utils.tensorboard import SummaryWriter
 
         self.run, self.make = run, SummaryWriter
         self.writer: SummaryWriter | None = None
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """One scalar a column; after an interruption, what earlier files say from the first ``step`` on is void."""
+        """Log one scalar per column; after an interruption, earlier events from the first ``step`` on are purged."""
         self.step = step
         if self.writer is None:
             purge = step if self.run.resumed else None
@@ -36,7 +36,7 @@ class TensorBoard(Tracker):
         self.writer.flush()
 
     def finish(self, row: Mapping[str, Any]) -> None:
-        """The result's numbers as ``summary/...``."""
+        """Log the result's numbers as ``summary/...``."""
         if self.writer is None:
             return
         for name, value in numbers(row).items():

@@ -1,4 +1,4 @@
-"""The contract of a tracker, and what keeps its failures away from the run."""
+"""The interface of a tracker, and a wrapper that keeps its failures from stopping the run."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from sparsebench.errors import SettingError
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """What a tracker is told of a run.
+    """A tracker's information about a run.
 
     Args:
-        folder: The run folder, where files of its own may go.
-        name: For people.
-        run_id: The same when the run goes on after an interruption.
-        config: Resolved.
-        resumed: Whether it has been started before.
+        folder: The run folder, in which the tracker may create files.
+        name: Display name.
+        run_id: Identifier, the same when the run is resumed.
+        config: The resolved config.
+        resumed: Whether the run has been started before.
     """
 
     folder: Path
@@ -31,25 +31,25 @@ class TrackedRun:
 
 
 class Tracker:
-    """No tracker: the CSVs in the run folder are all there is."""
+    """No tracker: results are in the CSVs of the run folder only."""
 
     def start(self, run: TrackedRun) -> None:
-        """Open the run; called before its first row, again after an interruption."""
+        """Open the run; called before its first row, and again after an interruption."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """The columns of metrics.csv after ``step`` steps."""
+        """Log the columns of metrics.csv after ``step`` steps."""
 
     def finish(self, row: Mapping[str, Any]) -> None:
         """Close the run with its result, the columns of summary.csv."""
 
 
 class Tracking:
-    """A run's tracker, which never stops the run: at its first failure it is left out, with one warning.
+    """A run's tracker that never stops the run: after its first failure it is disabled, with one warning.
 
     Args:
-        tracker: From the config.
-        run: What it is told.
-        warn: Told of the failure.
+        tracker: The tracker from the config.
+        run: Information about the run.
+        warn: Called with a message about the failure.
     """
 
     def __init__(self, tracker: Tracker, run: TrackedRun, warn: Callable[[str], None]) -> None:
@@ -57,11 +57,11 @@ class Tracking:
         self.failed = False
 
     def start(self) -> None:
-        """Open the run; before the clock runs, for some trackers take seconds to import."""
+        """Open the run, before time is measured: some trackers take seconds to import."""
         self._safely(lambda: self.tracker.start(self.run))
 
     def record(self, rows: Sequence[Mapping[str, float | None]]) -> None:
-        """Log the last of ``rows``; those before it have been."""
+        """Log the last of ``rows``; earlier ones have been logged."""
         step = int(rows[-1]["step"] or 0)
         values = {name: float(v) for name, v in rows[-1].items() if v is not None and name != "step"}
         self._safely(lambda: self.tracker.log(step, values))
@@ -75,19 +75,19 @@ class Tracking:
             return
         try:
             act()
-        except Exception as error:  # a tracker is never a condition for running, whatever it ends in
+        except Exception as error:  # whatever a tracker raises must not stop the run
             self.failed = True
             what = " ".join(str(error).split()) or type(error).__name__
-            self.warn(f"{type(self.tracker).__name__} failed, the run goes on without it: {what}")
+            self.warn(f"{type(self.tracker).__name__} failed, the run continues without it: {what}")
 
 
 def numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    """The columns that are numbers."""
+    """The numeric columns."""
     return {k: float(v) for k, v in row.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
 
 
 def need(package: str) -> None:
-    """Refuse a tracker whose package is not installed.
+    """Check that a tracker's package is installed.
 
     Raises:
         SettingError: It is not.

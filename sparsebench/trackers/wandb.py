@@ -12,11 +12,11 @@ MODES = ("offline", "online")
 
 
 class WandB(Tracker):
-    """A Weights & Biases run under the run's own id, by default offline in the run folder (``wandb sync`` uploads it).
+    """A Weights & Biases run with the run's own id, by default offline in the run folder (``wandb sync`` uploads it).
 
     Args:
-        project: Where runs go.
-        entity: Whose project; ``null`` for the default one.
+        project: Name of the project.
+        entity: User or team that owns the project; ``null`` for the default one.
         mode: ``offline`` or ``online``.
 
     Raises:
@@ -32,7 +32,7 @@ class WandB(Tracker):
         self.project, self.entity, self.mode = project, entity, mode
 
     def start(self, run: TrackedRun) -> None:
-        """Open the run, or the one of the same id again."""
+        """Create the run, or reopen the one with the same id."""
         import wandb
 
         self.run = wandb.init(
@@ -42,10 +42,10 @@ class WandB(Tracker):
         )  # fmt: skip
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """One point a column."""
+        """Log one point per column."""
         self.run.log(dict(values), step=step)
 
     def finish(self, row: Mapping[str, Any]) -> None:
-        """The result as the run's summary."""
+        """Store the result as the run's summary."""
         self.run.summary.update({name: value for name, value in row.items() if value != ""})
         self.run.finish()

@@ -1,1 +1,1 @@
-"""The loop, and what it is made of: metrics, FLOPs, averages, checkpoints, progress, signals."""
+"""The training loop and its parts: metrics, FLOPs, weight averages, checkpoints, progress, signals."""

@@ -1,4 +1,4 @@
-"""A run's checkpoint: written whole or not at all, verified when read, the previous one kept."""
+"""Checkpoints: written atomically, verified when read, with the previous one kept."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Checkpoint:
 
     Args:
         folder: The run's folder.
-        warn: Told in one line about a file that could not be used.
-        name: Of the files, without the ending.
+        warn: Called with a one-line message about a file that cannot be used.
+        name: File name without suffix.
     """
 
     def __init__(self, folder: Path, warn: Callable[[str], None], name: str = "checkpoint") -> None:
@@ -32,7 +32,7 @@ class Checkpoint:
         self.warn = warn
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write ``state`` and keep the state before it."""
+        """Write ``state`` and keep the previous one."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
         body = buffer.getbuffer()
@@ -40,11 +40,11 @@ class Checkpoint:
             file.write(MAGIC + hashlib.sha256(body).digest())
             file.write(body)
             file.flush()
-            if self.newest.exists():  # after the new one is written, before it takes the name
+            if self.newest.exists():  # after the new one is written, before it is renamed
                 self.newest.replace(self.previous)
 
     def load(self) -> dict[str, Any] | None:
-        """The newest state that is whole, or ``None``; a broken file is set aside and reported."""
+        """The newest valid state, or ``None``; a corrupt file is renamed and reported."""
         for path in (self.newest, self.previous):
             if not path.exists():
                 continue
@@ -54,12 +54,10 @@ class Checkpoint:
                 return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
             aside = path.with_name(f"{path.stem}.corrupt{path.suffix}")
             path.replace(aside)
-            self.warn(
-                f"{path}: not a whole checkpoint; set aside as {aside.name}, going on from the one before"
-            )
+            self.warn(f"{path}: corrupt checkpoint; renamed to {aside.name}, resuming from the previous one")
         return None
 
     def remove(self) -> None:
-        """Delete both: the run is finished."""
+        """Delete both files."""
         self.newest.unlink(missing_ok=True)
         self.previous.unlink(missing_ok=True)

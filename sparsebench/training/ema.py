@@ -15,18 +15,18 @@ from sparsebench.pruning.parameters import MaskedParameters
 class WeightAverage:
     """v ← d v + (1 - d) w after every step, over all parameters and batch-norm statistics.
 
-    What is averaged are the weights that the optimiser holds: for DPF the dense ones. What is evaluated, and at the end
-    kept, is the average under the masks of the moment; masks come from the trained weights, never from the average, and
-    training goes on from the trained weights. So the number of zeros is the scheduled one, and a weight that was just
-    pruned is zero, whatever its past; one that has just grown starts with what it has of the average.
+    The weights that the optimiser holds are averaged (for DPF the dense ones). The average under the present masks is
+    evaluated, and kept at the end; masks are always computed from the trained weights, never from the average, and
+    training continues with the trained weights. So the number of zeros is the scheduled one, and a weight that was just
+    pruned is zero whatever its history; one that has just grown starts from its value in the average.
 
     Args:
-        model: Its parameters and buffers are averaged, from their present values on.
-        weights: The prunable ones among them, with their masks.
+        model: The model whose parameters and buffers are averaged, starting from their present values.
+        weights: The prunable weights and their masks.
         decay: d, in (0, 1).
 
     Raises:
-        SettingError: ``decay`` is none.
+        SettingError: ``decay`` is not in (0, 1).
 
     References:
         Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging", SIAM Journal on Control and
@@ -35,7 +35,7 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, weights: MaskedParameters, decay: float) -> None:
         if isinstance(decay, bool) or not isinstance(decay, (int, float)) or not 0 < decay < 1:
-            raise SettingError("ema", decay, "null, or a decay a step in (0, 1), for example 0.9999")
+            raise SettingError("ema", decay, "null, or a decay per step in (0, 1), for example 0.9999")
         self.weights, self.decay, self.installed = weights, float(decay), False
         live = {name: t.detach() for name, t in [*model.named_parameters(), *model.named_buffers()]}
         self._live = {name: t for name, t in live.items() if t.is_floating_point()}
@@ -43,12 +43,12 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """After an optimiser step; the weights must not be hidden."""
+        """Update the average after an optimiser step; the weights must not be hidden."""
         torch._foreach_lerp_(list(self._average.values()), list(self._live.values()), 1 - self.decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside, the model has the masked average; afterwards what it had, to the bit."""
+        """Put the masked average into the model inside the block; its own weights are restored exactly afterwards."""
         if self.installed:
             yield
             return
@@ -60,7 +60,7 @@ class WeightAverage:
             torch._foreach_copy_(list(self._live.values()), list(before.values()))
 
     def install(self) -> None:
-        """Put the masked average into the model for good: the training is over."""
+        """Put the masked average into the model permanently, at the end of training."""
         self._put()
         self.installed = True
 
@@ -75,6 +75,6 @@ class WeightAverage:
         return dict(self._average)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from :meth:`state_dict`."""
+        """Resume from :meth:`state_dict`."""
         for name, average in self._average.items():
             average.copy_(state[name])

@@ -1,4 +1,4 @@
-"""What a network and its training cost: zeros, multiply-accumulates, training FLOPs, dead paths."""
+"""The cost of a network and its training: zeros, multiply-accumulates, training FLOPs, dead paths."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Layer:
 
     Args:
         name: Name of its weight in the ``state_dict``.
-        shape: Of the weight.
+        shape: Shape of the weight.
         weights: Number of weights.
-        positions: Multiply-accumulates that one weight costs per sample (H_out · W_out of a convolution).
+        positions: Multiply-accumulates per weight and sample (H_out · W_out of a convolution).
     """
 
     name: str
@@ -48,23 +48,23 @@ class Layer:
 
 @torch.no_grad()
 def count_layers(model: nn.Module, input_shape: tuple[int, ...]) -> list[Layer]:
-    """The convolution and linear layers of ``model`` with their cost for one sample of ``input_shape``.
+    """Count the cost of the convolutions and linear layers of ``model`` for one sample of ``input_shape``.
 
     Convention: multiply-accumulates of convolutions and linear layers only; normalisation, activations,
-    pooling and biases are not counted, nor what attention does between its projections. FLOPs = 2 · MACs.
+    pooling, biases, and attention between its projections are not counted. FLOPs = 2 · MACs.
     """
     kinds = (*COUNTED, nn.MultiheadAttention)
     names: dict[nn.Module, str] = {
         module: name for name, module in model.named_modules() if isinstance(module, kinds)
     }
-    positions: dict[str, int] = {}  # parameter -> how often one weight of it is used
+    positions: dict[str, int] = {}  # parameter -> how often each of its weights is used
 
     def count(name: str, times: int) -> None:
         positions[name] = positions.get(name, 0) + times
 
     def hook(module: nn.Module, _inputs: Any, output: Any) -> None:
         prefix = f"{names[module]}." if names[module] else ""
-        if isinstance(module, nn.MultiheadAttention):  # one of a batch; it calls none of its parts
+        if isinstance(module, nn.MultiheadAttention):  # batch of one; attention does not call its submodules
             tokens = output[0].numel() // module.embed_dim
             if module.in_proj_weight is not None:
                 count(f"{prefix}in_proj_weight", tokens)
@@ -93,25 +93,25 @@ def count_layers(model: nn.Module, input_shape: tuple[int, ...]) -> list[Layer]:
 
 
 def nonzeros(model: nn.Module) -> dict[str, int]:
-    """Non-zero entries of every parameter, counted in the tensors themselves, not in masks."""
+    """Number of non-zero entries of every parameter, counted in the tensors, not in masks."""
     return {name: int(torch.count_nonzero(parameter)) for name, parameter in model.named_parameters()}
 
 
 @torch.no_grad()
 def dead_outputs(weight: Tensor) -> int:
-    """Output units (filters, neurons) of a weight [out, ...] none of whose inputs has a weight."""
+    """Number of output units (filters, neurons) of a weight [out, ...] that have only zero weights."""
     return int((weight.flatten(1) == 0).all(1).sum())
 
 
 def effective_nonzeros(model: nn.Module, input_shape: tuple[int, ...], names: Iterable[str]) -> int | None:
-    """Weights of ``names`` that are not zero and lie on a path of such weights from input to output.
+    """Number of non-zero weights of ``names`` on a path of non-zero weights from input to output.
 
     Every weight w is replaced by [w ≠ 0] over its fan-in, biases by zero, normalisation by the identity,
-    activations that saturate by ones that do not, max pooling by mean pooling, and the input by ones. A
-    weight is on a path if the derivative of the summed output by it is positive; float64.
+    saturating activations by non-saturating ones, max pooling by mean pooling, and the input by ones. A weight
+    is on a path if the derivative of the summed output with respect to it is positive; in float64.
 
     Returns:
-        Their number; ``None`` for a model with layers to which this does not apply (attention, recurrence).
+        Their number; ``None`` for a model with layers that this does not support (attention, recurrence).
 
     References:
         Vysogorets and Kempe, "Connectivity Matters: Neural Network Pruning Through the Lens of Effective
@@ -149,9 +149,9 @@ def effective_nonzeros(model: nn.Module, input_shape: tuple[int, ...], names: It
 class TrainingFLOPs:
     """Counts the FLOPs of a training as it runs: forward f, backward to activations f, to weights f.
 
-    Layers cost by their kept weights, except where a step needs the dense weight gradient (every step of
-    DPF, the mask updates of RigL): then the last of the three is dense; or where it computes with all weights (STR):
-    then all three are. Counts stay on the device and are added up only where masks change.
+    Each layer costs its kept weights, except for steps that need the dense weight gradient (every step of DPF,
+    the mask updates of RigL), where the third term is dense, and steps that compute with all weights (STR), where all
+    three are. Counts stay on the device and are accumulated only when masks change.
 
     Args:
         layers: From :func:`count_layers`.
@@ -173,17 +173,19 @@ class TrainingFLOPs:
         device = next(iter(weights.masks.values())).device
         self.kept = torch.zeros(
             len(self.positions), dtype=torch.float64, device=device
-        )  # samples · kept weights
+        )  # [layers] sum of samples · kept weights
         self.in_gradient = torch.zeros_like(
             self.kept
-        )  # of steps with a sparse weight gradient: in that gradient
+        )  # [layers] the same for weights in a sparse weight gradient
         self.samples = self.dense_samples = self.dense_gradient_samples = 0
-        self.reference: int | None = None  # samples of the dense training that ratios are to, if not as many
+        self.reference: int | None = (
+            None  # samples of the dense training that ratios refer to; None: as many as here
+        )
         self._pending, self._pending_sparse = 0, 0
         self._read_masks()
 
     def count(self, samples: int, dense_gradient: bool, dense_forward: bool = False) -> None:
-        """Add a step over ``samples`` samples with the present masks."""
+        """Count a step over ``samples`` samples with the present masks."""
         if self.weights.version != self._version:
             self._flush()
             self._read_masks()
@@ -212,7 +214,7 @@ class TrainingFLOPs:
         return 2 * macs, macs / dense, with_dense_gradient / dense
 
     def continue_from(self, state: dict[str, Any]) -> None:
-        """Count on from an earlier training's :meth:`state_dict`; ratios are to one dense training like the first."""
+        """Continue counting from an earlier training's :meth:`state_dict`; ratios refer to one dense training."""
         self.load_state_dict(state)
         self.reference = self.reference or self.samples
 
@@ -226,7 +228,7 @@ class TrainingFLOPs:
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`; the masks must be in place already."""
+        """Resume from :meth:`state_dict`; the masks must be in place already."""
         self.kept.copy_(state["kept"])
         self.in_gradient.copy_(state["in_gradient"])
         self.samples, self.dense_samples = state["samples"], state["dense_samples"]

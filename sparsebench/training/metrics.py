@@ -1,4 +1,4 @@
-"""Accuracy: per sample over a whole split, never a mean of batch means."""
+"""Accuracy: per sample over a whole split, not a mean of batch means."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Accuracy:
 
     Args:
         loss: Mean cross-entropy per sample, in nats, without label smoothing.
-        top1: Per cent of samples whose class has the highest logit.
-        top5: Per cent of samples whose class is among the five highest logits (all, with fewer classes).
+        top1: Percent of samples whose class has the highest logit.
+        top5: Percent of samples whose class is among the five highest logits (all, with fewer classes).
     """
 
     loss: float
@@ -32,13 +32,13 @@ def evaluate(
 ) -> Accuracy:
     """Loss and accuracy of ``forward`` over ``batches`` of (inputs, targets).
 
-    A class counts as hit only if fewer than k others have a higher logit, or an equal one at a lower index.
-    Sums stay on the device and are read once. A logit that is not a number counts as a miss.
+    A sample is a top-k hit if fewer than k classes have a higher logit, or an equal one at a lower index. A NaN
+    logit is a miss. Sums stay on the device and are read once.
 
     Args:
         forward: Inputs -> logits.
         batches: All samples, once; with several ranks, this rank's.
-        total: Adds the sums of all ranks, float64 on the CPU.
+        total: Sums over all ranks, float64 on the CPU.
     """
     sums, samples = None, 0
     for inputs, targets in batches:
@@ -59,7 +59,7 @@ def evaluate(
 
 
 class TrainLoss:
-    """Mean training loss since the last :meth:`read`; the sum stays on the device until then."""
+    """Mean training loss since the last :meth:`read`; the sum stays on the device."""
 
     def __init__(self, device: torch.device) -> None:
         self.sum = torch.zeros((), dtype=torch.float64, device=device)
@@ -71,7 +71,7 @@ class TrainLoss:
         self.samples += samples
 
     def read(self) -> float:
-        """The mean; starts anew."""
+        """Return the mean and reset it."""
         mean = float(self.sum) / max(self.samples, 1)
         self.sum.zero_()
         self.samples = 0
@@ -82,6 +82,6 @@ class TrainLoss:
         return {"sum": self.sum.cpu(), "samples": self.samples}
 
     def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
-        """Go on from :meth:`state_dict`."""
+        """Resume from :meth:`state_dict`."""
         self.sum.copy_(torch.as_tensor(state["sum"]))
         self.samples = int(state["samples"])

@@ -1,4 +1,4 @@
-"""What a person sees while a run works: a bar on a terminal, one line an evaluation elsewhere."""
+"""Progress output: a bar on a terminal, one line per evaluation otherwise."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from tqdm import tqdm
 
 from sparsebench.clock import format_duration
 
-REFRESH = 1.0  # seconds between two looks at the loss
+REFRESH = 1.0  # seconds between reads of the loss
 
 
 class Progress:
     """Shows a run on standard error.
 
     Args:
-        label: Of the run.
-        total_steps: Of the whole run.
-        done_steps: Of them, those before a resume.
+        label: Label of the run.
+        total_steps: Steps of the whole run.
+        done_steps: Steps done before a resume.
         epochs: Length of the whole run.
-        log: Given one line an evaluation.
-        shown: Whether anything is shown.
+        log: Called with one line per evaluation.
+        shown: Whether anything is printed.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Progress:
         return self.samples / max(time.monotonic() - self.started, 1e-9)
 
     def step(self, samples: int, loss: Tensor, scheduled_sparsity: float | None) -> None:
-        """Advance by a step. The loss is fetched at most once a second, without waiting for the device."""
+        """Advance by one step. The loss is read at most once a second, without waiting for the device."""
         self.samples += samples
         self.steps += 1
         if not self.terminal:
@@ -82,13 +82,13 @@ class Progress:
 
     @property
     def eta(self) -> float | None:
-        """Seconds to the end, at the speed so far; not known before the first step."""
+        """Estimated seconds to the end; ``None`` before the first step."""
         if not self.steps:
             return None
         return (self.left - self.steps) * (time.monotonic() - self.started) / self.steps
 
     def snapshot(self) -> dict[str, float | None]:
-        """Where the run is, for whoever looks from outside; waits for nothing."""
+        """The progress of the run, for its lease file; does not wait for the device."""
         step = self.total - self.left + self.steps
         return {
             "step": step, "steps": self.total, "epoch": step / self.total * self.epochs, "epochs": self.epochs,
@@ -116,5 +116,5 @@ class Progress:
             print(line, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Leave the terminal tidy."""
+        """Close the bar."""
         self.bar.close()

@@ -1,4 +1,4 @@
-"""The training loop: there is one."""
+"""The training loop."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Mixing = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 @dataclass
 class History:
-    """What has been measured so far; part of the checkpoint."""
+    """Measurements so far; part of the checkpoint."""
 
     rows: list[dict[str, float | None]] = field(default_factory=list)
     best_val_top1: float = math.nan  # among evaluations at the target sparsity
@@ -52,7 +52,7 @@ class TrainingSetup:
         evaluation: ``"val"`` or ``"test"`` -> all its samples, once, in order; with several ranks, this rank's.
         criterion: (logits, targets) -> mean loss.
         optimizer: Holds the dense weights.
-        lr_schedule: Factor of the learning rate of each step.
+        lr_schedule: Learning-rate factor of each step.
         pruner: The method.
         clock: Length of the training.
         flops: Counts the training's cost.
@@ -151,7 +151,7 @@ class Runner:
         self._last_masks = self.pruner.weights.packed()
 
     def run(self) -> History:
-        """Train to the end, or until the loss is no longer a number; goes on from a checkpoint if there is one."""
+        """Train to the end, or until the loss is not finite; resumes from a checkpoint if there is one."""
         total = self.clock.total_steps
         if (state := self.device.broadcast_from_main(self.checkpoint.load)) is not None:
             self.load_state_dict(state)
@@ -159,7 +159,9 @@ class Runner:
             self.pruner.on_start(self._probe())
             self.device.broadcast_initial_state(self.pruner, self.model, self.seed)
         self.progress = self.make_progress(total, self.step)
-        if state is None and self.step > 0:  # what an earlier training left, right after pruning
+        if (
+            state is None and self.step > 0
+        ):  # evaluate the state that an earlier training left, right after pruning
             self.evaluate_and_record(time.monotonic())
         started = before = self._saved = time.monotonic()
         spent = self.history.seconds
@@ -180,12 +182,12 @@ class Runner:
         return self.history
 
     def train_step(self, inputs: Tensor, targets: Tensor, samples: int | None = None) -> None:
-        """One optimiser step. Masks go in and out outside autocast; nothing here waits for the device.
+        """One optimiser step. Masks are applied and removed outside autocast; nothing here waits for the device.
 
         Args:
-            inputs: Of the batch, or of this rank's share of it.
-            targets: Theirs.
-            samples: Of the whole batch, if these are not all.
+            inputs: Inputs of the batch, or of this rank's slice of it.
+            targets: Targets of the same samples.
+            samples: Samples of the global batch, if it has more.
         """
         samples = len(targets) if samples is None else samples
         self.optimizer.zero_grad(set_to_none=True)
@@ -203,7 +205,7 @@ class Runner:
                 loss += micro_loss.detach()
         loss = self.device.sum(loss)
         self.device.unscale(self.optimizer)
-        # The dense weights come back here, before the optimiser's step: weight decay acts on them.
+        # The dense weights are restored here, before the optimiser step, so that weight decay acts on them.
         stepping = self.pruner.after_backward(self.step)
         if stepping and self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
@@ -255,13 +257,13 @@ class Runner:
         better = reached and not self.history.diverged and not val.top1 <= self.history.best_val_top1
         if final or better:
             self.history.test = self._evaluate("test")
-        if better and self.history.test is not None:  # chosen on validation; the test set is only reported
+        if better and self.history.test is not None:  # chosen on validation; test accuracy is only reported
             self.history.best_val_top1, self.history.test_top1_at_best_val = val.top1, self.history.test.top1
         self.device.broadcast_from_main(lambda: self.record(self.history.rows))
         self.progress.evaluated(row)
 
     def _save_or_stop(self) -> None:
-        """Between two steps: save when it is time, or when a signal asks to stop, which is followed then."""
+        """Save a checkpoint if it is due or if a signal requests a stop, and then stop."""
         long_ago = time.monotonic() - self._saved > self.save_seconds
         stop, due = self.device.all_reduce_max((self.signals.pending, int(long_ago)), self.step)
         if stop or due or self.step % self.save_every == 0:
@@ -272,7 +274,7 @@ class Runner:
             self.signals.act(stop)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on; weights are dense, and not hidden."""
+        """Everything that the rest of the run depends on; the weights are dense and not hidden."""
         history = {**vars(self.history), "val": None, "test": None}
         return {
             "step": self.step, "images": self.images, "model": self.model.state_dict(),
@@ -285,7 +287,7 @@ class Runner:
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`."""
+        """Resume from :meth:`state_dict`."""
         self.step, self.images = state["step"], state["images"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -305,7 +307,7 @@ class Runner:
         try:
             with self.average.applied() if self.average is not None else nullcontext():
                 if self.average is not None:
-                    self.device.broadcast_buffers(self.model)  # every rank has averaged its own
+                    self.device.broadcast_buffers(self.model)  # every rank has averaged its own buffers
                 with self.pruner.evaluating(), self.device.autocast():
                     return evaluate(self.forward, self.evaluation(split), self.device.sum)
         finally:

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: noted when they come, acted on between two steps."""
+"""Signals that request a stop: recorded when they arrive, acted on between steps."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 
 STATUS = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 75, "SIGUSR2": 75}
 """
-Signal -> exit status of a command that was asked to stop and has saved what it did: Ctrl-C; ``kill``, ``scancel`` and
-preemption; Slurm's ``--signal`` (submitit's is USR2), for which 75 (``EX_TEMPFAIL``) says: put it back into the queue.
+Signal -> exit status of a command that was stopped after saving its state: Ctrl-C; ``kill``, ``scancel`` and
+preemption; Slurm's ``--signal`` (submitit uses USR2), for which 75 (``EX_TEMPFAIL``) means: requeue the job.
 """
 
 
 class Interrupted(SystemExit):
-    """A run that was asked to stop and has saved its state; no error, and nothing that a sweep goes on after.
+    """A run was stopped by a signal after saving its state; not an error, and a sweep stops too.
 
     Args:
-        number: Of the signal.
+        number: Number of the signal.
     """
 
     def __init__(self, number: int) -> None:
@@ -31,13 +31,13 @@ class Interrupted(SystemExit):
 
 
 class StopSignals:
-    """While it is entered, signals that ask to stop are only noted.
+    """Context in which stop signals are only recorded.
 
-    A launcher that has a handler of its own for a signal (submitit puts the job back into the queue) is called at
-    :meth:`act`. A second Ctrl-C stops at once. In another thread than the main one nothing is changed.
+    A handler that was installed before (submitit's requeues the job) is called by :meth:`act`. A second Ctrl-C stops
+    at once. Outside the main thread nothing is changed.
 
     Attributes:
-        pending: Number of the signal that came last and was not acted on; 0 for none.
+        pending: Number of the last signal that was not acted on; 0 for none.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
             for number in (getattr(signal, name) for name in STATUS):
-                if signal.getsignal(number) != signal.SIG_IGN:  # as of a job in a shell's background
+                if signal.getsignal(number) != signal.SIG_IGN:  # ignored, as for a background job of a shell
                     self._previous_handlers[number] = signal.signal(number, self._on_signal)
         return self
 
@@ -57,10 +57,10 @@ class StopSignals:
         self._previous_handlers = {}
 
     def act(self, number: int | None = None) -> None:
-        """Do what the signal asks for, now that everything is saved. Returns if its sender wanted nothing more.
+        """Act on the signal, after everything is saved. Returns if a previous handler handled it.
 
         Args:
-            number: Of the signal; the pending one by default.
+            number: Number of the signal; the pending one by default.
 
         Raises:
             Interrupted: The run has to stop.
@@ -68,7 +68,7 @@ class StopSignals:
         number, self.pending = number or self.pending, 0
         handler = self._previous_handlers.get(number)
         if callable(handler) and handler is not signal.default_int_handler:
-            handler(number, None)  # submitit's: it ends the process, or wants to go on
+            handler(number, None)  # submitit's handler ends the process or returns
             return
         raise Interrupted(number)
 

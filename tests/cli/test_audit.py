@@ -176,7 +176,7 @@ def test_a_bad_run_does_not_keep_the_others_from_being_checked(results, capsys):
     capsys.readouterr()
     assert main(["audit", str(results), "--no-accuracy"]) == 1
     first, second, last = [line for line in capsys.readouterr().out.splitlines() if "  note: " not in line]
-    assert "model.safetensors: claimed a file that can be read, found missing" in first and "-imp-" in second
+    assert "model.safetensors: claimed a readable file, found missing" in first and "-imp-" in second
     assert last == "4 runs audited, accuracies not evaluated, 2 claims do not hold in 2 runs"
 
 

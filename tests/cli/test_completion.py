@@ -59,6 +59,7 @@ def test_completion_offers_every_group_and_every_setting():
     "argv",
     [[name] for name, command in subcommands().items() if command.arguments]
     + [["data", "check"], ["data", "pack"]],
+    ids=" ".join,
 )
 def test_completion_offers_exactly_the_options_that_the_help_names(argv, capsys):
     assert main([*argv, "--help"]) == 0

@@ -275,7 +275,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(tmp_path):
         (line,) = [line for line in done.stderr.splitlines() if "epoch" not in line]
         assert (
             line
-            == f"sparsebench: error: results_dir={small}/runs: expected a folder to write to: No space left on device"
+            == f"sparsebench: error: results_dir={small}/runs: expected a writable folder: No space left on device"
         )
         assert not list(small.glob("**/*.tmp")) and not list(small.glob("**/summary.csv"))
     finally:

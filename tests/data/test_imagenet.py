@@ -272,7 +272,7 @@ def test_a_worker_that_dies_ends_the_run_in_one_line(tree):
     (worker,) = loader._iterator._workers
     os.kill(worker.pid, signal.SIGKILL)
     worker.join()
-    with pytest.raises(RunError, match=r"^images could not be read: .*fewer workers=N need less"):
+    with pytest.raises(RunError, match=r"^images could not be read: .*try a smaller workers=N"):
         batches(loader, range(1, 30))
 
 

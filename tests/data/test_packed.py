@@ -151,7 +151,7 @@ def test_check_says_what_is_wrong_and_exits_with_1(root, tmp_path, capsys):
         and "c_bad.JPEG,unreadable: cannot identify" in rows[2]
     )
     assert main(["data", "check", "imagenet", f"data_root={root}", "--no-decode"]) == 0
-    assert "nothing is wrong; no image was decoded" in capsys.readouterr().out
+    assert "no problems found; no image was decoded" in capsys.readouterr().out
 
 
 def test_check_finds_a_changed_byte_in_a_shard(root, tmp_path, capsys):
@@ -193,7 +193,7 @@ def test_what_is_kept_in_memory_is_checked_by_reading_it(capsys):
     assert main(["data", "check", "digits"]) == 0
     assert (
         capsys.readouterr().out
-        == "digits: 10 classes, 1,294 train, 144 val, 359 test images; nothing is wrong\n"
+        == "digits: 10 classes, 1,294 train, 144 val, 359 test images; no problems found\n"
     )
 
 

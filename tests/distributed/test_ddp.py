@@ -155,7 +155,7 @@ def test_a_killed_rank_ends_the_others_and_any_number_of_ranks_goes_on(tmp_path)
     (line,) = (line for line in errors.splitlines() if "epoch" not in line)
     assert status == 1 and "2 x cpu" in output
     assert line.startswith("sparsebench: error: rank 0 lost another rank at step ")
-    assert line.endswith("; the same command goes on from the last checkpoint")
+    assert line.endswith("; the same command resumes from the last checkpoint")
     shutil.copytree(tmp_path / "two", tmp_path / "one")
     jobs = [[*CRASHED, f"results_dir={tmp_path / name}"] for name in ("two", "unbroken")]
     assert [statuses for statuses, *_ in ranks.run(tmp_path, jobs)] == [[0, 0]] * 2
@@ -180,7 +180,7 @@ def test_a_signal_to_one_rank_saves_and_stops_all_at_the_same_step(tmp_path):
     status, _, errors = interrupted(tmp_path, signal.SIGUSR1, timeout=60)
     said = [line for line in errors.splitlines() if "sparsebench: error:" in line]
     assert status == 75 and said == [
-        "sparsebench: error: stopped by SIGUSR1; the same command goes on from there"
+        "sparsebench: error: stopped by SIGUSR1; the same command resumes from there"
     ]
     (folder,) = tmp_path.glob("*-*")
     (stopped,) = [line for line in (folder / "log.txt").read_text().splitlines() if "stopped by" in line]

@@ -63,7 +63,7 @@ def test_a_run_that_is_asked_to_stop_is_saved_at_that_step_and_goes_on_to_the_bi
     )  # no checkpoint before the end but by signals
     broken = tmp_path / "broken"
     for number, status, said in (
-        (signal.SIGUSR1, 75, "stopped by SIGUSR1; the same command goes on from there"),
+        (signal.SIGUSR1, 75, "stopped by SIGUSR1; the same command resumes from there"),
         (signal.SIGINT, 130, "stopped by SIGINT"),
     ):
         with running("train", "device=cpu", *argv, f"results_dir={broken}") as process:

@@ -1,6 +1,6 @@
-"""Where Hydra finds the sweeper and the launchers: it takes plugins from packages of this namespace only.
+"""The sweeper and launchers where Hydra finds them: it only loads plugins from packages of this namespace.
 
-Here they are given the subcommands that they call, so that sweeps need not know of the command line.
+They are given the subcommands that they call here, so that ``sweeps`` does not depend on ``cli``.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""One file a method. The folder conf/prune is the list of them."""
+"""One module per method; conf/prune lists them."""

@@ -15,19 +15,19 @@ from sparsebench.pruning.tickets import LearnedTicket
 
 
 class ContinuousSparsification(LearnedTicket):
-    """Continuous sparsification: a soft mask is learned for every weight and hardens in rounds; then its ticket trains.
+    """Continuous sparsification: learns a soft mask for every weight that hardens over rounds, then trains the ticket.
 
-    v = w ⊙ σ(β s) / σ(s_0) with the loss L(v) + λ Σ σ(β s); β rises from 1 to ``beta`` by the same factor every epoch.
-    After a round s <- min(β s, s_0), and w goes on. The ticket is v = w ⊙ [s > 0] / σ(s_0): after the last round w goes
-    back to ``rewind`` of the first and is trained alone.
+    v = w ⊙ σ(β s) / σ(s_0) with the loss L(v) + λ Σ σ(β s); β rises geometrically from 1 to ``beta`` over the epochs.
+    After a round s <- min(β s, s_0), and w is kept. The ticket is v = w ⊙ [s > 0] / σ(s_0): after the last round w is
+    rewound to time ``rewind`` of the first round and trained alone.
 
     Args:
-        model: With the weights, its batch statistics go from round to round and back.
+        model: The model, whose buffers are kept and rewound with the weights.
         weights: The prunable weights.
-        optimizer: Theirs; s joins it, without weight decay.
+        optimizer: Their optimiser; s is added to it, without weight decay.
         clock: Length of each training.
-        s_init: s_0: the lower, the sparser.
-        rounds: Trainings with soft masks, before the one of the ticket.
+        s_init: s_0; the lower, the sparser.
+        rounds: Trainings with soft masks, before that of the ticket.
         beta: β at the end of a round.
         penalty: λ.
         s_lr: Learning rate of s; it follows the weights' schedule.
@@ -61,12 +61,12 @@ class ContinuousSparsification(LearnedTicket):
         return {name: s > 0 for name, s in self.s.items()}
 
     def between_rounds(self) -> None:
-        """What is in starts anew; what is out stays far out."""
+        """Reset s of kept weights; s of pruned weights stays strongly negative."""
         for s in self.s.values():
             s.mul_(self.last_beta).clamp_(max=self.s_init)
 
     def before_forward(self, step: int) -> None:
-        """β of the epoch; then the model sees v."""
+        """Set β of the epoch, and put v into the model."""
         epochs = math.ceil(self.clock.total_steps / self.clock.steps_per_epoch)
         self.beta = self.last_beta ** (step // self.clock.steps_per_epoch / max(epochs - 1, 1))
         super().before_forward(step)

@@ -7,7 +7,7 @@ from sparsebench.pruning.pruner import Pruner
 
 
 class Dense(Pruner):
-    """Dense training: the baseline that every difference is taken to.
+    """Dense training: the baseline for all differences.
 
     Args:
         weights: The prunable weights, none of which is pruned.

@@ -15,12 +15,12 @@ GRADIENTS = ("feedback", "masked", "dense")
 
 
 class DPF(Pruner):
-    """Dynamic model pruning with feedback: the gradient at the pruned weights moves the dense ones.
+    """Dynamic model pruning with feedback: the gradient at the pruned weights updates the dense ones.
 
-    w_{t+1} = w_t - γ_t g(m_t ⊙ w_t), with m_t -> masks, recomputed every p -> ``schedule.interval`` steps from
-    the largest |w_t|. The gradient is not masked, so a weight that was pruned too early grows back.
+    w_{t+1} = w_t - γ_t g(m_t ⊙ w_t), with masks m_t recomputed every p (``schedule.interval``) steps from the largest
+    |w_t|. The gradient is not masked, so a weight that was pruned too early can grow back.
 
-    Momentum and weight decay act on what the optimiser holds: the dense weights, also the pruned ones.
+    Momentum and weight decay act on the dense weights, including the pruned ones.
 
     Args:
         weights: The prunable weights.
@@ -28,11 +28,11 @@ class DPF(Pruner):
         allocation: Global in the paper.
         score: Magnitude in the paper.
         gradient: ``feedback`` as above; the ablations ``masked``: m_t ⊙ g(m_t ⊙ w_t), and ``dense``: g(w_t).
-        fine_tune: After ``schedule.stop``, drop the hidden weights and train only those that are kept.
+        fine_tune: After ``schedule.stop``, discard the pruned weights and train only the kept ones.
 
     Differs from the paper:
-        Ties and rounding are exact (the achieved number of zeros is the asked one). The end of the ramp is
-        not stated there; here it is 75 % of training.
+        Ties and rounding are exact (the number of zeros is the requested one). The end of the ramp is not stated
+        there; here it is 75 % of training.
 
     References:
         Lin, Stich, Barba, Dmitriev and Jaggi, "Dynamic Model Pruning with Feedback", ICLR 2020,
@@ -54,7 +54,7 @@ class DPF(Pruner):
         self.gradient, self.fine_tune = gradient, fine_tune
 
     def before_forward(self, step: int) -> None:
-        """m_t from the dense weights if due; then the model sees m_t ⊙ w_t."""
+        """Update m_t from the dense weights if due, and put m_t ⊙ w_t into the model."""
         if self.schedule.due(step):
             self.update_masks(step)
         if self.fine_tune and step == self.schedule.stop + 1:
@@ -63,7 +63,7 @@ class DPF(Pruner):
             self.weights.hide_()
 
     def after_backward(self, step: int) -> bool:
-        """The dense weights come back before the step: gradient, momentum and decay act on them."""
+        """Restore the dense weights, so that gradient, momentum and weight decay act on them."""
         if self.weights.hidden:
             self.weights.restore_()
         if not self.dense_gradient(step):
@@ -71,13 +71,13 @@ class DPF(Pruner):
         return True
 
     def evaluating(self) -> AbstractContextManager[None]:
-        """The pruned weights."""
+        """Evaluate the pruned weights."""
         return self.weights.applied()
 
     def dense_gradient(self, step: int) -> bool:
-        """The gradient reaches every dense weight at every step, unless an ablation masks it."""
+        """The gradient reaches every weight at every step, unless an ablation masks it."""
         return self.gradient != "masked" and not (self.fine_tune and step > self.schedule.stop)
 
     def dense_forward(self, step: int) -> bool:
-        """Only in the ablation that prunes for evaluation alone."""
+        """Only in the ablation that prunes only for evaluation."""
         return self.gradient == "dense" and not (self.fine_tune and step > self.schedule.stop)

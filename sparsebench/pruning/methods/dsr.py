@@ -15,24 +15,24 @@ from sparsebench.pruning.scores import Score
 
 
 class DSR(Dynamic):
-    """Dynamic sparse reparameterisation: one threshold for all layers prunes, and layers with much left grow at random.
+    """Dynamic sparse reparameterisation: prunes by a global threshold, grows at random where many weights are kept.
 
-    At updates, all kept |w| < H are pruned, K_l in layer l and K in all. If K > 1.1 N_p, H is halved for the next time;
-    if K < 0.9 N_p, doubled. Then R_l / ΣR · K random weights grow in layer l, R_l being what it has left, from zero and
-    not where it was pruned just now; what a layer has no room for is spread evenly over the others.
+    At updates, all kept |w| < H are pruned, K_l in layer l and K in total. If K > 1.1 N_p, H is halved for the next
+    update; if K < 0.9 N_p, it is doubled. Then R_l / ΣR · K random weights grow from zero in layer l, where R_l is its
+    number of remaining weights, excluding those just pruned; what exceeds a layer is spread evenly over the others.
 
     Args:
         weights: The prunable weights.
-        schedule: Constant sparsity; masks change before the steps that are due, but not before the first.
-        allocation: Of the initial masks; uniform in the paper.
-        score: Of the initial masks and of growth: random.
-        drop_fraction: N_p as a share of all kept weights; 20,000 is 0.14 of a WRN-28-2 of sparsity 0.9.
-        threshold: H at first.
+        schedule: Constant sparsity; masks change before due steps, except the first.
+        allocation: Allocation of the initial masks; uniform in the paper.
+        score: Score of the initial masks and of growth: random.
+        drop_fraction: N_p as a fraction of all kept weights; 20,000 is 0.14 of a WRN-28-2 at sparsity 0.9.
+        threshold: Initial H.
 
     Differs from the paper:
-        Parts of a weight are rounded so that the total is exact, and not given to a random layer. All prunable layers
-        are pruned; on CIFAR, the paper leaves the first convolution, the shortcuts and the classifier dense. If more
-        would be pruned than there is room to grow, it is the smallest of each layer in proportion.
+        Counts are rounded so that the total is exact, instead of assigning remainders to a random layer. All prunable
+        layers are pruned; on CIFAR, the paper leaves the first convolution, the shortcuts and the classifier dense. If
+        more would be pruned than can grow, proportionally fewer of the smallest weights of each layer are pruned.
 
     References:
         Mostafa and Wang, "Parameter Efficient Training of Deep Convolutional Neural Networks by Dynamic Sparse
@@ -54,7 +54,7 @@ class DSR(Dynamic):
         self.threshold = threshold
 
     def before_forward(self, step: int) -> None:
-        """Prune below H; adapt H; share out and grow at random."""
+        """Prune below H, adapt H, then distribute and grow at random."""
         if not self.updates(step):
             return
         sizes, masks = {n: w.abs() for n, w in self.weights.weights().items()}, self.weights.masks
@@ -80,6 +80,6 @@ class DSR(Dynamic):
         return {**super().state_dict(), "threshold": self.threshold}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state_dict`."""
+        """Resume from :meth:`state_dict`."""
         super().load_state_dict(state)
         self.threshold = state["threshold"]

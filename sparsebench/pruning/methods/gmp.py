@@ -15,19 +15,19 @@ from sparsebench.pruning.scores import Score
 
 
 class GMP(Pruner):
-    """Gradual magnitude pruning: along a schedule the smallest weights are set to zero and stay zero.
+    """Gradual magnitude pruning: along a schedule, the smallest weights are set to zero and stay zero.
 
-    w_{t+1} = m_t ⊙ (w_t - γ_t m_t ⊙ g(w_t)); masks only shrink. Where masks change, the momentum of the newly
-    pruned weights is set to zero with them.
+    w_{t+1} = m_t ⊙ (w_t - γ_t m_t ⊙ g(w_t)); masks only shrink. The momentum of newly pruned weights is set to zero
+    too.
 
     Args:
         weights: The prunable weights.
         schedule: When to prune, and to which sparsity.
         allocation: Turns scores into masks.
         score: Magnitude in the paper.
-        allow_recovering: Pruned weights keep their values, out of sight of the forward and of the gradient, and take
-            part in the next ranking: one comes back if others shrink below it, as in the authors' code. Weight decay
-            acts on them.
+        allow_recovering: Pruned weights keep their values, hidden from the forward pass and the gradient, and take part
+            in the next ranking: they recover if others shrink below them, as in the authors' code. Weight decay acts
+            on them.
 
     References:
         Zhu and Gupta, "To prune, or not to prune: exploring the efficacy of pruning for model
@@ -46,29 +46,29 @@ class GMP(Pruner):
         self.allow_recovering = allow_recovering
 
     def before_forward(self, step: int) -> None:
-        """Pruned weights that kept their values are hidden."""
+        """Hide pruned weights that kept their values."""
         if self.allow_recovering:
             self.weights.hide_()
 
     def values(self) -> dict[str, Tensor]:
-        """The weights of the network, which are what is ranked."""
+        """The weights of the network, by which weights are ranked."""
         return self.weights.weights()
 
     def after_backward(self, step: int) -> bool:
-        """Pruned weights have momentum and now gradient zero (and weight zero): no step moves them."""
+        """Mask gradients, so that no step changes pruned weights."""
         if self.allow_recovering:
             self.weights.restore_()
         self.weights.mask_grads_()
         return True
 
     def after_step(self, step: int) -> None:
-        """If the schedule rises: prune the smallest of the remaining weights."""
+        """If the scheduled sparsity rises, prune the smallest of the remaining weights."""
         if not self.schedule.due(step) or self.schedule.sparsity(step) == self.schedule.sparsity(step - 1):
             return
         scores = self.score(self.values())
         if not self.allow_recovering:
             for name, mask in self.weights.masks.items():
-                scores[name].masked_fill_(~mask, -math.inf)  # once pruned stays pruned
+                scores[name].masked_fill_(~mask, -math.inf)  # pruned weights stay pruned
         self.weights.set_masks(self.allocation(scores, self.schedule.sparsity(step)))
         if self.allow_recovering:
             self.weights.project_optimizer_()
@@ -76,5 +76,5 @@ class GMP(Pruner):
             self.weights.project_()
 
     def evaluating(self) -> AbstractContextManager[None]:
-        """The pruned weights."""
+        """Evaluate the pruned weights."""
         return self.weights.applied() if self.allow_recovering else nullcontext()

@@ -13,26 +13,26 @@ from sparsebench.pruning.scores import Magnitude, Score
 
 
 class GraNet(Dynamic):
-    """Gradual pruning with zero-cost neuroregeneration: pruned globally, then swapped within layers.
+    """Gradual pruning with zero-cost neuroregeneration: global pruning, then swaps within layers.
 
-    Every ΔT -> ``schedule.interval`` steps: (1) up to t_f -> ``schedule.end``, the smallest |w| of all layers are
+    Every ΔT (``schedule.interval``) steps: (1) up to t_f (``schedule.end``), the smallest |w| of all layers are
     pruned to the sparsity s_t = s_f - (s_f - s_i) (1 - (t - t_0) / (n ΔT))³; (2) in every layer, the ⌈p_t nnz_l⌉
-    smallest |w| are dropped and as many of the largest |∂L/∂w| grown. p_t falls along half a cosine over all of
+    smallest |w| are dropped and as many with the largest |∂L/∂w| are grown. p_t decays along half a cosine over the
     training.
 
     Args:
         weights: The prunable weights.
-        schedule: Its course from 0 to the target is that from s_i to the target here.
-        allocation: Of the initial masks; ERK in the paper.
-        score: Of the initial masks: random.
+        schedule: Its ramp from 0 to the target is rescaled to start at s_i.
+        allocation: Allocation of the initial masks; ERK in the paper.
+        score: Score of the initial masks: random.
         initial_density: 1 - s_i, in (0, 1]; 0.5 is sparse-to-sparse training, 1 is dense-to-sparse.
         drop_fraction: p_0, in (0, 1].
         final_drop_fraction: p at the end.
 
     Differs from the paper:
-        By default ΔT and t_f are the shares of training that they are on CIFAR (1,000 of 62,560 steps; half, as in the
-        authors' script). No layer loses all its weights. The ramp ends at the target; in the authors' code one
-        update short of it.
+        By default ΔT and t_f are the same fractions of training as on CIFAR (1,000 of 62,560 steps; half, as in the
+        authors' script). No layer loses all its weights. The ramp ends at the target; in the authors' code, one update
+        short of it.
 
     References:
         Liu, Chen, Chen, Atashgahi, Yin, Kou, Shen, Pechenizkiy, Wang and Mocanu, "Sparse Training via Boosting Pruning
@@ -53,7 +53,7 @@ class GraNet(Dynamic):
     ) -> None:
         super().__init__(weights, schedule, allocation, score, drop_fraction, final_drop_fraction)
         if not 0 < initial_density <= 1:
-            raise SettingError("initial_density", initial_density, "a share of the weights in (0, 1]")
+            raise SettingError("initial_density", initial_density, "a fraction of the weights in (0, 1]")
         self.initial_sparsity = min(1 - initial_density, schedule.target_sparsity)
         self.pruning = Global(allocation.allow_layer_collapse)
 
@@ -64,11 +64,11 @@ class GraNet(Dynamic):
         return final - (final - self.initial_sparsity) * left
 
     def dense_gradient(self, step: int) -> bool:
-        """Growing looks at the gradient of every weight."""
+        """Growth needs the gradient of every weight."""
         return self.updates(step)
 
     def after_step(self, step: int) -> None:
-        """Prune all layers together, then drop and grow in each of them."""
+        """Prune globally, then drop and grow within layers."""
         if not self.updates(step):
             return
         if self.scheduled_sparsity(step) > self.scheduled_sparsity(step - 1):

@@ -17,21 +17,21 @@ from sparsebench.pruning.static import Sanity, Static
 class GraSP(Static):
     """Gradient signal preservation: prune the weights whose removal hurts the gradient's norm least.
 
-    S = -w ⊙ H g with g = ∂L/∂w and H its Jacobian; the highest S are pruned, so the score is w ⊙ H g. The loss is that
-    of the logits over a temperature, on a class-balanced sample.
+    S = -w ⊙ H g with g = ∂L/∂w and its Jacobian H; the highest S are pruned, so the score is w ⊙ H g. The loss is
+    computed from logits divided by a temperature, on a class-balanced sample.
 
     Args:
         weights: The prunable weights.
         schedule: Of constant sparsity from step 0.
         allocation: Global in the paper.
-        score: Not used: the saliency takes its place.
+        score: Not used; the saliency replaces it.
         sanity: Sanity checks.
-        samples_per_class: Training images of each class, scored in two halves.
-        temperature: T, of the logits.
-        training_mode: Score with the batch's statistics in batch norm, as the authors' code does.
+        samples_per_class: Training images per class, scored in two halves.
+        temperature: Temperature T of the logits.
+        training_mode: Score with batch statistics in batch norm, like the authors' code.
 
     Differs from the paper:
-        The classifier is scored as it is; the authors' code draws a new one for scoring.
+        The classifier is scored as initialised; the authors' code reinitialises it for scoring.
 
     References:
         Wang, Zhang and Grosse, "Picking Winning Tickets Before Training by Preserving Gradient Flow", ICLR 2020,

@@ -19,18 +19,18 @@ from sparsebench.pruning.scores import Score
 class IMP(Rounds):
     """Iterative magnitude pruning with fine-tuning: train, prune, fine-tune, round after round.
 
-    Every round goes on from the trained weights with fresh momentum, for t -> ``retrain`` at the learning rate with
-    which the dense training ended.
+    Every round continues from the trained weights with zero momentum, for time t (``retrain``) at the final learning
+    rate of the dense training.
 
     Args:
         weights: The prunable weights.
-        schedule: Gives the target sparsity.
-        allocation: Global here; any.
+        schedule: Provides the target sparsity.
+        allocation: Global by default.
         score: Magnitude.
-        model: Whose state goes from one training to the next.
+        model: The model whose state is passed from one training to the next.
         clock: Length of the training.
-        rounds: R; ``None`` for as many as it takes to prune at most 20 % of what is left in each.
-        retrain: t, of every round.
+        rounds: R; ``None`` for as many as needed to prune at most 20 % of the remaining weights in each.
+        retrain: Time t of every round.
 
     References:
         Han, Pool, Tran and Dally, "Learning both Weights and Connections for Efficient Neural Networks",
@@ -55,9 +55,9 @@ class IMP(Rounds):
         self.start = retraining_start(retrain, clock.total_steps, clock.steps(retrain, "retrain"))
 
     def rewind(self, before: Mapping[str, Any]) -> int:
-        """Only the count of steps goes back: weights and batch norm are the trained ones."""
+        """Rewind only the step; keep the trained weights and batch-norm statistics."""
         return self.start
 
     def lr_factor(self, step: int, lr_schedule: LRSchedule) -> float:
-        """The schedule's in the dense training, its last value in all rounds."""
+        """The schedule in the dense training, its last value in all rounds."""
         return lr_schedule.factor(self.last_step if self.training else step)

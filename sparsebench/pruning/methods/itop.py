@@ -11,26 +11,26 @@ from sparsebench.pruning.scores import Score
 
 
 class ITOP(Dynamic):
-    """In-time over-parameterisation: RigL or SET with few, large mask updates, up to the end of training.
+    """In-time over-parameterisation: RigL or SET with few, large mask updates until the end of training.
 
-    Every ΔT -> ``schedule.interval`` steps, in every layer, the ⌈p_t nnz_l⌉ smallest |w| are dropped and as many of
-    the largest |∂L/∂w| (RigL-ITOP) or random ones (SET-ITOP) grown. p_t falls along half a cosine from
-    ``drop_fraction`` to ``final_drop_fraction`` over all of training. With a long ΔT what grows has the time to become
-    large, so in the end many weights have been tried: R_s, the column ``explored``.
+    Every ΔT (``schedule.interval``) steps, in every layer, the ⌈p_t nnz_l⌉ smallest |w| are dropped and as many with
+    the largest |∂L/∂w| (RigL-ITOP) or random ones (SET-ITOP) are grown. p_t decays along half a cosine from
+    ``drop_fraction`` to ``final_drop_fraction`` over the training. With a long ΔT, grown weights have time to become
+    large, so that many weights are explored in the end: R_s, the column ``explored``.
 
     Args:
         weights: The prunable weights.
-        schedule: Constant sparsity; when masks change, the first step excepted.
-        allocation: Of the initial masks; ERK in the paper.
-        score: Of the initial masks and of random growth: random.
+        schedule: Constant sparsity; masks change at due steps, except the first.
+        allocation: Allocation of the initial masks; ERK in the paper.
+        score: Score of the initial masks and of random growth: random.
         growth: ``gradient`` (RigL-ITOP) or ``random`` (SET-ITOP).
         drop_fraction: p_0, in (0, 1].
         final_drop_fraction: p at the end.
 
     Differs from the paper:
-        ΔT is a share of training by default, that of RigL-ITOP on CIFAR (4,000 of 97,656 steps), as so many steps
-        would be most of a short one; for SET-ITOP it is 1,500 steps, 0.015. What is masked stays exact in number
-        where the authors' code draws it.
+        By default ΔT is a fraction of training, that of RigL-ITOP on CIFAR (4,000 of 97,656 steps), because that many
+        steps would be most of a short training; for SET-ITOP it is 1,500 steps, 0.015. The number of zeros is exact;
+        in the authors' code it is random.
 
     References:
         Liu, Yin, Mocanu and Pechenizkiy, "Do We Actually Need Dense Over-Parameterization? In-Time
@@ -53,11 +53,11 @@ class ITOP(Dynamic):
         self.growth = growth
 
     def dense_gradient(self, step: int) -> bool:
-        """Growing by gradient looks at the gradient of every weight."""
+        """Growth by gradient needs the gradient of every weight."""
         return self.growth == "gradient" and self.updates(step)
 
     def after_step(self, step: int) -> None:
-        """Drop the smallest; grow by the gradient of this step's batch, or at random."""
+        """Drop the smallest weights; grow by the gradient of this step's batch, or at random."""
         if self.updates(step):
             by_gradient = self.growth == "gradient"
             self.swap_within_layers(

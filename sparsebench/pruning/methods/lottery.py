@@ -18,21 +18,21 @@ from sparsebench.pruning.scores import Score
 
 
 class Lottery(Rounds):
-    """Lottery tickets with rewinding: train, prune, go back to the weights of step k, train again.
+    """Lottery tickets with rewinding: train, prune, rewind to the weights of step k, train again.
 
-    Every round starts at step k -> ``rewind`` with m ⊙ w_k: weights, batch norm, momentum and learning rate are those
-    of step k of the dense training, and the batches are the same ones. k = 0 is the original procedure.
+    Every round starts at step k (``rewind``) with m ⊙ w_k: weights, batch norm, momentum and learning rate are those
+    of step k of the dense training, and so are the batches. k = 0 is the original procedure.
 
     Args:
         weights: The prunable weights.
-        schedule: Gives the target sparsity.
+        schedule: Provides the target sparsity.
         allocation: Global in the paper.
         score: Magnitude.
-        model: Whose state is rewound.
-        optimizer: Whose momentum is rewound.
+        model: The model whose state is rewound.
+        optimizer: The optimiser whose momentum is rewound.
         clock: Length of the training.
-        rounds: R; ``None`` for as many as it takes to prune at most 20 % of what is left in each.
-        rewind: k.
+        rounds: R; ``None`` for as many as needed to prune at most 20 % of the remaining weights in each.
+        rewind: Time k.
 
     References:
         Frankle, Dziugaite, Roy and Carbin, "Linear Mode Connectivity and the Lottery Ticket Hypothesis", ICML 2020,
@@ -59,25 +59,25 @@ class Lottery(Rounds):
         self.ticket: dict[str, Any] = {}
 
     def before_forward(self, step: int) -> None:
-        """At step k of the dense training: keep w_k."""
+        """At step k of the dense training, store w_k."""
         if step == self.k and self.training == 0 and self.rounds:
             self.ticket = snapshot(self.model, self.optimizer)
 
     def rewind(self, before: Mapping[str, Any]) -> int:
-        """Back to w_k."""
+        """Restore w_k."""
         self.ticket = before["ticket"]
         restore(self.ticket, self.model, self.optimizer)
         return self.k
 
     def handover(self) -> dict[str, Any]:
-        """Besides model and masks, w_k."""
+        """Model, masks and w_k."""
         return {**state, "ticket": self.ticket} if (state := super().handover()) else {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Masks, and w_k."""
+        """Masks and w_k."""
         return {**super().state_dict(), "ticket": self.ticket}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state_dict`."""
+        """Resume from :meth:`state_dict`."""
         super().load_state_dict(state)
         self.ticket = state["ticket"]

@@ -7,10 +7,10 @@ from sparsebench.pruning.methods.imp import IMP
 
 
 class LRRewind(IMP):
-    """Learning-rate rewinding: train, prune, and train again from the trained weights with the schedule set back.
+    """Learning-rate rewinding: train, prune, and retrain from the trained weights with the schedule rewound.
 
-    Every round goes on from the trained weights with fresh momentum, and repeats the last t -> ``retrain`` of the
-    learning rate's schedule.
+    Every round continues from the trained weights with zero momentum, and repeats the last part t (``retrain``) of the
+    learning-rate schedule.
 
     References:
         Renda, Frankle and Carbin, "Comparing Rewinding and Fine-tuning in Neural Network Pruning", ICLR 2020,
@@ -18,5 +18,5 @@ class LRRewind(IMP):
     """
 
     def lr_factor(self, step: int, lr_schedule: LRSchedule) -> float:
-        """The schedule's: rounds start at step T - t."""
+        """The schedule itself; rounds start at step T - t."""
         return lr_schedule.factor(step)

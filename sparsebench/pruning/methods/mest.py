@@ -15,26 +15,26 @@ from sparsebench.pruning.scores import Score
 
 
 class MEST(Dynamic):
-    """Memory-economic sparse training: pruned a little further than the target, then grown at random.
+    """Memory-economic sparse training: prunes slightly beyond the target, then grows at random.
 
-    At updates (``schedule.interval``, and where a stage starts), the lowest |w| + λ |∂L/∂w| are pruned and random
-    others grown, from zero. Elastic mutation (EM) prunes to s + p and grows to s; with a soft bound (EM&S) it prunes
-    to s and grows to s - p, so that new weights train beside those they may replace. p falls from stage to stage.
+    At updates (``schedule.interval``, and the start of a stage), the lowest |w| + λ |∂L/∂w| are pruned and random
+    others grow from zero. Elastic mutation (EM) prunes to s + p and grows to s; with a soft bound (EM&S) it prunes to s
+    and grows to s - p, so that new weights train next to those they may replace. p falls from stage to stage.
 
     Args:
         weights: The prunable weights.
-        schedule: Constant sparsity; when masks change, the first step excepted.
-        allocation: Gives every layer its number of weights, at each of the sparsities; uniform in the paper.
-        score: Of the initial masks and of growth: random.
+        schedule: Constant sparsity; masks change at due steps, except the first.
+        allocation: Determines every layer's number of weights at each sparsity; uniform in the paper.
+        score: Score of the initial masks and of growth: random.
         clock: Length of the training.
         soft_bound: EM&S instead of EM.
-        margins: p of every stage, as a share of the density 1 - s.
-        stages: Times at which the second stage and those after it start.
+        margins: p of every stage, as a fraction of the density 1 - s.
+        stages: Start times of the second and later stages.
         gradient_weight: λ; 0 in the authors' code.
 
     Differs from the paper:
-        Interval and stages of its CIFAR recipe (5, 90 and 120 of 160 epochs) are shares of training here, and p (0.02
-        and 0.01 at s = 0.9) shares of the density. There, the first convolution and the classifier are not pruned.
+        Interval and stages of its CIFAR recipe (5, 90 and 120 of 160 epochs) are fractions of training here, and p
+        (0.02 and 0.01 at s = 0.9) fractions of the density. There, the first convolution and the classifier stay dense.
 
     References:
         Yuan et al., "MEST: Accurate and Fast Memory-Economic Sparse Training Framework on the Edge", NeurIPS 2021,
@@ -57,14 +57,16 @@ class MEST(Dynamic):
         self.soft_bound, self.gradient_weight = soft_bound, gradient_weight
         if min(margins, default=-1) < 0 or (margins[-1] > 0 if soft_bound else max(margins) >= 1):
             raise SettingError(
-                "margins", margins, "shares in [0, 1), or from 0 up to a last of 0 with a soft bound"
+                "margins",
+                margins,
+                "fractions in [0, 1), or non-negative fractions that end in 0 with a soft bound",
             )
         self.margin = Stages(clock, [p * (1 - schedule.target_sparsity) for p in margins], stages)
         shapes = {name: tuple(p.shape) for name, p in weights.parameters.items()}
         allocation.check(shapes, schedule.target_sparsity + (0 if soft_bound else max(self.margin.values)))
 
     def scheduled_sparsity(self, step: int) -> float:
-        """The s of the masks: s - p with a soft bound."""
+        """The sparsity of the masks: s, or s - p with a soft bound."""
         return max(self.schedule.target_sparsity - (self.margin.at(step) if self.soft_bound else 0), 0.0)
 
     def updates(self, step: int) -> bool:
@@ -72,7 +74,7 @@ class MEST(Dynamic):
         return super().updates(step) or (step in self.margin.starts and self.schedule.target_sparsity > 0)
 
     def after_step(self, step: int) -> None:
-        """Prune the least important; grow at random."""
+        """Prune the least important weights; grow at random."""
         if not self.updates(step):
             return
         weights, gradients, final = (
@@ -86,7 +88,7 @@ class MEST(Dynamic):
         self.weights.set_masks(
             self.allocation(scores, final + (0 if self.soft_bound else self.margin.at(step)))
         )
-        self.weights.project_()  # before growing: what has just been pruned starts at zero as well
+        self.weights.project_()  # before growing, so that weights that were just pruned start at zero too
         random = self.score(weights, self.generator)
         for name, mask in self.weights.masks.items():
             random[name].masked_fill_(mask, math.inf)

@@ -15,18 +15,18 @@ FINE_TUNE = ("continue", "constant_last", "lr_rewind", "linear")
 
 
 class OneShot(GMP):
-    """One-shot magnitude pruning: train dense, prune once to the target, fine-tune what is left.
+    """One-shot magnitude pruning: train dense, prune once to the target, fine-tune the kept weights.
 
-    Both lie inside the one budget of T steps: the cut is at step c -> ``schedule.at``. For the fine-tuning variants the
-    dense training has its whole learning-rate schedule η before c, and what is left starts with fresh momentum.
+    All of it is within the budget of T steps: pruning is at step c (``schedule.at``). For the fine-tuning variants, the
+    dense training completes its learning-rate schedule η before c, and fine-tuning starts with zero momentum.
 
     Args:
         weights: The prunable weights.
-        schedule: When the cut is.
+        schedule: When to prune.
         allocation: Turns scores into masks.
         score: Magnitude in the paper.
         clock: Length of the training.
-        fine_tune: ``continue``: the cut falls into an unbroken schedule. ``constant_last``: fine-tune at the last
+        fine_tune: ``continue``: the learning-rate schedule is not interrupted. ``constant_last``: fine-tune at the last
             learning rate. ``lr_rewind``: repeat the last T - c steps of η. ``linear``: from the first learning rate
             linearly to 0 (budgeted).
 
@@ -52,21 +52,21 @@ class OneShot(GMP):
         self.fine_tune, self.total, self.cut = fine_tune, clock.total_steps, schedule.start + 1
         if fine_tune == "lr_rewind" and 2 * self.cut < self.total:
             raise SettingError(
-                "fine_tune", fine_tune, "a cut (schedule.at) in the second half of the training"
+                "fine_tune", fine_tune, "pruning (schedule.at) in the second half of the training"
             )
 
     def cuts(self, step: int) -> bool:
-        """At the one update."""
+        """At the single mask update."""
         return self.schedule.due(step)
 
     def after_step(self, step: int) -> None:
-        """Prune, and for the variants start anew with zero momentum."""
+        """Prune; for the fine-tuning variants also reset the momentum."""
         super().after_step(step)
         if step + 1 == self.cut and self.fine_tune != "continue" and self.schedule.target_sparsity > 0:
             self.weights.reset_optimizer_()
 
     def lr_factor(self, step: int, lr_schedule: LRSchedule) -> float:
-        """η(t T / c) before the cut, and the variant's after it."""
+        """η(t T / c) before pruning, and the variant's after it."""
         if self.fine_tune == "continue" or self.schedule.target_sparsity == 0:
             return lr_schedule.factor(step)
         if step >= self.cut and self.fine_tune == "linear":

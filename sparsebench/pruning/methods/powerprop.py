@@ -17,11 +17,11 @@ from sparsebench.pruning.scores import Score
 
 
 class Powerprop(GMP):
-    """Powerpropagation: weights are powers of what is trained, so that large ones learn faster and small ones stay.
+    """Powerpropagation: weights are powers of the trained parameters, so large weights learn faster than small ones.
 
     w = θ |θ|^(α-1), hence ∂L/∂θ = ∂L/∂w · α |θ|^(α-1): θ = 0 is a critical point. θ starts at sign(w_0) |w_0|^(1/α),
-    so the network starts as usual. It is pruned by |w| along the schedule as GMP does it; with α -> ``alpha`` = 1 it
-    is GMP to the bit.
+    so the initial network is unchanged. Weights are pruned by |w| along the schedule as in GMP; with α (``alpha``) = 1
+    it is bitwise equal to GMP.
 
     Args:
         weights: The prunable weights.
@@ -31,7 +31,7 @@ class Powerprop(GMP):
         alpha: α, at least 1.
 
     Differs from the paper:
-        The optimiser's weight decay is taken as L2 on w, and goes through the chain rule like the loss.
+        The optimiser's weight decay is applied as L2 on w, through the chain rule like the loss.
 
     References:
         Schwarz, Jayakumar, Pascanu, Latham and Teh, "Powerpropagation: A sparsity inducing weight
@@ -65,12 +65,12 @@ class Powerprop(GMP):
         return {n: theta * theta.abs().pow(self.alpha - 1) for n, theta in self.weights.weights().items()}
 
     def before_forward(self, step: int) -> None:
-        """The model sees w."""
+        """Put w into the model."""
         self.weights.hide_(self.values())
 
     @torch.no_grad()
     def after_backward(self, step: int) -> bool:
-        """From ∂L/∂w to ∂L/∂θ, with decay on w; what is pruned stays at zero."""
+        """Chain rule from ∂L/∂w to ∂L/∂θ, with weight decay on w; gradients of pruned weights are masked."""
         for w in self.weights.parameters.values():
             if w.grad is not None:
                 w.grad.add_(w, alpha=self.decay)
@@ -81,9 +81,9 @@ class Powerprop(GMP):
         return super().after_backward(step)
 
     def evaluating(self) -> AbstractContextManager[None]:
-        """The network's weights."""
+        """Evaluate the network's weights."""
         return self.weights.applied(self.values())
 
     def on_end(self) -> None:
-        """Leaves w in the model."""
+        """Leave w in the model."""
         self.weights.bake_(self.values())

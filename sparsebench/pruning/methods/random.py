@@ -8,7 +8,7 @@ from sparsebench.pruning.static import Static
 class RandomStatic(Static):
     """Random pruning at initialisation: a random mask, fixed for the whole training.
 
-    With ``allocation=from_file`` it has another method's layer-wise sparsities.
+    With ``allocation=from_file`` it uses another method's layer-wise sparsities.
 
     References:
         Liu et al., "The Unreasonable Effectiveness of Random Pruning: Return of the Most Naive Baseline for

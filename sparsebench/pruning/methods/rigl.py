@@ -14,22 +14,21 @@ from sparsebench.pruning.scores import Score
 
 
 class RigL(Dynamic):
-    """Rigged lottery: from random masks, the smallest weights make way for those with the largest gradient.
+    """Rigged lottery: drops the smallest weights and grows those with the largest gradient.
 
-    Every ΔT -> ``schedule.interval`` steps up to T_end -> ``schedule.stop``, in every layer, the α_t nnz_l smallest |w|
-    are dropped and as many weights with the largest |∂L/∂w| grown, with value and momentum zero. α_t falls
-    from α -> ``drop_fraction`` along half a cosine. A mask update takes the place of the optimiser's step, as in
-    the authors' code.
+    Every ΔT (``schedule.interval``) steps up to T_end (``schedule.stop``), in every layer, the α_t nnz_l smallest |w|
+    are dropped and as many weights with the largest |∂L/∂w| are grown, with zero value and momentum. α_t decays from α
+    (``drop_fraction``) along half a cosine. A mask update replaces the optimiser step, as in the authors' code.
 
     Args:
         weights: The prunable weights.
         schedule: Constant sparsity; when masks change.
-        allocation: Of the initial masks; ERK in the paper.
-        score: Of the initial masks: random.
+        allocation: Allocation of the initial masks; ERK in the paper.
+        score: Score of the initial masks: random.
         drop_fraction: α, in (0, 1].
 
     Differs from the paper:
-        Ties are broken by index, where the authors' code adds noise.
+        Ties are broken by index; the authors' code adds noise.
 
     References:
         Evci, Gale, Menick, Castro and Elsen, "Rigging the Lottery: Making All Tickets Winners", ICML 2020,
@@ -47,22 +46,22 @@ class RigL(Dynamic):
         super().__init__(weights, schedule, allocation, score, drop_fraction)
 
     def updates(self, step: int) -> bool:
-        """Whether masks change at ``step``: at the first one too, and never where nothing is pruned."""
+        """Whether masks change at ``step``: also at the first one, and never at target sparsity 0."""
         return self.schedule.due(step) and self.schedule.target_sparsity > 0
 
     def dense_gradient(self, step: int) -> bool:
-        """Growing looks at the gradient of every weight."""
+        """Growth needs the gradient of every weight."""
         return self.updates(step)
 
     def after_backward(self, step: int) -> bool:
-        """On an update the gradients stay dense for :meth:`after_step`, and there is no optimiser step."""
+        """At a mask update the gradients stay dense for :meth:`after_step`, and the optimiser does not step."""
         if self.updates(step):
             return False
         self.weights.mask_grads_()
         return True
 
     def after_step(self, step: int) -> None:
-        """Drop and grow. What is pruned has value and momentum zero, so what grows starts at zero."""
+        """Drop and grow. Pruned weights have zero value and momentum, so grown weights start at zero."""
         if self.updates(step):
             gradients, fraction, masks = gradient_magnitudes(self.weights), self.fraction(step), {}
             for name, weight in self.weights.weights().items():

@@ -18,7 +18,7 @@ EDGE_OF_CHAOS = 2.0  # σ_w² for ReLU without biases
 
 
 class SBPSR(SNIP):
-    """Sensitivity-based pruning with stable ResNets: SNIP from the edge of chaos, put back there after pruning.
+    """Sensitivity-based pruning with stable ResNets: SNIP at the edge of chaos, with rescaling back to it.
 
     W^l ~ N(0, σ_w² / fan_in) with σ_w² = 2, the edge of chaos of ReLU without biases; masks by |W ⊙ ∂L/∂W|; then
     W^l <- ρ_l W^l with ρ_l = √(σ_w² / α_l), α_l = fan_in · mean((m^l ⊙ W^l)²). With ``model.stable``, block
@@ -28,12 +28,12 @@ class SBPSR(SNIP):
         weights: The prunable weights.
         schedule: Of constant sparsity from step 0.
         allocation: Global in the paper.
-        score: Not used: the saliency takes its place.
+        score: Not used; the saliency replaces it.
         sanity: Sanity checks.
-        rounds: Above 1: iterative.
-        batches: Training batches that the loss is the mean over.
-        training_mode: Score with the batch's statistics in batch norm.
-        rescale: Whether ρ_l is applied.
+        rounds: Number of pruning rounds; iterative if above 1.
+        batches: Training batches to average the loss over.
+        training_mode: Score with batch statistics in batch norm.
+        rescale: Whether to apply ρ_l.
 
     Differs from the paper:
         ρ_l is defined with σ_w² so that a dense layer at the edge of chaos has ρ_l = 1.
@@ -60,7 +60,7 @@ class SBPSR(SNIP):
         self.rescale = rescale
 
     def on_start(self, probe: Probe) -> None:
-        """Draw at the edge of chaos, prune as SNIP does, go back to the edge."""
+        """Initialise at the edge of chaos, prune as SNIP, rescale to the edge."""
         with torch.no_grad():
             for parameter in (p for p in probe.model.parameters() if p.dim() > 1):
                 drawn = torch.randn(parameter.shape, generator=probe.generator)
@@ -71,7 +71,7 @@ class SBPSR(SNIP):
 
     @torch.no_grad()
     def rescale_(self) -> None:
-        """ρ_l for every layer that keeps a weight."""
+        """Apply ρ_l to every layer that keeps a weight."""
         for weight in self.weights.parameters.values():
             alpha = weight[0].numel() * float(weight.double().square().mean())
             if alpha > 0:

@@ -12,21 +12,21 @@ from sparsebench.pruning.scores import Score
 
 
 class SET(Dynamic):
-    """Sparse evolutionary training: the smallest weights make way for random ones after every epoch.
+    """Sparse evolutionary training: replaces the smallest weights by random ones after every epoch.
 
-    Between epochs (``schedule.interval``), in every layer, the ζ nnz_l smallest |w| (ζ -> ``drop_fraction``) are
-    dropped, and as many are grown, uniformly at random among all that are not kept, with value and momentum zero.
+    Between epochs (``schedule.interval``), in every layer, the ζ nnz_l smallest |w| (ζ: ``drop_fraction``) are dropped,
+    and as many are grown uniformly at random among the pruned weights, with zero value and momentum.
 
     Args:
         weights: The prunable weights.
-        schedule: Constant sparsity; masks change before the steps that are due, but not before the first.
-        allocation: Of the initial masks; Erdős-Rényi in the paper.
-        score: Of the initial masks and of growing: random.
+        schedule: Constant sparsity; masks change before due steps, except the first.
+        allocation: Allocation of the initial masks; Erdős-Rényi in the paper.
+        score: Score of the initial masks and of growth: random.
         drop_fraction: ζ, in (0, 1].
 
     Differs from the paper:
-        |w| ranks weights of both signs together, and what grows starts at zero, as in all later work. A weight
-        that is drawn again right after it was dropped goes on as if nothing had happened.
+        Weights of both signs are ranked together by |w|, and grown weights start at zero, as in later work. A weight
+        that is grown again right after it was dropped keeps its value.
 
     References:
         Mocanu, Mocanu, Stone, Nguyen, Gibescu and Liotta, "Scalable training of artificial neural networks
@@ -45,7 +45,7 @@ class SET(Dynamic):
         super().__init__(weights, schedule, allocation, score, drop_fraction)
 
     def before_forward(self, step: int) -> None:
-        """Drop the smallest, grow at random. What grows has value and momentum zero already."""
+        """Drop the smallest weights and grow at random. Grown weights have zero value and momentum already."""
         if not self.updates(step):
             return
         dense = self.weights.weights()

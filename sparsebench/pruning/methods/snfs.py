@@ -18,22 +18,22 @@ class SNFS(Dynamic):
     """Sparse momentum (sparse networks from scratch): weights move to layers, and grow, where momentum is large.
 
     Between epochs (``schedule.interval``), the ⌈p_t nnz_l⌉ smallest |w| of every layer are dropped, K in all. Layer l
-    then grows r_l K weights, those with the largest |m|; r_l is the mean |m| of the layer's kept weights as a share
+    then grows r_l K weights, those with the largest |m|; r_l is the mean |m| of the layer's kept weights as a fraction
     of the sum over layers. What a layer has no room for (above 0.99 of its zeros) is spread evenly over the others.
     p_t falls along half a cosine over all of training; a layer with an r_l above average and a sparsity below 0.2 loses
-    at most that share. m is SGD's momentum or Adam's m / (√v + 1e-8); it gathers the dense gradient at every step.
+    at most that fraction. m is SGD's momentum or Adam's m / (√v + 1e-8); it gathers the dense gradient at every step.
 
     Args:
         weights: The prunable weights.
-        schedule: Constant sparsity; masks change before the steps that are due, but not before the first.
+        schedule: Constant sparsity; masks change before due steps, except the first.
         allocation: Of the initial masks; uniform in the paper.
-        score: Of the initial masks: random.
-        optimizer: Has to have momentum.
+        score: Score of the initial masks: random.
+        optimizer: Optimiser with momentum.
         drop_fraction: p_0, in (0, 1].
         final_drop_fraction: p at the end.
 
     Differs from the paper:
-        The total is exact at every update, where the authors' code corrects its drift later. A layer keeps a weight.
+        The total is exact at every update; the authors' code corrects its drift later. Every layer keeps a weight.
 
     References:
         Dettmers and Zettlemoyer, "Sparse Networks from Scratch: Faster Training without Losing Performance", 2019,
@@ -52,10 +52,10 @@ class SNFS(Dynamic):
     ) -> None:
         super().__init__(weights, schedule, allocation, score, drop_fraction, final_drop_fraction)
         if not all("betas" in group or group.get("momentum") for group in optimizer.param_groups):
-            raise SettingError("optimizer.momentum", 0, "momentum above 0, to grow by")
+            raise SettingError("optimizer.momentum", 0, "momentum above 0, which growth is based on")
 
     def before_forward(self, step: int) -> None:
-        """Drop the smallest; share out and grow by momentum."""
+        """Drop the smallest weights; distribute and grow by momentum."""
         if not self.updates(step):
             return
         masks, sizes, kept = {}, momentum_magnitudes(self.weights), self.weights.nonzero().tolist()
@@ -78,13 +78,13 @@ class SNFS(Dynamic):
         self.weights.project_(optimizer_state=False)
 
     def dense_gradient(self, step: int) -> bool:
-        """Momentum gathers the gradient of every weight."""
+        """Momentum accumulates the gradient of every weight."""
         return True
 
     def after_backward(self, step: int) -> bool:
-        """The gradient stays dense: it goes into the momentum."""
+        """Keep the gradient dense, for the momentum."""
         return True
 
     def after_step(self, step: int) -> None:
-        """Pruned weights are set to zero, and their momentum is not."""
+        """Set pruned weights to zero, but not their momentum."""
         self.weights.project_(optimizer_state=False)

@@ -14,23 +14,23 @@ from sparsebench.pruning.static import Sanity, Static
 
 
 class SNIP(Static):
-    """Single-shot network pruning: keep the weights whose removal would change the loss most, at initialisation.
+    """Single-shot network pruning: keeps the weights whose removal would change the loss most, at initialisation.
 
-    s_j = |w_j ∂L/∂w_j| / Σ_k |w_k ∂L/∂w_k|, the gradient of the loss by a mask of ones.
+    s_j = |w_j ∂L/∂w_j| / Σ_k |w_k ∂L/∂w_k|, the gradient of the loss with respect to a mask of ones.
 
     Args:
         weights: The prunable weights.
         schedule: Of constant sparsity from step 0.
         allocation: Global in the paper.
-        score: Not used: the saliency takes its place.
+        score: Not used; the saliency replaces it.
         sanity: Sanity checks.
-        rounds: Above 1: iterative SNIP.
-        batches: Training batches that the loss is the mean over.
-        training_mode: Score with the batch's statistics in batch norm, not with the running ones.
+        rounds: Number of pruning rounds; iterative SNIP if above 1.
+        batches: Training batches to average the loss over.
+        training_mode: Score with batch statistics in batch norm instead of running ones.
 
     Differs from the paper:
-        Weights only, and trained from the same initialisation that was scored; the authors' code scores
-        biases too and trains from another one (``reinit``).
+        Only weights are scored, and training starts from the initialisation that was scored; the authors' code also
+        scores biases and reinitialises (``reinit``).
 
     References:
         Lee, Ajanthan and Torr, "SNIP: Single-shot Network Pruning based on Connection Sensitivity", ICLR 2019,
@@ -53,7 +53,7 @@ class SNIP(Static):
         self.batches, self.training_mode = batches, training_mode
 
     def saliency(self, probe: Probe) -> dict[str, Tensor]:
-        """|w ⊙ ∂L/∂w| over its sum."""
+        """|w ⊙ ∂L/∂w| divided by its sum."""
         with probe.scoring(self.training_mode):
             gradients = probe.gradients(self.weights.parameters, self.batches)
         scores = {n: (p.detach() * gradients[n]).abs() for n, p in self.weights.parameters.items()}

@@ -18,19 +18,20 @@ from sparsebench.pruning.soft_topk import SoftMask
 
 
 class Spartan(Pruner):
-    """Spartan: the largest of the weights times a soft top-k mask of themselves.
+    """Spartan: the largest weights, multiplied by a soft top-k mask of their magnitudes.
 
-    The forward sees Π_k(θ ⊙ m), m = soft_topk(|θ|, k, β), where Π_k keeps the k largest. Its gradient passes Π_k as if
-    it were not there. k falls along the schedule, β rises to ``beta`` until ``schedule.stop``; then both are frozen.
+    The forward uses Π_k(θ ⊙ m), m = soft_topk(|θ|, k, β), where Π_k keeps the k largest; its gradient is
+    straight-through for Π_k. k falls along the schedule, β rises to ``beta`` until ``schedule.stop``; then both are
+    frozen.
 
     Args:
         weights: The prunable weights.
         schedule: When masks change.
         allocation: Whether layers share a soft mask (global, as in the paper) or each has its own.
-        beta: The last β; the authors take 10 for ResNet-50, 20 for vision transformers.
+        beta: Final β; the authors use 10 for ResNet-50 and 20 for vision transformers.
 
     Differs from the paper:
-        The threshold of the soft mask is found by another iteration, closer to the sum k.
+        The threshold of the soft mask is found by another iteration, with a sum closer to k.
 
     References:
         Tai, Tian and Lim, "Spartan: Differentiable Sparsity via Regularized Transportation", NeurIPS 2022,
@@ -50,7 +51,7 @@ class Spartan(Pruner):
         return 1 + (self.beta - 1) * step / max(self.schedule.stop, 1)
 
     def before_forward(self, step: int) -> None:
-        """Both masks if due; then the model sees Π_k(θ ⊙ m)."""
+        """Update both masks if due, and put Π_k(θ ⊙ m) into the model."""
         if self.schedule.due(step):
             self.update_masks(step)
             self.soft.follow(self.sharpness(step))
@@ -61,7 +62,7 @@ class Spartan(Pruner):
         return {n: w * self.soft.m[n] * self.weights.masks[n] for n, w in self.weights.weights().items()}
 
     def after_backward(self, step: int) -> bool:
-        """From the gradient by Π_k(θ ⊙ m) to that by θ."""
+        """Chain rule from Π_k(θ ⊙ m) to θ."""
         self.weights.restore_()
         self.soft.chain_(self.sharpness(step), frozen=not self.dense_gradient(step))
         if not self.dense_gradient(step):
@@ -73,11 +74,11 @@ class Spartan(Pruner):
         return step <= self.schedule.stop
 
     def evaluating(self) -> AbstractContextManager[None]:
-        """The network's weights."""
+        """Evaluate the network's weights."""
         return self.weights.applied(self.values())
 
     def on_end(self) -> None:
-        """Leaves them in the model."""
+        """Leave Π_k(θ ⊙ m) in the model."""
         self.weights.bake_(self.values())
 
     def state_dict(self) -> dict[str, Any]:
@@ -85,6 +86,6 @@ class Spartan(Pruner):
         return {**super().state_dict(), "soft": dict(self.soft.m)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state_dict`."""
+        """Resume from :meth:`state_dict`."""
         super().load_state_dict(state)
         self.soft.m = {name: state["soft"][name].to(mask.device) for name, mask in self.soft.m.items()}

@@ -18,24 +18,25 @@ from sparsebench.pruning.scores import Score
 
 
 class SRigL(RigL):
-    """Structured RigL: every neuron of a layer has the same number of inputs, and neurons that matter little go.
+    """Structured RigL: constant fan-in within each layer, with ablation of neurons that matter little.
 
-    Where RigL swaps, in a layer that is given n_l weights: (1) salient are the kept weights less the ⌊α_t nnz_l⌋
-    smallest |w|, and as many of the largest |∂L/∂w|; (2) neurons with fewer than max(1, ⌊γ ⌊n_l / neurons⌋⌋) salient
-    weights are ablated, and may come back; (3) each of the n others has k = ⌊n_l / n⌋ inputs: the largest |w| of those
-    that (1) keeps, then the largest |∂L/∂w|. So layer l has at most n_l weights, and more than n_l - n.
+    At RigL's mask updates, in a layer with a budget of n_l weights: (1) the salient weights are the kept ones except
+    the ⌊α_t nnz_l⌋ smallest |w|, and as many with the largest |∂L/∂w|; (2) neurons with fewer than
+    max(1, ⌊γ ⌊n_l / neurons⌋⌋) salient weights are ablated, and may return later; (3) each of the n others has
+    k = ⌊n_l / n⌋ inputs: the largest |w| of those kept in (1), then the largest |∂L/∂w|. So layer l has at most n_l
+    weights, and more than n_l - n.
 
     Args:
         weights: The prunable weights; neurons are the rows (filters) of a weight.
         schedule: Constant sparsity; when masks change.
-        allocation: Gives n_l; ERK in the paper.
-        score: Of the initial inputs of each neuron: random.
+        allocation: Determines n_l; ERK in the paper.
+        score: Score of the initial inputs of each neuron: random.
         drop_fraction: α, in (0, 1].
         min_salient: γ, in [0, 1]; 0.3 for convolutional networks in the paper.
 
     Differs from the paper:
-        The last prunable layer is never ablated, be it the classifier or not. For the deviation of the sparse fan-in,
-        weights are scaled instead of drawn anew. With n_l < neurons, only n_l neurons start.
+        The last prunable layer is never ablated, whether it is the classifier or not. Initial weights are rescaled to
+        the sparse fan-in instead of redrawn. If n_l < neurons, only n_l neurons are active at first.
 
     References:
         Lasby, Golubeva, Evci, Nica and Ioannou, "Dynamic Sparse Training with Structured Sparsity", ICLR 2024,
@@ -53,17 +54,17 @@ class SRigL(RigL):
     ) -> None:
         super().__init__(weights, schedule, allocation, score, drop_fraction)
         if not 0 <= min_salient <= 1:
-            raise SettingError("min_salient", min_salient, "a share of a neuron's inputs in [0, 1]")
+            raise SettingError("min_salient", min_salient, "a fraction of a neuron's inputs in [0, 1]")
         self.min_salient = min_salient
         drawn = allocation(score(weights.weights(), torch.Generator()), schedule.target_sparsity)
         self.budgets = {name: int(mask.sum()) for name, mask in drawn.items()}  # n_l
 
     def target_zeros(self, step: int) -> None:
-        """Equal fan-ins rarely add up to the target."""
+        """None: equal fan-ins rarely add up to the target."""
 
     @torch.no_grad()
     def on_start(self, probe: Probe) -> None:
-        """Random inputs for every neuron; weights scaled to the smaller fan-in."""
+        """Choose random inputs for every neuron, and scale weights to the smaller fan-in."""
         self.generator.set_state(probe.generator.get_state())
         random, masks = self.score(self.weights.weights(), self.generator), {}
         for name, weight in self.weights.parameters.items():
@@ -81,7 +82,9 @@ class SRigL(RigL):
         kept = drop(mask, swaps, size)
         salient = (kept | grow(torch.zeros_like(mask), swaps, gradient)).flatten(1).sum(1).float()
         active = mask.flatten(1).any(1)
-        if name != list(self.weights.masks)[-1]:  # so many are left that k is at most the dense fan-in
+        if (
+            name != list(self.weights.masks)[-1]
+        ):  # at least enough neurons that k does not exceed the dense fan-in
             least = max(1, math.floor(self.min_salient * (budget // len(mask))))
             active = (salient >= least) | lowest(-salient, math.ceil(budget / mask[0].numel()))
         k = budget // max(int(active.sum()), 1)

@@ -8,7 +8,7 @@ from sparsebench.pruning.pruner import Pruner
 
 
 class STE(Pruner):
-    """Straight-through estimator: as DPF, with the mask recomputed from the dense weights at every step.
+    """Straight-through estimator: like DPF, with the mask recomputed from the dense weights at every step.
 
     w_{t+1} = w_t - γ_t g(m(w_t) ⊙ w_t).
 
@@ -19,19 +19,19 @@ class STE(Pruner):
     """
 
     def before_forward(self, step: int) -> None:
-        """m_t from w_t; then the model sees m_t ⊙ w_t."""
+        """Update m_t from w_t, and put m_t ⊙ w_t into the model."""
         self.update_masks(step)
         self.weights.hide_()
 
     def after_backward(self, step: int) -> bool:
-        """The dense weights come back before the step: the gradient moves all of them."""
+        """Restore the dense weights, so that the gradient updates all of them."""
         self.weights.restore_()
         return True
 
     def evaluating(self) -> AbstractContextManager[None]:
-        """The pruned weights."""
+        """Evaluate the pruned weights."""
         return self.weights.applied()
 
     def dense_gradient(self, step: int) -> bool:
-        """The gradient reaches every dense weight at every step."""
+        """The gradient reaches every weight at every step."""
         return True

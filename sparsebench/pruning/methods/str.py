@@ -11,20 +11,20 @@ from sparsebench.pruning.pruner import Probe
 
 
 class STR(Learned):
-    """Soft threshold reparametrisation: every layer learns the threshold under which its weights are zero.
+    """Soft threshold reparametrisation: every layer learns the threshold below which its weights are zero.
 
     v = sign(w) ⊙ relu(|w| - σ(s_l)), hence ∂L/∂w = [v ≠ 0] ∂L/∂v and ∂L/∂s_l = -σ'(s_l) Σ [v ≠ 0] sign(w) ∂L/∂v, with
-    one s_l a layer, from ``s_init`` on. No sparsity is asked for: it follows from s_init, the weight decay and how long
-    training lasts. s_l decays like a weight, and must: where σ(s_init) is 0 in float32, nothing else moves it at first.
+    one s_l per layer, initially ``s_init``. There is no target sparsity: it results from s_init, weight decay and the
+    length of training. Weight decay also applies to s_l; where σ(s_init) is 0 in float32, only that moves it at first.
 
     Args:
         weights: The prunable weights.
-        optimizer: Theirs; the thresholds join it, with the same learning rate and weight decay.
-        s_init: First value of all s_l: the higher, the sparser.
+        optimizer: Their optimiser; the thresholds are added with the same learning rate and weight decay.
+        s_init: Initial value of all s_l; the higher, the sparser.
 
     Differs from the paper:
-        s_init suits trainings of about a thousand steps; the paper's (-3200 for 90 % with a weight decay of 2.25e-5)
-        leaves them dense.
+        s_init suits trainings of about a thousand steps; the paper's (-3200 for 90 % with weight decay 2.25e-5)
+        leaves these dense.
 
     References:
         Kusupati, Ramanujan, Somani, Wortsman, Jain, Kakade and Farhadi, "Soft Threshold Weight Reparameterization for
@@ -41,7 +41,7 @@ class STR(Learned):
         )
 
     def value(self, name: str, w: Tensor) -> Tensor:
-        """Under the threshold v is zero, above it nearer to zero by it."""
+        """Soft threshold: v = sign(w) max(|w| - σ(s), 0)."""
         return w.sign() * (w.abs() - self.s[name].sigmoid()).relu()
 
     def chain(self, name: str, w: Tensor, gradient: Tensor) -> None:
@@ -51,13 +51,13 @@ class STR(Learned):
         self.s[name].grad = -threshold * (1 - threshold) * (gradient * w.sign()).sum()
 
     def on_start(self, probe: Probe) -> None:
-        """The masks of the first step."""
+        """Initialise the masks."""
         self.follow()
 
     def after_step(self, step: int) -> None:
-        """The masks follow the weights."""
+        """Update the masks from the weights."""
         self.follow()
 
     def follow(self) -> None:
-        """Kept is what is not zero."""
+        """Set masks to the non-zero values."""
         self.weights.set_masks({name: v != 0 for name, v in self.values().items()})

@@ -13,13 +13,13 @@ from sparsebench.pruning.static import Static
 
 
 class SynFlow(Static):
-    """Iterative synaptic flow pruning: keep the synaptic flow, without data and without collapsing a layer.
+    """Iterative synaptic flow pruning: preserves synaptic flow, without data and without collapsing a layer.
 
     With |θ| for all parameters and buffers and an input of ones, R = 1ᵀ f(1; |θ|) and S = ∂R/∂|θ| ⊙ |θ|. In round k of
-    n -> ``rounds`` the density falls to ρ^{k/n}, and S is taken anew from what is left.
+    n (``rounds``) the density falls to ρ^{k/n}, and S is recomputed from the remaining weights.
 
     Differs from the paper:
-        The flow is computed in float64, where float32 overflows in deep networks; the number of zeros is exact.
+        The flow is computed in float64, because float32 overflows in deep networks; the number of zeros is exact.
 
     References:
         Tanaka, Kunin, Yamins and Ganguli, "Pruning neural networks without any data by iteratively conserving
@@ -27,7 +27,7 @@ class SynFlow(Static):
     """
 
     def saliency(self, probe: Probe) -> dict[str, Tensor]:
-        """∂R/∂|θ| ⊙ |θ| of a copy, in evaluation mode; the model itself is not touched."""
+        """∂R/∂|θ| ⊙ |θ|, computed on a copy of the model in evaluation mode."""
         inputs, _ = next(probe.batches())
         linear = copy.deepcopy(probe.model).double().eval()
         with torch.no_grad():

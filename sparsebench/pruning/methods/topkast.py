@@ -15,26 +15,26 @@ from sparsebench.pruning.scores import Score
 
 
 class TopKAST(Pruner):
-    """Top-KAST: the forward sees the largest weights, the gradient reaches some more, the rest waits unchanged.
+    """Top-KAST: the forward uses the largest weights, the gradient reaches some more, the rest is unchanged.
 
-    Of every layer, A holds the largest D N_l of |θ| and B ⊇ A the largest (D + M) N_l, D -> 1 - ``sparsity`` and
-    M -> ``extra_density``, recomputed every N -> ``schedule.interval`` steps. With α = 1_A ⊙ θ in the forward,
+    In every layer, A contains the largest D N_l of |θ| and B ⊇ A the largest (D + M) N_l, with D = 1 - ``sparsity`` and
+    M = ``extra_density``, recomputed every N (``schedule.interval``) steps. With α = 1_A ⊙ θ in the forward,
 
         θ_i <- θ_i - η (∂L/∂α_i + λ ρ_i θ_i) for i in B, ρ_i = 1 in A and 1/D in B outside A.
 
-    The second term is the exploration loss (λ -> the optimiser's weight decay): what is new in B must grow against a
-    stronger decay to stay. Outside B nothing moves, momentum neither.
+    The second term is the exploration loss (λ: the optimiser's weight decay): new weights in B have to grow against a
+    stronger decay to stay. Outside B, weights and momentum are unchanged.
 
     Args:
         weights: The prunable weights.
         schedule: Constant sparsity; when the sets change.
-        allocation: Of both sets; uniform in the paper.
+        allocation: Allocation of both sets; uniform in the paper.
         score: |θ|.
-        extra_density: M, the share of the weights that only the gradient reaches, at most what is pruned.
+        extra_density: M, the fraction of the weights that only the gradient reaches, at most the pruned fraction.
 
     Differs from the paper:
-        The sets change every 16 steps by default, not at every step; up to 100 were found to do no harm there. The
-        exploration loss is in the gradient also with AdamW.
+        The sets change every 16 steps by default instead of every step; the paper finds no harm up to 100. The
+        exploration loss is part of the gradient also with AdamW.
 
     References:
         Jayakumar, Pascanu, Rae, Osindero and Elsen, "Top-KAST: Top-K Always Sparse Training", NeurIPS 2020,
@@ -51,12 +51,12 @@ class TopKAST(Pruner):
     ) -> None:
         super().__init__(weights, schedule, allocation, score)
         if not 0 <= extra_density <= 1:
-            raise SettingError("extra_density", extra_density, "a share of the weights in [0, 1]")
+            raise SettingError("extra_density", extra_density, "a fraction of the weights in [0, 1]")
         self.extra_density = extra_density
         self.decay = weights.disable_weight_decay_()
 
     def before_forward(self, step: int) -> None:
-        """A and B if due; then the model sees 1_A ⊙ θ."""
+        """Update A and B if due, and put 1_A ⊙ θ into the model."""
         if self.schedule.due(step):
             sparsity = self.schedule.sparsity(step)
             scores = self.score(self.weights.weights())
@@ -67,7 +67,7 @@ class TopKAST(Pruner):
 
     @torch.no_grad()
     def after_backward(self, step: int) -> bool:
-        """The gradient on B, and the exploration loss."""
+        """Mask the gradient by B, and add the exploration loss."""
         self.weights.restore_()
         self.weights.mask_grads_()
         density = 1 - self.schedule.sparsity(step)
@@ -79,5 +79,5 @@ class TopKAST(Pruner):
         return True
 
     def evaluating(self) -> AbstractContextManager[None]:
-        """The weights of A."""
+        """Evaluate the weights of A."""
         return self.weights.applied()

@@ -1,4 +1,4 @@
-"""Figures of the theory studies, a module each with ``drawings(tables)``, found by the study's name."""
+"""Figures of the theory studies: one module each with ``drawings(tables)``, found by the study's name."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sparsebench.report.style import Drawing, heading, rendered, settings
 
 
 def drawings(study: str, tables: Mapping[str, pd.DataFrame]) -> list[Drawing]:
-    """The figures of a study, none if it has no module here.
+    """The figures of a study; none if it has no module here.
 
     Args:
-        study: Its name.
-        tables: Its tables by name; those of a study that draws nothing yet may be empty.
+        study: Name of the study.
+        tables: Tables by name; they may be empty.
     """
     if importlib.util.find_spec(f"{__name__}.{study}") is None:
         return []

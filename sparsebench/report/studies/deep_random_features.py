@@ -156,7 +156,7 @@ def _universality(rows: pd.DataFrame) -> Drawing:
     grid[0][0].set_ylabel("test error of labels")
     grid[1][0].set_ylabel("test loss")
     legend(figure)
-    caption = "Real deep random features beside Gaussian ones of the predicted covariance; bars are one standard error."
+    caption = "Real deep random features and Gaussian ones with the predicted covariance; bars are one standard error."
     return Drawing(
         "universality", "Universality: only the covariance of the features matters", caption, figure, rows
     )

@@ -1,4 +1,4 @@
-"""Networks of growing width beside the linear theory: error against size, with equally many non-zero weights."""
+"""Networks of growing width and the linear theory: error against size, with equally many non-zero weights."""
 
 from __future__ import annotations
 

@@ -221,7 +221,7 @@ def _shrinkage(rows: pd.DataFrame) -> Drawing:
         axes.set_ylim(0, 1.15 * part["oracle"].max())
     figure.axes[0].set_ylabel("cleaned eigenvalue (variance)")
     legend(figure)
-    caption = "What the estimators make of the eigenvalues of one draw."
+    caption = "Estimates from the eigenvalues of one draw."
     return Drawing("shrinkage", "Cleaned eigenvalues", caption, figure, own)
 
 
@@ -244,9 +244,7 @@ def _autoencoder(rows: pd.DataFrame) -> Drawing:
             axes.set_yticks(range(len(names)), [NAMES[name] for name in names] if axes is line[0] else [])
             axes.set(title=f"N={n}, T={t}", xlabel=f"{title} (mean eigenvalue 1)")
             axes.grid(axis="y", visible=False)
-    caption = (
-        "Means over the test spectra with one standard error: a network is good at what it is trained for."
-    )
+    caption = "Means over the test spectra with one standard error: each network is best at its own training objective."
     return Drawing("autoencoder", "A network that cleans eigenvalues", caption, figure, rows)
 
 
@@ -318,7 +316,7 @@ def _ranks(name: str, source: str, rows: pd.DataFrame) -> Drawing:
             axes.scatter(own[column], places, marker=marker, color=color, s=size, label=label)
     left.set_yticks(places, own.index)
     left.set(xlabel="eigenvalues beyond the noise", xlim=(-0.5, None))
-    right.set(xlabel="share of the weights", xlim=(-0.03, 1.03))
+    right.set(xlabel="fraction of the weights", xlim=(-0.03, 1.03))
     legend(figure)
-    caption = f"{source}: rank that the law of noise leaves, and the sparsities that it suggests beside the actual one."
+    caption = f"{source}: rank that the law of noise leaves, and the sparsities that it suggests, with the actual one."
     return Drawing(f"ranks_{name}", f"Ranks of weight matrices: {source}", caption, figure, rows)

@@ -1,4 +1,4 @@
-"""The gap between random networks and their pruned copies: against the share removed, the width and the channels."""
+"""The gap between random networks and their pruned copies: against the fraction removed, the width and the channels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CAPTION = "Lines: the limit of wide layers. Dots: means of the simulation over {
 
 
 def drawings(tables: Mapping[str, pd.DataFrame]) -> list[Drawing]:
-    """Gap against the share removed, beside its bound; gap and norm against the width; gap of convolutions."""
+    """Gap against the fraction removed, with its bound; gap and norm against the width; gap of convolutions."""
     rows, widths, convolution = (tables[t] for t in ("random_network_pruning", "widths", "convolution"))
     found = []
     if len(rows):
@@ -35,7 +35,7 @@ def _shares(rows: pd.DataFrame, kind: str) -> Drawing:
     for axes, (dist, own) in zip(panels, rows.groupby("dist", sort=False), strict=True):
         _curves(axes, own, kind, "depth", axes is panels[0])
         axes.set_title({"gauss": "Gaussian weights", "uniform": "uniform weights"}[str(dist)])
-        axes.set_xlabel("share of the weights removed ρ")
+        axes.set_xlabel("fraction of the weights removed ρ")
     rescaled = kind == "err_rescaled"
     panels[0].set_ylabel(GAP)
     legend(figure)
@@ -86,7 +86,7 @@ def _bound(rows: pd.DataFrame) -> Drawing:
             part["rho"], part["product_bound"], color=color, linestyle=LINES[i % 4], alpha=0.4, linewidth=2.5,
             label=f"bound: {name}",
         )  # fmt: skip
-    axes.set(xlabel="share of the weights removed ρ", ylabel=GAP, yscale="log")
+    axes.set(xlabel="fraction of the weights removed ρ", ylabel=GAP, yscale="log")
     axes.yaxis.set_major_formatter(plain)
     legend(figure)
     caption = "Dots: the simulation. Wide lines: the bound by a product of the layers' operator norms."
@@ -140,7 +140,7 @@ def _convolution(rows: pd.DataFrame) -> Drawing:
     panels = figure.subplots(1, rows["depth"].nunique(), squeeze=False, sharey=True)[0]
     for axes, (depth, own) in zip(panels, rows.groupby("depth", sort=False), strict=True):
         _curves(axes, own, "err", "channels", axes is panels[0], same=True)
-        axes.set(xlabel="share of the weights removed ρ", title=f"{depth} convolutions")
+        axes.set(xlabel="fraction of the weights removed ρ", title=f"{depth} convolutions")
     panels[0].set_ylabel(GAP)
     legend(figure)
     kernel, side = int(rows["kernel"].iloc[0]), int(rows["side"].iloc[0])

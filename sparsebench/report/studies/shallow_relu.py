@@ -27,7 +27,7 @@ def drawings(tables: Mapping[str, pd.DataFrame]) -> list[Drawing]:
 
 
 def _ends(rows: pd.DataFrame) -> Drawing:
-    """Losses, and shares, of the spurious minima of each symmetry."""
+    """Losses and fractions of the spurious minima of each symmetry."""
     figure = Figure(figsize=(7.5, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     sizes, spurious = sorted(rows["k"].unique()), rows[rows["spurious"]]
@@ -46,7 +46,7 @@ def _ends(rows: pd.DataFrame) -> Drawing:
     fraction = rows.groupby("k")["spurious"].mean()
     right.plot(fraction.index, fraction, color="black", marker=".", label="all spurious minima")
     left.set(xlabel="units k", ylabel="loss of a spurious minimum (y²)", xticks=sizes)
-    right.set(xlabel="units k", ylabel="share of the random starts", xticks=sizes)
+    right.set(xlabel="units k", ylabel="fraction of the random starts", xticks=sizes)
     legend(figure)
     starts = int(rows.groupby("k").size().max())
     caption = (

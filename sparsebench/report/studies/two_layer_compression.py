@@ -1,4 +1,4 @@
-"""Few ReLU nodes for many: what is left of the error, how the units turn to the nodes' mean, and the error's rates."""
+"""Few ReLU nodes for many: the remaining error, how the units turn to the nodes' mean, and the error's rates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STUDENTS = {"simplex": "simplex", "random": "random units", "worst": "worst dire
 
 
 def drawings(tables: Mapping[str, pd.DataFrame]) -> list[Drawing]:
-    """One figure a problem."""
+    """One figure per problem."""
     rows, rate = tables["two_layer_compression"], tables["rate"]
     makers = {"simplified": _residual, "tilt": _tilt, "full": _full}
     found = [make(own) for name, make in makers.items() if len(own := rows[rows["problem"] == name])]
@@ -39,7 +39,7 @@ def _residual(rows: pd.DataFrame) -> Drawing:
     axes.yaxis.set_major_formatter(plain)
     legend(figure)
     caption = f"Infinitely many nodes. Dots: the best of {int(rows['restarts'].iloc[0])} searches from random starts."
-    return Drawing("residual", "What few nodes leave of the error", caption, figure, rows)
+    return Drawing("residual", "Remaining error with few nodes", caption, figure, rows)
 
 
 def _tilt(rows: pd.DataFrame) -> Drawing:
@@ -81,7 +81,7 @@ def _full(rows: pd.DataFrame) -> Drawing:
         axes.xaxis.set_minor_locator(NullLocator())
     legend(figure)
     m, d = int(rows["units"].iloc[0]), int(rows["d"].iloc[0])
-    caption = f"Best student of M={m} units, d={d} inputs: a dot a target, lines their means."
+    caption = f"Best student of M={m} units, d={d} inputs: one dot per target, lines are their means."
     return Drawing("nodes", "The best student of finitely many nodes", caption, figure, rows)
 
 
