@@ -268,7 +268,7 @@ class DDP(Device):
         gpus = self.all_gather(taken)
         if None in gpus or len(set(gpus)) < self.world_size:
             ranks = f"{self.world_size} ranks on {len(set(gpus) - {None})} GPUs"
-            raise SettingError("device", "ddp", f"a GPU for every rank, but there are {world_size}")
+            raise SettingError("device", "ddp", f"a GPU for every rank, but there are {ranks}")
         if DDP._gradient_group is None:
             with self._detecting_lost_ranks():
                 DDP._gradient_group = dist.new_group(backend="nccl", timeout=timeout)
