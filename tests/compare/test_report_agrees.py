@@ -90,8 +90,8 @@ def test_of_two_dense_runs_of_one_seed_none_is_chosen_where_they_are_not_the_sam
         ""
     ]  # one more would not help
     assert frame["difference_to_dense"].isna().all()
-    assert "note: 1 configuration with no dense run, or several, to be compared to" in result.notes
-    assert not any("these commands make it" in note for note in result.notes)
+    assert "note: 1 configuration with no dense run, or several, to compare with" in result.notes
+    assert not any("these commands train it" in note for note in result.notes)
     assert set(table["config_hash"]) == {"a", "b", ""}
 
 
