@@ -36,12 +36,23 @@ def write_table(path: Path, rows: int, seeds: int, shift: float) -> None:
     command += " sparsity=" + pd.Series(sparsity).astype(str) + " optimizer.lr=" + pd.Series(rate).astype(str)
     same = pd.util.hash_pandas_object(command, index=False).astype(str)
     columns = dict.fromkeys(SUMMARY_COLUMNS, 1.0) | {
-        "schema": SCHEMA, "run_id": same + "-" + pd.Series(seed).astype(str), "status": "finished",
-        "dataset": "cifar10", "model": "resnet20", "method": method, "seed": seed, "target_sparsity": sparsity,
-        "sparsity_ok": True, "top1": 90 - 5 * sparsity + noise + shift, "epochs": 10, "batch_size": 128,
-        "precision": "fp32", "config_hash": same, "started": "2026-01-01T00:00:00Z",
+        "schema": SCHEMA,
+        "run_id": same + "-" + pd.Series(seed).astype(str),
+        "status": "finished",
+        "dataset": "cifar10",
+        "model": "resnet20",
+        "method": method,
+        "seed": seed,
+        "target_sparsity": sparsity,
+        "sparsity_ok": True,
+        "top1": 90 - 5 * sparsity + noise + shift,
+        "epochs": 10,
+        "batch_size": 128,
+        "precision": "fp32",
+        "config_hash": same,
+        "started": "2026-01-01T00:00:00Z",
         "command": command + " seed=" + pd.Series(seed).astype(str),
-    }  # fmt: skip
+    }
     pd.DataFrame(columns).to_csv(path, index=False)
 
 

@@ -30,10 +30,22 @@ from sparsebench.data.packed import pack
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SETTINGS = {
-    "val_fraction": 0.1, "split_seed": 0, "train_samples": None, "mean": MEAN, "std": STD, "size": 224, "scale": 0.08,
-    "flip": True, "augment": None, "magnitude": 9, "erase": 0.0, "repeats": 1, "test_resize": 256, "test_size": 224,
+    "val_fraction": 0.1,
+    "split_seed": 0,
+    "train_samples": None,
+    "mean": MEAN,
+    "std": STD,
+    "size": 224,
+    "scale": 0.08,
+    "flip": True,
+    "augment": None,
+    "magnitude": 9,
+    "erase": 0.0,
+    "repeats": 1,
+    "test_resize": 256,
+    "test_size": 224,
     "workers": 0,
-}  # fmt: skip
+}
 
 
 def reference(root: Path) -> datasets.ImageFolder:
@@ -179,7 +191,7 @@ def measure(root: Path, temporary: Path, given: argparse.Namespace) -> None:
         "end to end, torchvision's reference": lambda: torchvision_batches(theirs, batches, batch_size),
         "end to end, ours": lambda: epoch(files.loader(batch_size, 0), batches),
         "end to end, ours, packed": lambda: epoch(small.loader(batch_size, 0), batches),
-    }  # fmt: skip
+    }
     times: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(given.repeats + 1):
         for name, measured in work.items():

@@ -44,8 +44,11 @@ def main() -> int:
     scores = torch.randn(options.weights, generator=torch.Generator().manual_seed(0)).abs().to(device)
     count = int(options.sparsity * options.weights)
     ways: dict[str, Callable[[Tensor, int], Tensor]] = {
-        "lowest": lowest, "sort": by_sort, "kthvalue": by_kthvalue, "topk": by_topk,
-    }  # fmt: skip
+        "lowest": lowest,
+        "sort": by_sort,
+        "kthvalue": by_kthvalue,
+        "topk": by_topk,
+    }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(options.repeats):
         for name, choose in ways.items():

@@ -43,10 +43,16 @@ def make(results: Path, runs: int) -> None:
         if number % 100 == 99:
             continue
         row = {
-            **template, "run_id": run_id, "config_hash": f"{number % 50:010x}", "method": method, "seed": seed,
-            "target_sparsity": sparsity, "sparsity": sparsity, "command": f"sparsebench train {argv}",
+            **template,
+            "run_id": run_id,
+            "config_hash": f"{number % 50:010x}",
+            "method": method,
+            "seed": seed,
+            "target_sparsity": sparsity,
+            "sparsity": sparsity,
+            "command": f"sparsebench train {argv}",
             "top1": 90 + number % 7 - sparsity,
-        }  # fmt: skip
+        }
         with open(folder / schema.SUMMARY, "w", newline="") as file:
             writer = csv.DictWriter(file, list(row))
             writer.writeheader()

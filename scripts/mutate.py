@@ -93,13 +93,21 @@ def pytest(root: Path, argv: Sequence[str], limit: float | None) -> tuple[int | 
     """(status, output) of pytest in ``root``; the status is ``None`` if it took longer than ``limit`` seconds."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *argv]
     environment = {
-        **os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1",
+        **os.environ,
+        "PYTHONPATH": str(root),
+        "PYTHONDONTWRITEBYTECODE": "1",
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # no test needs one; finding them takes longer than most tests
-    }  # fmt: skip
+    }
     process = subprocess.Popen(
-        command, cwd=root, env=environment, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
+        command,
+        cwd=root,
+        env=environment,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
     try:
         output, _ = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
@@ -153,9 +161,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="print their names and what they change")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="mutations at a time (default: 1)")
     parser.add_argument(
-        "--limit", type=float, default=1800, metavar="SECONDS",
+        "--limit",
+        type=float,
+        default=1800,
+        metavar="SECONDS",
         help="longest time of one run of pytest (default: 1800)",
-    )  # fmt: skip
+    )
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write a CSV")
     parser.add_argument("--table", type=Path, default=ROOT / "scripts/mutations.yaml", metavar="FILE")
     parser.add_argument("--root", type=Path, default=ROOT, metavar="FOLDER", help="the repository")

@@ -138,9 +138,8 @@ def build_method(
         clock: Length of the training.
         runtime: Other objects that a method may take by name.
     """
-    accepted = accepted_arguments(
-        str(cfg.prune._target_)
-    )  # a method without a schedule accepts settings that a schedule would refuse
+    # A method without a schedule accepts settings that a schedule would refuse.
+    accepted = accepted_arguments(str(cfg.prune._target_))
     groups = [group for group in ("schedule", "allocation", "score") if accepted is None or group in accepted]
     rules = {group: build(cfg[group], group, clock=clock) for group in groups}
     runtime |= {"weights": weights, "optimizer": optimizer, "clock": clock, "sanity": Sanity(**cfg.sanity)}

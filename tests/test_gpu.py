@@ -139,9 +139,7 @@ def test_two_ranks_on_one_gpu_are_refused(tmp_path):
         ["-m", "sparsebench", "train", "device=ddp", f"results_dir={tmp_path}"], 2, visible
     )
     ended = [(*process.communicate(timeout=PATIENCE), process.returncode) for process in processes]
-    message = (
-        "sparsebench: error: device=ddp: expected a GPU for every rank, but these are 2 ranks on 1 GPUs\n"
-    )
+    message = "sparsebench: error: device=ddp: expected one GPU per rank, but there are 2 ranks on 1 GPUs\n"
     assert ended == [("", message, 2), ("", "", 2)]
 
 

@@ -61,7 +61,7 @@ def test_a_damaged_part_is_refused(tmp_path, images):
     data[other] = (data[other] + 1) % 10
     part.write_bytes(data)
     done = pack("unpack", tmp_path / "parts", tmp_path / "there")
-    assert done.returncode == 1 and "is not what was packed" in done.stderr
+    assert done.returncode == 1 and "differs from the packed version" in done.stderr
     assert not (tmp_path / "there" / "cifar-10-batches-bin").exists()
 
 

@@ -396,9 +396,9 @@ def test_a_step_that_breaks_leaves_dense_weights_and_does_not_count():
 
 def test_misuse_is_one_clear_line():
     model, optimizer, pruner = setup("dpf")
-    with pytest.raises(RuntimeError, match=r"ready\(\) is asked once, inside"):
+    with pytest.raises(RuntimeError, match=r"ready\(\) has to be called once, inside"):
         pruner.ready()
-    with pytest.raises(RuntimeError, match=r"ready\(\) has to be asked"), pruner.training_step():
+    with pytest.raises(RuntimeError, match=r"ready\(\) has to be called"), pruner.training_step():
         pass
     with (
         pytest.raises(RuntimeError, match="cannot be entered inside"),

@@ -1,4 +1,4 @@
-"""One module a subcommand (its ``COMMAND``), and ``main``, which finds them and chooses among them."""
+"""One module per subcommand (its ``COMMAND``), and ``main``, which finds and dispatches them."""
 
 from sparsebench.cli.main import main
 

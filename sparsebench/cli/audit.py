@@ -96,7 +96,7 @@ def _lines(found: Sequence[Finding]) -> Iterator[str]:
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Which runs are checked, and how."""
+    """Add the arguments."""
     parser.add_argument(
         "paths", nargs="+", type=Path, metavar="FOLDER", help="a run folder, or a folder of runs"
     )
@@ -120,10 +120,9 @@ COMMAND = Subcommand(
     help="verify finished runs against their weights, config and data",
     section=Section.RESULTS,
     order=2,
-    description="Checks finished runs: zeros, costs and layers are counted again in model.safetensors, accuracies "
-    "evaluated again, the hashes of the config computed again, and the files of a run compared with each other. "
-    "Lists every claim that does not hold. Times, memory, training FLOPs and kept_zeros leave nothing behind to "
-    "check them by.",
+    description="Verifies finished runs: recounts zeros, costs and layers of model.safetensors, evaluates accuracies "
+    "again, recomputes the hashes of the config, and compares the files of a run with each other. Lists every "
+    "claim that does not hold. Times, memory, training FLOPs and kept_zeros cannot be verified after the run.",
     files=True,
     arguments=arguments,
     run=run,

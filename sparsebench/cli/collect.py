@@ -42,7 +42,7 @@ def run(options: Namespace) -> int:
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Which runs, and where the CSV goes."""
+    """Add the arguments."""
     parser.add_argument(
         "paths", nargs="+", type=Path, metavar="FOLDER", help="a run folder, or a folder of runs"
     )
@@ -54,8 +54,8 @@ COMMAND = Subcommand(
     help="the results of many runs as one CSV",
     section=Section.FOLLOW,
     order=2,
-    description="One CSV of the finished runs under folders: a row each, every column, the texts of the runs' own "
-    "summaries. Where a run was kept (results_dir, data_root) is left out of its command.",
+    description="Writes one CSV of all finished runs in the folders: one row per run, all summary columns. Paths "
+    "(results_dir, data_root) are removed from the commands.",
     examples=("sparsebench collect results/runs -o table.csv",),
     files=True,
     arguments=arguments,

@@ -185,7 +185,7 @@ def _print_notes(notes: Iterable[str]) -> None:
 
 
 def _regressions(result: Comparison, least: float, decimals: int | None) -> str:
-    """Configurations that got worse by too much, or have lost all their valid_runs runs."""
+    """Configurations that got worse by too much, or have no valid run left."""
     from sparsebench.compare.layout import number
     from sparsebench.records.schema import lower_is_better
 
@@ -246,12 +246,12 @@ def _excluded_runs(frame: pd.DataFrame, running: int) -> str:
 
 
 def candidates(before: Sequence[str], last: str) -> list[str]:
-    """Reference tables, once the word begins like one; file names are the shell's."""
+    """Reference tables, if the word begins like one; the shell completes file names."""
     return [f"{REFERENCE}{table}" for table in references()] if last else []
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """What is compared, how it is joined, and what fails."""
+    """Add the arguments."""
     from sparsebench.compare.table import FORMATS
 
     parser.epilog = EPILOG

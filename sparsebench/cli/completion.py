@@ -87,9 +87,9 @@ def candidates(before: Sequence[str], last: str) -> list[str]:
 
 
 def flags(parser: ArgumentParser, before: Sequence[str]) -> Iterator[str]:
-    """The long options of a parser, or of that of its action that is among the words ``before``, by name."""
+    """The long options of a parser, or of its subparser named among the words ``before``."""
     known = parser._option_string_actions
-    for action in parser._actions:  # argparse offers no other way to ask
+    for action in parser._actions:  # argparse has no public way to list them
         if isinstance(action.choices, dict):
             for name in before:
                 if name in action.choices:
@@ -99,12 +99,12 @@ def flags(parser: ArgumentParser, before: Sequence[str]) -> Iterator[str]:
 
 
 def settings(config: str, before: Sequence[str], last: str) -> list[str]:
-    """The settings of a primary config that begin as ``last``, or the options of the group that it sets.
+    """The settings of a primary config that begin with ``last``, or the options of the group that it sets.
 
     Args:
-        config: Its name; of ``train`` with a study among the words, ``theory``.
-        before: Overrides so far.
-        last: The word that is completed.
+        config: Name of the config; ``theory`` for ``train`` with a study among the words.
+        before: Previous overrides.
+        last: The word to complete.
     """
     key, equals, value = last.partition("=")
     if equals:
@@ -163,7 +163,7 @@ def _flatten(prefix: str, content: dict[str, object]) -> list[str]:
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Which shell."""
+    """Add the arguments."""
     parser.add_argument("shell", nargs="?", default="", metavar="SHELL", help=", ".join(SCRIPTS))
 
 

@@ -1,4 +1,4 @@
-"""``sparsebench data check`` and ``data pack``: data sets on disk, verified and dataset faster to read."""
+"""``sparsebench data check`` and ``data pack``: verify data sets on disk, or pack them for faster reading."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def run(args: Namespace) -> int:
             "dataset", args.dataset, "a data set that is read from files; this one is kept in memory"
         )
     if not on_disk:
-        dataset = build(cfg.dataset, "dataset", device="cpu")  # reads everything, and refuses damaged files
+        # Reads everything, and raises for damaged files.
+        dataset = build(cfg.dataset, "dataset", device="cpu")
         sizes = ", ".join(f"{len(getattr(dataset, split)):,} {split}" for split in ("train", "val", "test"))
         print(f"{dataset.name}: {dataset.num_classes} classes, {sizes} images; no problems found")
         return 0
@@ -56,7 +57,7 @@ def run(args: Namespace) -> int:
 
 
 def parse(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
-    """The options; settings may stand anywhere among them."""
+    """Parse the options; settings may be anywhere among them."""
     settings = [text for text in argv if "=" in text and text[0] != "-"]
     args = parser.parse_args([text for text in argv if text not in settings])
     args.settings = [*settings, *args.settings]
@@ -64,7 +65,7 @@ def parse(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
 
 
 def candidates(before: Sequence[str], last: str) -> list[str]:
-    """What is done, to which data set, and its settings."""
+    """Parse options and settings, which may be mixed."""
     from sparsebench.cli.completion import settings
 
     places = (("check", "pack"), options("dataset"))
@@ -72,7 +73,7 @@ def candidates(before: Sequence[str], last: str) -> list[str]:
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """What is done, with its options, and to which data set."""
+    """Add the arguments."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="check|pack")
     check = actions.add_parser(
         "check", help="count images and classes, find unreadable images, verify checksums of packed ones"
@@ -105,7 +106,7 @@ COMMAND = Subcommand(
     help="verify a data set on disk, or pack its images for faster reading",
     section=Section.OTHER,
     order=0,
-    description="data sets on disk, verified and dataset faster to read",
+    description="verify data sets on disk, or pack them for faster reading",
     parse=parse,
     candidates=candidates,
     arguments=arguments,

@@ -71,14 +71,14 @@ def _shown(value: object) -> str:
 
 
 def candidates(before: Sequence[str], last: str) -> list[str]:
-    """The setting that is needed, and its options; folders are the shell's."""
+    """Completions of ``evaluate=`` and its options; the shell completes folders."""
     from sparsebench.cli.completion import settings
 
     return settings("train", before, last) if last.startswith("evaluate=") else ["evaluate="]
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Which runs, and how they are evaluated."""
+    """Add the arguments."""
     parser.add_argument(
         "arguments", nargs="+", metavar="FOLDER|SETTING", help="run folders, evaluate=... and its settings"
     )
@@ -92,7 +92,7 @@ COMMAND = Subcommand(
     help="evaluate calibration, classes, corruptions, ... of finished runs",
     section=Section.RESULTS,
     order=3,
-    description="Evaluates finished runs and writes what is found to evaluation/NAME.csv in each run folder.",
+    description="Evaluates finished runs and writes the results to evaluation/NAME.csv in each run folder.",
     examples=("sparsebench evaluate results/runs 'evaluate=[calibration,per_class]'",),
     files=True,
     candidates=candidates,

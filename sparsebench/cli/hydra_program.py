@@ -1,4 +1,4 @@
-"""Hydra as the program behind ``train``, ``sweep`` and ``theory``."""
+"""Run Hydra for ``train``, ``sweep`` and ``theory``."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import sparsebench
 from sparsebench.paths import config_dir
 
 INFO_FLAGS = frozenset({"--cfg", "-c", "--info", "-i"})
-"""Flags with which Hydra shows something, and runs nothing."""
+"""Flags with which Hydra only prints information."""
 
 
 def call(task: Callable[..., Any], config: str, overrides: Sequence[str]) -> None:
-    """Let Hydra compose a config, and call ``task`` with it, or with each of a sweep's.
+    """Compose a config with Hydra, and call ``task`` with it, or with each one of a sweep.
 
     Args:
-        task: A function of a module, for launchers pickle it.
+        task: A module-level function, because launchers pickle it.
         config: Name of the primary config.
-        overrides: As Hydra takes them.
+        overrides: In Hydra's form.
     """
     import hydra
 
@@ -61,7 +61,7 @@ def register() -> None:
     try:
         plugin = importlib.import_module("hydra_plugins.sparsebench_plugins")
     finally:
-        # Worker processes that inherit this path would import the plugin while they import Hydra.
+        # Otherwise worker processes would inherit this path and import the plugin while importing Hydra.
         sys.path.remove(plugins_dir)
     for plugin_class in (plugin.GridSweeper, plugin.LocalLauncher, plugin.SlurmLauncher):
         Plugins.instance().register(plugin_class)

@@ -1,4 +1,4 @@
-"""``sparsebench list``: what can be chosen, read from the configs and from the source."""
+"""``sparsebench list``: the available options, read from the configs and the source."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from sparsebench.config.catalog import Entry
 
 LABELS = {"prune": "methods", "evaluate": "evaluations", "theory": "theory"}
-"""Config group -> what its options are called, where that is not the plural of its name."""
+"""Config group -> label of its options, if that is not the plural of its name."""
 
 OTHERS = ("commands", "figures")
-"""What is found by scanning packages, and is no config group."""
+"""Lists found by scanning packages, which are not config groups."""
 
 
 def labels() -> dict[str, str]:
-    """What can be listed -> its config group: first the methods, the rest by name."""
+    """Label of each list -> its config group: methods first, the rest by name."""
     named = {LABELS.get(group, f"{group}s"): group for group in groups()}
     return {label: named[label] for label in sorted(named, key=lambda label: (label != "methods", label))}
 
@@ -54,7 +54,7 @@ def run(args: Namespace) -> int:
 
 
 def _usage(label: str) -> str:
-    """How one is chosen."""
+    """How an option is selected on the command line."""
     if label == "theory":
         return " (study=...)"
     return f" ({labels()[label]}=...)" if label in labels() else ""
@@ -73,12 +73,12 @@ def _listed(chosen: str | None) -> Iterator[tuple[str, list[Entry]]]:
 
 
 def candidates(before: Sequence[str], last: str) -> list[str]:
-    """What can be listed."""
+    """The names of all lists."""
     return [*labels(), *OTHERS]
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """What to list, and how."""
+    """Add the arguments."""
     parser.add_argument("group", nargs="?", help=", ".join([*labels(), *OTHERS]))
     parser.add_argument("--format", choices=("table", "json"), default="table")
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def run(args: Namespace) -> int:
-    """Print a run's log, and with ``--follow`` what is added to it.
+    """Print a run's log, and with ``--follow`` new lines as they are written.
 
     Returns:
         The exit status, 0.
@@ -70,7 +70,7 @@ def _follow(path: Path, lines: int | None, follow: bool) -> Iterator[str]:
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Which run, and how much of its log."""
+    """Add the arguments."""
     parser.add_argument("run", metavar="RUN", help="run folder, or a prefix of its name or run_id")
     parser.add_argument(
         "results",

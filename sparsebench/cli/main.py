@@ -53,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = f"stopped by {stop}; the same command resumes from there"
         return _fail(message, int(stop.code or 1), argv, stop)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at exit
+        # Otherwise the interpreter prints an error at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         if os.environ.get("SPARSEBENCH_DEBUG") == "1":
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(what, 2, argv, error)
     except KeyboardInterrupt as error:
         command = subcommands().get(argv[0]) if argv else None
-        resumable = command is not None and command.config  # it makes runs
+        resumable = command is not None and command.config  # commands that run something
         more = "; the same command resumes from the last checkpoint" if resumable else ""
         return _fail(f"interrupted{more}", 130, argv, error)
 
@@ -74,7 +75,7 @@ def _dispatch(argv: list[str]) -> int:
     if argv[0] in ("-V", "--version", "version"):
         print(f"sparsebench {sparsebench.__version__}")
         return 0
-    if argv[0] == "_complete":  # what the completion scripts call
+    if argv[0] == "_complete":  # called by the completion scripts
         from sparsebench.cli import completion
 
         return completion.answer(argv[1:])

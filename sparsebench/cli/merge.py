@@ -44,7 +44,7 @@ def _finished(source: Path) -> list[Path]:
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """What is merged, and where."""
+    """Add the arguments."""
     parser.add_argument("sources", nargs="+", type=Path, metavar="RESULTS", help="folder of results")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="RESULTS", help="output folder")
     parser.add_argument("--dry-run", action="store_true", help="only print what would be done")
@@ -55,8 +55,8 @@ COMMAND = Subcommand(
     help="merge the runs of several folders",
     section=Section.FOLLOW,
     order=3,
-    description="Copy the finished runs of several folders into one. A run that is there already with the same "
-    "result is left out; one with another result is named, and the status is 1; nothing is overwritten.",
+    description="Copies the finished runs of several folders into one. Runs that are there with equal results are "
+    "skipped; runs with different results are listed, and the exit status is 1; nothing is overwritten.",
     files=True,
     arguments=arguments,
     run=run,

@@ -37,7 +37,7 @@ def run(options: Namespace) -> int:
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Which results, and where the report goes."""
+    """Add the arguments."""
     parser.add_argument(
         "results", type=Path, metavar="RESULTS", help="run folder, folder of runs or theory studies, or CSV"
     )
@@ -55,8 +55,8 @@ COMMAND = Subcommand(
     help="an HTML page and figures of results",
     section=Section.RESULTS,
     order=1,
-    description="A page with figures and a table of all runs, that needs no network, and each figure as PNG, SVG "
-    "and PDF with its data as CSV. From a CSV, without the run folders, there are no figures of single runs.",
+    description="Writes a self-contained page with figures and a table of runs, and each figure as PNG, SVG and "
+    "PDF with its data as CSV. From a CSV, without the run folders, there are no figures of single runs.",
     examples=("sparsebench report results/runs",),
     files=True,
     arguments=arguments,

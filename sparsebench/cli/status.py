@@ -22,7 +22,7 @@ FORMATS = ("text", "json")
 
 
 def run(args: Namespace) -> int:
-    """Print the states of a folder's runs, once or again and again.
+    """Print the states of a folder's runs, once or repeatedly.
 
     Returns:
         The exit status, 0.
@@ -124,7 +124,7 @@ def _number(value: Any, form: str) -> str:
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Which results, and how much of them."""
+    """Add the arguments."""
     parser.add_argument("path", type=Path, metavar="RESULTS", help="folder of results")
     parser.add_argument("--all", action="store_true", help="also list finished runs")
     parser.add_argument(

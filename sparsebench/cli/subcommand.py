@@ -1,4 +1,4 @@
-"""What a subcommand is, and the search for all of them in this package."""
+"""The interface of a subcommand, and the discovery of all of them in this package."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ if TYPE_CHECKING:
 
 
 class Section(Enum):
-    """Where a subcommand stands in the help, in this order."""
+    """Section of the help in which a subcommand is listed, in this order."""
 
     RUN = "run"
-    FOLLOW = "follow and gather"
+    FOLLOW = "monitor and merge"
     RESULTS = "results"
     OTHER = "data sets, options, shells"
 
 
-class Subcommand(NamedTuple):  # a dataclass would import inspect, and the help take a tenth longer
-    """A subcommand: all that help, dispatch and completion know of it.
+class Subcommand(NamedTuple):  # not a dataclass, which imports inspect: the help would take 10 % longer
+    """A subcommand: everything that help, dispatch and completion need.
 
-    It is the object ``COMMAND`` of a module of this package, whose top imports nothing heavy: what a command needs is
-    imported when it runs, for every module is imported to print the help.
+    It is the object ``COMMAND`` of a module of this package. Such modules import nothing heavy at the top, because all
+    of them are imported to print the help; a command imports what it needs when it runs.
 
     Args:
-        name: What it is called by.
-        help: What it does, in one line.
-        section: Where it stands in the help.
-        run: (options, or the overrides where there are no ``arguments``) -> exit status.
-        arguments: Adds its arguments to a parser; ``None`` where they are Hydra overrides.
-        config: The primary config that is overridden then, a file in conf.
-        description: Above its arguments in its own help; ``help`` by default.
-        examples: Command lines, shown in the help.
-        order: Within its section; by name where it is equal.
+        name: Name of the subcommand.
+        help: One line for the list of commands.
+        section: Section of the help.
+        run: (options, or overrides if there are no ``arguments``) -> exit status.
+        arguments: Adds the arguments to a parser; ``None`` if they are Hydra overrides.
+        config: Name of the primary config that is overridden then, a file in conf.
+        description: Description in its own help; ``help`` by default.
+        examples: Command lines for the help.
+        order: Position within the section; equal ones are sorted by name.
         parse: (parser, argv) -> options; the parser's own ``parse_args`` by default.
-        candidates: (arguments before, last one so far) -> what completion offers for the last, if it is no option.
-        files: Whether its arguments are mostly paths: fish has to be told.
+        candidates: (previous arguments, last one so far) -> completions of the last one if it is not an option.
+        files: Whether its arguments are mostly paths, for completion in fish.
     """
 
     name: str
@@ -56,19 +56,19 @@ class Subcommand(NamedTuple):  # a dataclass would import inspect, and the help 
     files: bool = False
 
     def main(self, argv: Sequence[str]) -> int:
-        """Run it with the arguments that follow its name; returns the exit status."""
+        """Run the command with the arguments after its name; returns the exit status."""
         if self.arguments is None:
             return self.run(argv)
         parser = self.parser()
         try:
             options = self.parse(parser, argv) if self.parse else parser.parse_args(argv)
-        except SystemExit as done:  # after its help, and at arguments that it refuses
+        except SystemExit as done:  # raised by argparse after printing help, and for invalid arguments
             return int(done.code or 0)
         return self.run(options)
 
     def parser(self) -> ArgumentParser:
-        """Its parser; a command without ``arguments`` has none."""
-        from argparse import ArgumentParser  # here: the help of all commands needs it not
+        """Argument parser; commands without ``arguments`` have none."""
+        from argparse import ArgumentParser  # imported here: not needed for the list of commands
 
         assert self.arguments is not None
         parser = ArgumentParser(prog=f"sparsebench {self.name}", description=self.description or self.help)
@@ -80,7 +80,7 @@ class Subcommand(NamedTuple):  # a dataclass would import inspect, and the help 
 
 
 def subcommands() -> dict[str, Subcommand]:
-    """Every subcommand by its name, in the order of the help."""
+    """All subcommands by name, in the order of the help."""
     modules = sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
     offered = (getattr(importlib.import_module(f"{__package__}.{name}"), "COMMAND", None) for name in modules)
     places = list(Section)

@@ -32,7 +32,7 @@ _collected: list[bool] = []
 
 
 def _task(cfg: DictConfig) -> None:
-    """One study; also what launchers send to other processes, so everything else is imported here."""
+    """One study; launchers also run this in other processes, so everything else is imported here."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 

@@ -32,7 +32,7 @@ def _task(cfg: DictConfig) -> float | None:
         return todo(cfg, choices, [*extra, *job.overrides.task])
     except (SettingError, RunError, OSError) as error:
         _note(cfg, choices, error)
-        if job.mode == RunMode.MULTIRUN:  # the others continue; the last word is the sweep's
+        if job.mode == RunMode.MULTIRUN:  # the others continue; the sweep prints the summary
             from sparsebench.distributed.rank_env import should_report_error
 
             if should_report_error(job.overrides.task, error):

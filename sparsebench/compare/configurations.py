@@ -89,9 +89,8 @@ def join(tables: Sequence[tuple[str, pd.DataFrame]], metric: str, on: Sequence[s
         same = values.groupby(["table", *keys], dropna=False)["hash"].transform("nunique") > 1
         if same.any():
             same = values.assign(same=same).groupby(keys, dropna=False)["same"].transform("any")
-            values["config_hash"] = values["hash"].where(
-                same, ""
-            )  # only where nothing else distinguishes them
+            # Only where nothing else distinguishes them.
+            values["config_hash"] = values["hash"].where(same, "")
             keys.append("config_hash")
     values["key"] = _sortable(values[keys]).groupby(keys, dropna=False).ngroup()
     joined = Joined(

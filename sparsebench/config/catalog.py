@@ -1,4 +1,4 @@
-"""The options of config groups with what they are: read from configs and source files, nothing imported."""
+"""The options of config groups with their descriptions, read from configs and source files without imports."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def entries(group: str) -> list[Entry]:
 
 
 def modules(package: str) -> list[Entry]:
-    """The modules of a package that are found by scanning it, with their docstrings' first lines."""
+    """The modules of a package with the first lines of their docstrings."""
     folder = find_source(package)
     assert folder is not None
     documented = {
@@ -73,7 +73,7 @@ def _docstring(target: str) -> str:
 
 
 def _imported(target: str) -> str:
-    """The docstring of an object that is defined elsewhere, such as a class that a package re-exports."""
+    """The docstring of an object that is defined elsewhere, such as a class re-exported by a package."""
     module, _, name = target.rpartition(".")
     try:
         return inspect.cleandoc(getattr(importlib.import_module(module), name).__doc__ or "")

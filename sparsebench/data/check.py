@@ -1,4 +1,4 @@
-"""Data sets on disk: what is in their folders, and their images packed."""
+"""Check and pack data sets on disk."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ def check(
     decoding: bool,
     output: Path | None,
 ) -> int:
-    """Say what is in a data set's folder.
+    """Print what a data set's folder contains, and its problems.
 
     Args:
         kind: The data set.
-        root: Its folder.
-        packed: Shorter side of the packed images to look at; ``None`` looks at the files.
-        workers: Threads that decode.
+        root: Folder of the data set.
+        packed: Shorter side of the packed images to check; ``None`` checks the files.
+        workers: Number of decoding threads.
         decoding: Decode every image.
-        output: A CSV for what is found, an image a row.
+        output: CSV for the problems, one image per row.
 
     Returns:
-        1 if something is wrong, else 0.
+        1 if there are problems, else 0.
     """
     found = kind.listing(root, packed)
     print(f"{kind.__name__}: {len(found.classes):,} classes")
@@ -64,7 +64,7 @@ def check(
         counts = torch.bincount(labels, minlength=len(found.classes))
         if not len(source):
             continue
-        print(f"{split}: {len(source):,} images, {int(counts.min()):,} to {int(counts.max()):,} a class")
+        print(f"{split}: {len(source):,} images, {int(counts.min()):,} to {int(counts.max()):,} per class")
         if isinstance(source, Packed):
             rows += _checksums(split, source)
         if decoding:
@@ -104,7 +104,7 @@ def _checksums(split: str, source: Packed) -> list[dict[str, Any]]:
 
 
 def _decoded(split: str, source: ImageSource, workers: int) -> list[dict[str, Any]]:
-    """What is to be metadata of single images: those that cannot be read, and those that are not RGB."""
+    """The problem with a single image: unreadable, or not RGB; empty if there is none."""
 
     def look(index: int) -> str:
         try:
@@ -131,19 +131,19 @@ def _decoded(split: str, source: ImageSource, workers: int) -> list[dict[str, An
 def pack_folder(
     kind: type[FolderDataset], root: Path, target: Path, side: int, quality: int, name: str, workers: int
 ) -> bool:
-    """Pack a data set's images into a folder of ``target``, and say what was done.
+    """Pack a data set's images into a folder in ``target``, and print a summary.
 
     Args:
         kind: The data set.
         root: Its folder.
-        target: Where the packed folder goes.
-        side: Longest shorter side, in pixels.
-        quality: Of JPEG, 1 to 95.
-        name: Of the data set, as its config names it.
-        workers: Threads.
+        target: Parent of the packed folder.
+        side: Maximum shorter side, in pixels.
+        quality: JPEG quality, 1 to 95.
+        name: Name of the data set's config.
+        workers: Number of threads.
 
     Returns:
-        Whether there was anything to do.
+        Whether anything was packed.
 
     Raises:
         SettingError: ``side`` or ``quality`` is out of its range.

@@ -58,9 +58,8 @@ def decode_with_pillow(content: Tensor) -> Tensor:
             warnings.simplefilter("ignore")  # about the file's metadata
             with Image.open(io.BytesIO(content.numpy().tobytes())) as opened:
                 pixels = np.array(opened.convert("RGB"))
-                return torch.from_numpy(pixels).permute(
-                    2, 0, 1
-                )  # pixel-interleaved in memory, like torchvision's
+                # Pixel-interleaved in memory, like torchvision's.
+                return torch.from_numpy(pixels).permute(2, 0, 1)
     except Exception as error:  # a corrupt file can raise anything
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
 

@@ -36,9 +36,8 @@ class Digits(ImageDataset):
 
     def read(self) -> Content:
         """The images, split into those of training and the test images."""
-        from sklearn.datasets import (
-            load_digits,
-        )  # imported here: it takes a second, and only this data set needs it
+        # Imported here: it takes a second, and only this data set needs it.
+        from sklearn.datasets import load_digits
 
         require_int("channels", self.channels, least=1)
         digits = load_digits()

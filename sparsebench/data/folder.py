@@ -352,5 +352,5 @@ class ImageFolder(FolderDataset):
             name,
             ""
             if found.test is not None
-            else "there is no test folder: a fifth of the images is held out for test for test",
+            else "there is no test folder: a fifth of the images is held out for test",
         )

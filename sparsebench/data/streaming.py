@@ -88,9 +88,8 @@ def make_dataloader(
     """
     ahead = max(-(-2 * batch_size // (CHUNK * workers)), 2) if workers else None  # two batches in all
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "This DataLoader will create"
-        )  # more workers than cores are allowed
+        # More workers than cores are allowed.
+        warnings.filterwarnings("ignore", "This DataLoader will create")
         return DataLoader(
             reader,  # type: ignore[arg-type]  # DataLoader calls its __getitems__
             batch_sampler=requests,  # type: ignore[arg-type]  # an iterable of lists of requests, not of integers

@@ -199,9 +199,8 @@ class DDP(Device):
         if self.sync_bn:
             forward = with_sync_batch_norm(model, DDP._gradient_group)
         accepted = inspect.signature(DistributedDataParallel).parameters
-        option = (
-            "forward_sync_buffers" if "forward_sync_buffers" in accepted else "broadcast_buffers"
-        )  # before 2.15
+        # broadcast_buffers is the name before PyTorch 2.15.
+        option = "forward_sync_buffers" if "forward_sync_buffers" in accepted else "broadcast_buffers"
         options: dict[str, Any] = {"process_group": DDP._gradient_group, option: False}
         with self._detecting_lost_ranks():
             self._ddp_model = DistributedDataParallel(forward, **options)
@@ -267,8 +266,8 @@ class DDP(Device):
             taken = f"{socket.gethostname()} {torch.cuda.get_device_properties(index).uuid}"
         gpus = self.all_gather(taken)
         if None in gpus or len(set(gpus)) < self.world_size:
-            ranks = f"{self.world_size} ranks on {len(set(gpus) - {None})} GPUs"
-            raise SettingError("device", "ddp", f"a GPU for every rank, but there are {ranks}")
+            available = f"{self.world_size} ranks on {len(set(gpus) - {None})} GPUs"
+            raise SettingError("device", "ddp", f"one GPU per rank, but there are {available}")
         if DDP._gradient_group is None:
             with self._detecting_lost_ranks():
                 DDP._gradient_group = dist.new_group(backend="nccl", timeout=timeout)

@@ -57,9 +57,8 @@ def soft_topk_gradient(
     slopes = {name: masks[name] * (1 - masks[name]) for name in gradients}
     weighted = torch.stack([(g * slopes[name]).sum() for name, g in gradients.items()]).sum()
     total = torch.stack([slope.sum() for slope in slopes.values()]).sum()
-    mean = weighted / total.clamp_min(
-        torch.finfo(total.dtype).tiny
-    )  # the slope is zero if everything is kept
+    # The slope is zero if everything is kept.
+    mean = weighted / total.clamp_min(torch.finfo(total.dtype).tiny)
     return {name: beta * slopes[name] * (g - mean) for name, g in gradients.items()}
 
 

@@ -92,9 +92,8 @@ def _read_run_folders(path: Path) -> list[pd.DataFrame]:
         current = _read_current_schema(run / schema.SUMMARY)
         plain_rows += current
         if not current:
-            other_frames.append(
-                _read_any_schema(run / schema.SUMMARY)
-            )  # migrates it, or reports what is wrong
+            # Migrates it, or reports what is wrong.
+            other_frames.append(_read_any_schema(run / schema.SUMMARY))
     if not plain_rows:
         return other_frames
     text = io.StringIO()

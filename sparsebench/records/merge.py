@@ -1,4 +1,4 @@
-"""ResultsFolder of several folders in one."""
+"""Merge the runs of several results folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Accuracy against what something costs, with the Pareto front of every budget."""
+"""Accuracy against a cost, with the Pareto front of every budget."""
 
 from __future__ import annotations
 

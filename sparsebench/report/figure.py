@@ -1,4 +1,4 @@
-"""What a figure of the report is, and the search for all of them in ``report/figures``."""
+"""The interface of a figure of the report, and the discovery of all of them in ``report/figures``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sparsebench.report.style import Drawing
 
 @dataclass(frozen=True)
 class Group:
-    """What a figure is drawn from: the runs of one data set and model.
+    """The data of a figure: the runs of one data set and model.
 
     Args:
         results: All runs of the report, with their folders.
@@ -32,11 +32,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a module of figures has drawn.
+    """The output of a module of figures.
 
     Args:
-        drawings: The figures, none where the runs have nothing to show; their names are unique among all modules.
-        notes: What is left out, in sentences.
+        drawings: Figures, possibly none; their names are unique among all modules.
+        notes: Sentences about what is not shown.
     """
 
     drawings: Sequence[Drawing] = ()
@@ -48,8 +48,8 @@ class ReportFigure:
     """The object ``FIGURE`` of a module of ``report/figures``.
 
     Args:
-        draw: Draws it for a group.
-        order: Where it stands in a section of the page; by the module's name where it is equal.
+        draw: Draws the figure for a group.
+        order: Position within a section of the page; equal ones are sorted by the module's name.
     """
 
     draw: Callable[[Group], Drawn]
@@ -60,7 +60,7 @@ def figures() -> Iterator[ReportFigure]:
     """Every figure, in the order of the page."""
     names = sorted(path.stem for path in Path(__file__).with_name("figures").glob("[!_]*.py"))
     found = [importlib.import_module(f"{__package__}.figures.{name}").FIGURE for name in names]
-    yield from sorted(found, key=lambda figure: figure.order)  # stable: by name where it is equal
+    yield from sorted(found, key=lambda figure: figure.order)  # stable: equal ones stay sorted by name
 
 
 def draw(group: Group, anchor: str) -> Drawn:

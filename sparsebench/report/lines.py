@@ -1,4 +1,4 @@
-"""What figures of accuracy share: which lines they show, small multiples, the dense runs, names."""
+"""Common parts of accuracy figures: selection of lines, small multiples, dense runs, labels."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def panels(
 
 
 def usual_sparsity(points: pd.DataFrame) -> float:
-    """The sparsity, in two decimals, that most points have."""
+    """The most common sparsity of the points, in two decimals."""
     return float(points["sparsity"].round(2).mode().iloc[0])
 
 

@@ -1,4 +1,4 @@
-"""Which runs a figure of single runs shows: at one sparsity, with their folders."""
+"""Selection of the runs for figures of single runs: at one sparsity, with their folders."""
 
 from __future__ import annotations
 

@@ -166,7 +166,6 @@ def legend(figure: Figure, columns: int = 1) -> None:
 def heading(figure: Figure, text: str) -> None:
     """Add a small title at the top left, for files viewed without the page."""
     place = {} if figure.get_layout_engine() else {"y": 1 - 0.07 / figure.get_figheight()}
-    lines = textwrap.fill(
-        text, int(12 * figure.get_figwidth())
-    )  # characters per inch, with room for a legend
+    # Characters per inch, with room for a legend.
+    lines = textwrap.fill(text, int(12 * figure.get_figwidth()))
     figure.suptitle(lines, x=0.01, ha="left", va="top", fontsize=7, **place)

@@ -1,4 +1,4 @@
-"""What finished runs say of themselves, checked against their weights, config and data."""
+"""Verify the results of finished runs against their weights, config and data."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def audit(
 
     Args:
         path: A folder with a summary.csv.
-        datasets: Read so far.
+        datasets: Cache of data sets.
         accuracy: Evaluate the model on its validation and test images.
         tolerances: Percentage points that accuracies may differ by on the same kind of device with the same PyTorch,
             and elsewhere.
@@ -52,7 +52,7 @@ def audit(
         checks.run(datasets, accuracy)
     except RunError as error:
         column, _, what = str(error).partition(": ")
-        checks.fail(column, "a file that can be read", what)
+        checks.fail(column, "a readable file", what)
     except Exception as error:  # any error of a damaged or foreign run is a finding of that run alone
         what = (
             f"{type(error).__name__}: {error}" if not isinstance(error, (ValueError, OSError)) else str(error)
@@ -109,7 +109,7 @@ class _Checks:
     def notes(self, run: FinishedRun) -> None:
         """Facts that make no claim false, but should be known."""
         if self.row.get("git_dirty") == "True":
-            self.note("git_dirty", "True", "net by code that is in no commit")
+            self.note("git_dirty", "True", "made by code that differs from the commit")
         if self.row.get("status") == "diverged":
             self.note("status", "diverged", "no accuracy")
         elif self.row.get("sparsity_ok") == "False":
@@ -147,7 +147,7 @@ class _Checks:
         return zeros_for(float(claimed), pruner.weights.numel), steps
 
     def counts(self, net: Network, target_zeros: int | None) -> None:
-        """Zeros and arithmetic, compute_cost_columns in the tensors."""
+        """Compare the zeros and costs with those counted in the tensors."""
         found = compute_cost_columns(
             net.model, net.prunable, net.layers, net.dataset.input_shape, target_zeros
         )
@@ -159,7 +159,7 @@ class _Checks:
         self.masked = zeros.pruned / found["prunable"]
 
     def layers(self, net: Network, rows: list[dict[str, str]]) -> None:
-        """layers.csv, compute_cost_columns in the tensors."""
+        """Compare layers.csv with the values counted in the tensors."""
         claimed = {row["layer"]: row for row in rows}
         found = {row["layer"]: row for row in layer_rows(net.model, net.prunable, net.layers)}
         for layer in [*found, *(claimed.keys() - found.keys())]:

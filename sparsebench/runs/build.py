@@ -81,9 +81,10 @@ def network(cfg: DictConfig, dataset: Dataset | None = None) -> Network:
     """The part of :func:`build_run` that an audit needs: the initial model and its data."""
     device: Device = build(cfg.device)
     seed_everything(cfg.seed)
+    # The main rank downloads, if needed.
     dataset = dataset or device.main_rank_first(
         lambda: build(cfg.dataset, "dataset", device=device.torch_device)
-    )  # the main rank downloads, if needed
+    )
     model = build(cfg.model, "model", input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     device.to_device(model)
     prunable = Prunable(**cfg.prunable).select(model)

@@ -308,9 +308,8 @@ class OverparamPrune(Study):
         )
         for row in tables["residuals"]:
             if row["block"] == "all" and abs(row["p"] / n - 1) >= 0.25:
-                error = 0.5 / math.sqrt(
-                    self.seeds * row["p"]
-                )  # 3.5 of them: the 99.6 % quantile of Kolmogorov's law
+                # 3.5 of them: the 99.6 % quantile of Kolmogorov's law
+                error = 0.5 / math.sqrt(self.seeds * row["p"])
                 yield near(
                     "Kolmogorov distance of the estimate's law",
                     f"p={row['p']}",

@@ -73,9 +73,8 @@ class Problem:
         found = []
         values, vectors = torch.linalg.eigh(self.covariance)
         for v, u, target, unseen in zip(values, vectors, self.target, self.unseen, strict=True):
-            limit = ls.limit(
-                v.clamp(min=0), u.T @ target, float(unseen), n
-            )  # rounding may give slightly negative zeros
+            # Rounding may give slightly negative zeros.
+            limit = ls.limit(v.clamp(min=0), u.T @ target, float(unseen), n)
             found.append((limit, u @ limit.mean, (u * limit.deviation) @ u.T))
         return found
 

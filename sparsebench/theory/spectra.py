@@ -49,9 +49,8 @@ class MarchenkoPastur:
         low, high = MarchenkoPastur(self.q).edges
         x = np.clip(np.asarray(x, dtype=float) / self.variance, low, high)
         below, above = x - low, high - x
-        angle = np.arctan2(
-            above - below, 2 * np.sqrt(above * below)
-        )  # of (r² - 1) / 2r with r² = above / below
+        # Arctangent of (r² - 1) / 2r with r² = above / below.
+        angle = np.arctan2(above - below, 2 * np.sqrt(above * below))
         other = np.arctan2(low * above - high * below, 2 * (1 - self.q) * np.sqrt(above * below))
         other = np.where(
             (1 - self.q) * above * below > 0, other, np.sign(low * above - high * below) * math.pi / 2
@@ -191,10 +190,11 @@ def _edge_place(t: np.ndarray, fractions: np.ndarray, q: float, upper: bool) -> 
     def slope(distance: float) -> float:
         return float(1 - q * (fractions * (t / (t[i] + sign * distance - t)) ** 2).sum())
 
+    # Bounds: all others far away, or at the same place.
     low, high = (
         t[i] * math.sqrt(q * fractions[i]),
         t[i] * math.sqrt(q),
-    )  # bounds: all others far away, or at the same place
+    )
     distance = brentq(slope, low * (1 - SLACK), high * (1 + SLACK), xtol=1e-15 * t[i], rtol=1e-14)
     return float(t[i] + sign * distance)
 

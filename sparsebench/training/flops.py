@@ -171,12 +171,10 @@ class TrainingFLOPs:
         self.dense_macs = sum(layer.macs for layer in cost.values())
         self.prunable_macs = sum(cost[name].macs for name in weights.parameters)
         device = next(iter(weights.masks.values())).device
-        self.kept = torch.zeros(
-            len(self.positions), dtype=torch.float64, device=device
-        )  # [layers] sum of samples · kept weights
-        self.in_gradient = torch.zeros_like(
-            self.kept
-        )  # [layers] the same for weights in a sparse weight gradient
+        # [layers] sum of samples · kept weights
+        self.kept = torch.zeros(len(self.positions), dtype=torch.float64, device=device)
+        # [layers] the same for weights in a sparse weight gradient
+        self.in_gradient = torch.zeros_like(self.kept)
         self.samples = self.dense_samples = self.dense_gradient_samples = 0
         self.reference: int | None = (
             None  # samples of the dense training that ratios refer to; None: as many as here

@@ -44,7 +44,7 @@ class History:
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """What is trained, on what, and for how long.
+    """The model, its data, the method, and the length of the training.
 
     Args:
         model: On its device, in its memory format.
@@ -56,9 +56,9 @@ class TrainingSetup:
         pruner: The method.
         clock: Length of the training.
         flops: Counts the training's cost.
-        seed: Of the generator that methods draw from.
-        reinitialize: Draws the model's weights again, for methods that ask for it.
-        first_step: Where the training starts: not at 0 for one that continues an earlier one.
+        seed: Seed of the generator that methods draw from.
+        reinitialize: Reinitialises the model's weights, for methods that request it.
+        first_step: First step of the training; not 0 if it continues an earlier one.
     """
 
     model: nn.Module
@@ -77,14 +77,14 @@ class TrainingSetup:
 
 @dataclass(frozen=True)
 class StepSettings:
-    """How a step is made.
+    """Settings of a training step.
 
     Args:
         device: Precision, random generators, and collectives.
-        accumulate: Micro-batches that a batch is split into, one backward each.
-        clip_norm: Largest norm of the gradient; ``None`` for no clipping.
-        mix: (step, inputs, targets) -> what is trained on instead; methods that look at data see it unmixed.
-        average: Of the weights: then it is what is evaluated, and in the end kept.
+        accumulate: Micro-batches per batch, one backward each.
+        clip_norm: Maximum norm of the gradient; ``None`` for no clipping.
+        mix: (step, inputs, targets) -> mixed inputs and targets; methods that look at data see them unmixed.
+        average: Average of the weights, which is then evaluated, and kept at the end.
     """
 
     device: Device
@@ -96,16 +96,16 @@ class StepSettings:
 
 @dataclass(frozen=True)
 class RecordSettings:
-    """When a training is evaluated, recorded and saved, and where to.
+    """When and where a training is evaluated, recorded and saved.
 
     Args:
-        checkpoint: Where the state is kept.
-        record: Given all rows of metrics.csv after every evaluation.
+        checkpoint: Stores the state.
+        record: Called with all rows of metrics.csv after every evaluation.
         progress: (steps of the run, steps done) -> progress output.
         eval_every: Steps between evaluations.
         save_every: Steps between checkpoints.
         save_seconds: Longest time between checkpoints.
-        signals: Looked at between two steps.
+        signals: Checked between steps.
     """
 
     checkpoint: Checkpoint
@@ -121,9 +121,9 @@ class Runner:
     """Trains, prunes, evaluates and records one run.
 
     Args:
-        setup: What is trained.
-        step: How a step is made.
-        records: When it is evaluated and saved.
+        setup: The model, its data, the method, and the length of the training.
+        step: Settings of a training step.
+        records: When and where it is evaluated and saved.
     """
 
     def __init__(self, setup: TrainingSetup, step: StepSettings, records: RecordSettings) -> None:
@@ -317,9 +317,7 @@ class Runner:
         try:
             with self.average.applied() if self.average is not None else nullcontext():
                 if self.average is not None:
-                    self.device.broadcast_buffers(
-                        self.model
-                    )  # every rank has averaged its own buffers buffers
+                    self.device.broadcast_buffers(self.model)  # ranks have averaged their own buffers
                 with self.pruner.evaluating(), self.device.autocast():
                     return evaluate(self.forward, self.evaluation(split), self.device.sum)
         finally:

@@ -195,7 +195,7 @@ def test_results_of_another_schema_are_left_alone(tmp_path, capsys):
     assert main(["train", *TINY, f"results_dir={tmp_path}"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(
-        f"sparsebench: error: results_dir={tmp_path}: expected results of schema 1, but it holds schema 0"
+        f"sparsebench: error: results_dir={tmp_path}: expected results of schema 1, but it contains schema 0"
     )
     assert [p.name for p in tmp_path.iterdir()] == [".sparsebench"]
 

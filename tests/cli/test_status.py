@@ -182,13 +182,13 @@ def test_results_of_two_clusters_come_together(results, made, tmp_path, capsys):
     merged = tmp_path / "merged"
     argv = ["merge", str(results), str(other), "-o", str(merged)]
     assert "2 runs would be copied" in said(capsys, *argv, "--dry-run") and not merged.exists()
-    assert "2 runs copied, 0 were there with the same result, 0 differ" in said(capsys, *argv)
+    assert "2 runs copied, 0 exist with the same result, 0 differ" in said(capsys, *argv)
     for folder in sorted(made.glob("*-*")):
         names = sorted(path.name for path in folder.iterdir())
         assert [(merged / folder.name / n).read_bytes() for n in names] == [
             (folder / n).read_bytes() for n in names
         ]
-    assert "0 runs copied, 2 were there with the same result" in said(capsys, *argv)
+    assert "0 runs copied, 2 exist with the same result" in said(capsys, *argv)
     assert not list(merged.glob("**/*.tmp")) and {run.state for run in states(merged)} == {"finished"}
 
 
@@ -210,7 +210,7 @@ def test_a_run_that_is_being_made_is_not_merged_over(results, made, capsys):
     run_id = unfinished(results)
     with Lease.claim(results / ".state", run_id):
         assert main(["merge", str(made), "-o", str(results)]) == 1
-        assert "is being made by process" in capsys.readouterr().err
+        assert "is held by process" in capsys.readouterr().err
     assert main(["merge", str(made), "-o", str(results)]) == 0
     assert ResultsFolder(results).state(run_id).state == "finished"
 

@@ -239,7 +239,7 @@ def test_fail_below_names_what_got_worse_after_printing_the_table(worse, capsys)
     captured = capsys.readouterr()
     last = captured.err.splitlines()[-1]
     assert last.startswith("sparsebench: error: top1 lower by more than allowed (-0.5) in 2 configurations: ")
-    assert "dpf 0.9" in last and "(-1.00)" in last and "gmp 0.9" in last and "(no run counts)" in last
+    assert "dpf 0.9" in last and "(-1.00)" in last and "gmp 0.9" in last and "(no valid run)" in last
     assert "difference [new]" in captured.out
     assert main(["compare", *worse[:1], worse[0], "--fail-below", "-0.5"]) == 0
 
@@ -294,7 +294,7 @@ def test_another_programs_seeds_may_be_texts_and_make_no_pairs(tmp_path, capsys)
     [
         (["--map", "acc"], "map=acc=: expected THEIRS=OURS"),
         (["--map", "ac=top1"], "did you mean 'acc'"),
-        (["--map", "algo=top1,acc=top1"], "top1 would be several"),
+        (["--map", "algo=top1,acc=top1"], "top1 would occur more than once"),
         (["--map", "algo=method"], "metric=top1: expected a numeric column"),
         ([], "--map theirs=ours"),
         (["--fail-below", "-1"], "fail-below=-1.0: expected two tables"),

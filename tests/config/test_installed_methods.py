@@ -202,7 +202,7 @@ def test_a_broken_entry_point_is_one_line_and_harms_nobody(sparsebench, site, tm
             "thief",
             "thief = thief",
             {"thief/prune/dpf.yaml": "a: 1"},
-            "there is another prune=dpf, which is taken",
+            "another prune=dpf takes precedence",
         ),
     ]
     for name, points, files, message in cases:

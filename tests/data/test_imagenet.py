@@ -259,7 +259,7 @@ def test_a_disk_that_is_gone_ends_the_run(tree, tmp_path):
     root = shutil.copytree(tree, tmp_path / "gone")
     dataset = imagenet(root)
     shutil.rmtree(root / "train")
-    with pytest.raises(RunError, match=r"^\d+ images cannot be read, the last one train:n\d+/.*No such file"):
+    with pytest.raises(RunError, match=r"^\d+ images are unreadable, the last one train:n\d+/.*No such file"):
         dataset.loader(24, seed=0).batch(0)
 
 
@@ -305,7 +305,7 @@ def test_what_is_missing_is_named_with_the_places_looked_at(tree, tmp_path):
     ):
         imagenet(root)
     (root / "val" / "other").mkdir()
-    with pytest.raises(SettingError, match=r"val/other: expected a class that is in"):
+    with pytest.raises(SettingError, match=r"val/other: expected a class that is also in"):
         imagenet(root)
     for folder in (root / "val").iterdir():
         shutil.rmtree(folder)
@@ -317,7 +317,7 @@ def test_what_is_missing_is_named_with_the_places_looked_at(tree, tmp_path):
     ):
         imagenet(root)
     (root / "ILSVRC2012_devkit_t12.tar.gz").write_bytes(b"no archive")
-    with pytest.raises(SettingError, match=r"devkit_t12.tar.gz: expected the whole archive"):
+    with pytest.raises(SettingError, match=r"devkit_t12.tar.gz: expected a valid archive"):
         imagenet(root)
 
 
@@ -366,7 +366,7 @@ def test_tiny_imagenet_is_kept_in_memory(tmp_path):
     )
     assert torch.equal(dataset.test.images[0], first)
     (base / "val/images/val_3.JPEG").write_bytes(b"")
-    with pytest.raises(SettingError, match=r"val_3.JPEG: expected a whole image"):
+    with pytest.raises(SettingError, match=r"val_3.JPEG: expected a valid image"):
         TinyImageNet(data_root=str(base), **settings)
     with pytest.raises(SettingError, match="tiny-imagenet-200"):
         TinyImageNet(data_root=str(tmp_path / "nowhere"), **settings)
@@ -390,7 +390,7 @@ def test_a_training_on_files_from_the_command_line_and_its_evaluations(tree, tmp
     assert main(["train", *argv, evaluations, "evaluate.prunability.samples=8"]) == 0
     assert main(["audit", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert "results are of imagenet_subset" in out and "sparsity   0.9000" in out
+    assert "results are called imagenet_subset" in out and "sparsity   0.9000" in out
     (found,) = [result(tmp_path)]
     assert found["summary"]["unreadable_images"] == "0" and found["summary"]["dataset"] == "imagenet_subset"
 
@@ -478,7 +478,7 @@ def test_training_is_counted_at_its_size_and_inference_at_that_of_evaluation(tre
     plain = [word for word in argv if not word.startswith("model")]
     vit = build_run(hydra_config(*plain, "model=torchvision", "model.name=vit_b_32")[0])
     with pytest.raises(
-        SettingError, match=r"^dataset.size=32: expected 64, the size of evaluation, for vit_b_32"
+        SettingError, match=r"^dataset.size=32: expected 64, the size used in evaluation, because vit_b_32"
     ):
         training_layers(vit.model, vit.dataset, vit.layers)
 

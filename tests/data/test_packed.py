@@ -141,8 +141,8 @@ def test_check_says_what_is_wrong_and_exits_with_1(root, tmp_path, capsys):
     csv = tmp_path / "found.csv"
     assert main(["data", "check", "imagenet", f"data_root={root}", "-o", str(csv)]) == 1
     out = capsys.readouterr().out
-    assert "classes: 3, where all of ImageNet has 1,000; results will be of imagenet_subset" in out
-    assert "train: 21 images, 6 to 9 a class" in out and "test: 6 images, 2 to 2 a class" in out
+    assert "classes: 3, all of ImageNet has 1,000; results will be called imagenet_subset" in out
+    assert "train: 21 images, 6 to 9 per class" in out and "test: 6 images, 2 to 2 per class" in out
     assert "converted: 1, the first train:" in out and "1 are wrong" in out
     rows = csv.read_text().splitlines()
     assert (
@@ -217,11 +217,11 @@ def test_bad_words_end_in_one_line(argv, hint, capsys):
 
 def test_a_broken_index_or_a_missing_shard_is_named(root, tmp_path):
     copy = shutil.copytree(root / f"packed-{SIDE}", tmp_path / f"packed-{SIDE}")
-    with pytest.raises(SettingError, match=rf"^packed: expected {SIDE}: .* holds packed images only"):
+    with pytest.raises(SettingError, match=rf"^packed: expected {SIDE}: .* contains only packed images"):
         ImageNet(data_root=str(tmp_path), **SETTINGS)
     (copy / "test-00000.tar").unlink()
-    with pytest.raises(SettingError, match=r"test-00000.tar: expected a shard that the index names"):
+    with pytest.raises(SettingError, match=r"test-00000.tar: expected a shard listed in the index"):
         packed(copy)
     (copy / INDEX).write_bytes(b"x" * 100)
-    with pytest.raises(SettingError, match="expected an index that can be read"):
+    with pytest.raises(SettingError, match="expected a readable index"):
         packed(copy)

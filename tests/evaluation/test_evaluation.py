@@ -198,7 +198,7 @@ def test_without_the_dense_run_one_line_names_the_command_that_makes_it(tmp_path
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("sparsebench: error: evaluate.exemplars: expected the dense run ")
     assert not (tmp_path / "runs").exists()
-    command = shlex.split(line.split("make it with sparsebench ")[1])
+    command = shlex.split(line.split("train it with sparsebench ")[1])
     assert main([*command, "device=cpu"]) == 0
     assert main(["train", *argv]) == 0
     assert float(read_csv(only(tmp_path / "runs", "rigl") / "summary.csv")[0]["disagreement"]) > 0

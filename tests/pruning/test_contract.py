@@ -184,7 +184,7 @@ def test_hard_masks_leave_nothing_in_weight_momentum_or_gradient(watched):
 def test_target_0_is_dense_training_to_the_bit(make, method, dense):
     made, runner = make(method, "sparsity=0.0", folder="target0")
     if made.pruner.reparametrizes:
-        pytest.skip("differs from dense training even where nothing is pruned")
+        pytest.skip("differs from dense training even if nothing is pruned")
     if made.pruner.trainings > 1:
         pytest.skip("goes on training after a whole dense training")
     history = runner.run()

@@ -285,8 +285,8 @@ def test_every_row_links_to_its_run_folder(made):
 
 def test_the_page_tells_what_it_left_out_and_where_numbers_come_from(made):
     text = (made[1] / "index.html").read_text()
-    for fact in ("9 of 11 count", "1 diverged", "1 missed its sparsity", "1 unfinished", "0123456789 (11 runs)",
-                 f"sparsebench report {made[0]}", "2 of 11 runs are in the table"):  # fmt: skip
+    for fact in ("9 of 11 valid", "1 diverged", "1 missed its sparsity", "1 unfinished", "0123456789 (11 runs)",
+                 f"sparsebench report {made[0]}", "2 of 11 runs are marked in the table"):  # fmt: skip
         assert fact in text
 
 
@@ -327,7 +327,7 @@ def test_a_csv_makes_a_report_without_figures_of_single_runs(results, tmp_path, 
     assert captured.out.endswith("all-report/index.html\n")
     assert captured.err.endswith("9 of 11 runs count\n")
     folder = tmp_path / "all-report"
-    assert "Made from a CSV" in (folder / "index.html").read_text()
+    assert "Created from a CSV" in (folder / "index.html").read_text()
     assert not [p for p in (folder / "figures").iterdir() if "layers" in p.name or "training-" in p.name]
 
 
@@ -351,7 +351,7 @@ def test_real_runs_have_every_figure(tmp_path):
         (["RUNS", "-o", "file"], "output=file: expected a folder"),
         (
             ["RUNS", "-o", "site"],
-            "output=site: expected a folder whose index.html, if there is one, is a report",
+            "output=site: expected a folder whose index.html, if it exists, is a report",
         ),
         (["TEXT"], "expected numbers in the column top1"),
         (["BROKEN"], "layers.csv: expected a CSV of layers"),

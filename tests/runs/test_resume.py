@@ -78,6 +78,6 @@ def test_a_corrupt_checkpoint_is_reported_and_the_run_still_ends_the_same(tmp_pa
     process = start(broken, *argv)
     output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
-    assert "not a whole checkpoint; set aside as checkpoint.corrupt.pt" in output
+    assert "corrupt checkpoint; renamed to checkpoint.corrupt.pt" in output
     (folder / "checkpoint.corrupt.pt").unlink()
     assert result(broken) == result(tmp_path / "unbroken")

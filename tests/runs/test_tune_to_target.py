@@ -78,6 +78,6 @@ def test_methods_with_a_target_are_refused_before_anything_is_written(search, me
     status, printed, rows = search(f"prune={method}")
     assert status == 2 and not rows and not list(tmp_path.iterdir())
     assert printed.err.splitlines() == [
-        f"sparsebench: error: tune_to_target=true: expected false with prune={method}, which has the sparsity that it "
-        "is asked for"
+        f"sparsebench: error: tune_to_target=true: expected false with prune={method}, which reaches the requested "
+        "sparsity by itself"
     ]

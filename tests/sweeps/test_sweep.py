@@ -122,7 +122,7 @@ def test_the_flops_of_an_estimate_are_those_that_a_dense_run_reports(tmp_path, c
     said = capsys.readouterr().out
     assert main(["train", *argv]) == 0
     (row,) = [row for path in tmp_path.glob("*/summary.csv") for row in read_csv(path)]
-    assert f"(as if dense): {float(row['train_flops']):.3g}\n" in said
+    assert f"upper bound (dense): {float(row['train_flops']):.3g}\n" in said
 
 
 def test_a_sweep_without_an_experiment_estimates_only_when_asked(tmp_path, capsys):

@@ -121,7 +121,7 @@ def test_a_study_writes_tables_checks_figures_and_where_they_come_from(tmp_path,
     page = (tmp_path / "results/report/index.html").read_text()
     assert f"{passed} of {len(checks)} passed" in page
     assert page.count("<figure>") == 1
-    assert main(["collect", "results", "-o", "table.csv"]) == 2, "a study is no run"
+    assert main(["collect", "results", "-o", "table.csv"]) == 2, "a study is not a run"
 
 
 @pytest.mark.slow

@@ -165,7 +165,7 @@ def test_a_tracker_is_told_every_evaluation_and_the_result_and_is_no_part_of_the
 def test_a_tracker_that_fails_is_one_warning_and_the_run_goes_on(moment, flaky, tmp_path, capsys):
     assert main(["train", *flaky, f"tracker.fails={moment}"]) == 0
     warnings = [line for line in capsys.readouterr().err.splitlines() if "Flaky" in line]
-    assert warnings == ["sparsebench: Flaky failed, the run goes on without it: no route to host"]
+    assert warnings == ["sparsebench: Flaky failed, the run continues without it: no route to host"]
     told = [line.split()[0] for line in (tmp_path / "told").read_text().splitlines()]
     assert (
         told

@@ -35,7 +35,7 @@ def test_a_corrupt_checkpoint_is_reported_set_aside_and_the_one_before_used(chec
     broken = {"truncated": content[:-10], "flipped": content, "empty": b"", "foreign": b"PK\x03\x04"}[damage]
     checkpoint.newest.write_bytes(broken)
     assert checkpoint.load()["step"] == 1
-    assert len(said) == 1 and "checkpoint.pt: not a whole checkpoint" in said[0]
+    assert len(said) == 1 and "checkpoint.pt: corrupt checkpoint" in said[0]
     assert checkpoint.newest.with_name("checkpoint.corrupt.pt").read_bytes() == bytes(broken)
     assert not checkpoint.newest.exists()
 

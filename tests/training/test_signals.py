@@ -102,7 +102,7 @@ def test_a_second_process_waits_for_the_first_or_leaves_the_run_to_it(tmp_path):
         output, _ = third.communicate(timeout=PATIENCE)
         assert third.returncode == 1 and said in output and len(output.splitlines()) == 1
         second = start(tmp_path, *argv)
-        assert said in (line := second.stdout.readline()) and "waiting until it ends" in line
+        assert said in (line := second.stdout.readline()) and "waiting for it to end" in line
     finally:
         first.send_signal(signal.SIGCONT)
     outputs = [process.communicate(timeout=PATIENCE)[0] for process in (first, second)]

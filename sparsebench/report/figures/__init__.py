@@ -1,1 +1,1 @@
-"""The report's figures, a module each with its ``FIGURE``, found by :func:`sparsebench.report.figure.figures`."""
+"""The report's figures: one module each with a ``FIGURE``, found by :func:`sparsebench.report.figure.figures`."""

@@ -122,7 +122,7 @@ def _short(value: float) -> str:
 
 
 def draw(group: Group) -> Drawn:
-    """The figure of a group, at the sparsity that most configurations have."""
+    """The figure of a group, at the most common target sparsity."""
     sparsity = level(group.points)
     chosen = at(group.points, sparsity)
     heat = layers(group.results, chosen[chosen["method"] != "dense"])

@@ -1,4 +1,4 @@
-"""How trainings went: accuracy, sparsity, mask flips and pruning error over the epochs."""
+"""Training curves: accuracy, sparsity, mask flips and pruning error over the epochs."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _curves(group: list[tuple[str, pd.DataFrame]]) -> Figure:
 
 
 def draw(group: Group) -> Drawn:
-    """The figures of a group, at the sparsity that most configurations have; a note on what is not shown."""
+    """The figures of a group, at the most common target sparsity, and a note on what is not shown."""
     if not group.results.folders:
         return Drawn()
     sparsity = level(group.points)
@@ -107,9 +107,9 @@ def draw(group: Group) -> Drawn:
     parts = trainings(group.results, shown)
     lines = sum(len(labels) for _, labels, _ in parts)
     caption = (
-        f"Dense runs and those at {sparsity:g}: of each configuration the run with the lowest seed, {lines} of "
-        f"{len(shown)} configurations, in the order of their accuracy. Dotted: the sparsity that the schedule asks "
-        "for. Mask flips are counted since the evaluation before."
+        f"Dense runs and those at {sparsity:g}: the run with the lowest seed of each configuration, {lines} of "
+        f"{len(shown)} configurations, ordered by accuracy. Dotted: the scheduled sparsity. "
+        "Mask flips are counted since the previous evaluation."
     )
     drawings = []
     for number, (figure, _, data) in enumerate(parts, 1):

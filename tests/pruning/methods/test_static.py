@@ -109,7 +109,7 @@ def test_grasp_on_a_quadratic_by_hand():
 def test_grasp_takes_the_same_number_of_every_class():
     inputs, targets = probe_of(mlp(6, 8, 3), data()).balanced(5)
     assert targets.tolist() == [0, 1, 2] * 5 and inputs.shape == (15, 6)
-    with pytest.raises(SettingError, match=r"^samples_per_class=100: expected no more than"):
+    with pytest.raises(SettingError, match=r"^samples_per_class=100: expected at most"):
         probe_of(mlp(6, 8, 3), data()).balanced(100)
 
 
@@ -270,4 +270,4 @@ def test_the_mask_of_another_run_is_trained_again_from_the_same_or_from_other_we
         )
         == 2
     )
-    assert "expected weights of this model; it has no such stem.0.weight" in capsys.readouterr().err
+    assert "expected weights of this model; it has no stem.0.weight of this shape" in capsys.readouterr().err
