@@ -13,10 +13,11 @@ from hypothesis import HealthCheck, settings
 
 from sparsebench.paths import config_dir
 from sparsebench.training.signals import STATUS
-from tests.support import ROOT
+from tests.support import ROOT, composition
 from tests.support.configs import train_config
 
 torch.set_num_threads(1)
+composition.remember()
 # For the processes that tests start: one thread too, and the same sparsebench and tests.support.
 os.environ["OMP_NUM_THREADS"] = "1"
 if str(ROOT) not in (path := os.environ.get("PYTHONPATH", "").split(os.pathsep)):

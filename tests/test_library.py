@@ -66,7 +66,7 @@ def test_a_loop_of_ones_own_ends_in_the_bits_of_sparsebench_train(method, fits, 
     from safetensors.torch import load_file
 
     settings = fits(method)
-    argv = [*SMALL, *settings, "epochs=4", f"prune={method}"]
+    argv = [*SMALL, *settings, "epochs=4", "eval_every=4ep", f"prune={method}"]
     GlobalHydra.instance().clear()
     assert main(["train", *argv, f"results_dir={tmp_path}"]) == 0
     cfg, _ = sparsebench.config.open.compose_config(argv)

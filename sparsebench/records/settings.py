@@ -45,7 +45,7 @@ def overrides(command: str, paths: bool = False) -> list[str]:
     Empty for any other text.
 
     Example:
-        >>> words("sparsebench train prune=dpf results_dir=/tmp/x 'schedule.interval=8it' seed=1")
+        >>> overrides("sparsebench train prune=dpf results_dir=/tmp/x 'schedule.interval=8it' seed=1")
         ['prune=dpf', 'schedule.interval=8it', 'seed=1']
     """
     try:

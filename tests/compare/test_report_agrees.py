@@ -90,8 +90,8 @@ def test_of_two_dense_runs_of_one_seed_none_is_chosen_where_they_are_not_the_sam
         ""
     ]  # one more would not help
     assert frame["difference_to_dense"].isna().all()
-    assert "note: 1 configuration with no dense run, or several, to compare with" in result.notes
-    assert not any("these commands train it" in note for note in result.notes)
+    assert any("1 configuration with no dense run, or several" in note for note in result.notes)
+    assert not any("prune=dense" in note for note in result.notes)
     assert set(table["config_hash"]) == {"a", "b", ""}
 
 
@@ -150,16 +150,25 @@ def test_earlier_rounds_are_configurations_of_their_own_and_no_results(tmp_path)
 
 
 def test_runs_that_missed_their_sparsity_or_diverged_are_no_results_and_no_baselines(tmp_path):
-    rows = [run("dense", 0.0, 0, 93), run("dense", 0.0, 1, "", status="diverged", run_id="broken")]
-    rows += [run("dpf", 0.9, s, 90 + s) for s in (0, 1)] + [
-        run("dpf", 0.9, 2, 99, sparsity_ok=False, run_id="missed")
-    ]
+    rows = [run("dense", 0.0, s, 93) for s in (0, 2)]
+    rows.append(run("dense", 0.0, 1, "", status="diverged", run_id="broken"))
+    rows += [run("dpf", 0.9, s, 90 + s) for s in (0, 1)]
+    rows.append(run("dpf", 0.9, 2, 99, sparsity_ok=False, run_id="missed"))
     frame, _, table, _ = agree(put(tmp_path, rows))
     assert frame.loc[["broken", "missed"], "state"].tolist() == ["diverged", MISSED]
-    assert frame.loc[["broken", "missed"], "difference_to_dense"].isna().all()
+    assert frame.loc[["broken", "missed"], "difference_to_dense"].isna().all()  # though there is a dense run
     assert frame.loc["missed", "dense_command"] == ""
     (dpf,) = table[table["method"] == "dpf"].to_dict("records")
     assert (dpf["n"], dpf["excluded"], dpf["dense_command"]) == (2, 1, "sparsebench train prune=dense seed=1")
+
+
+def test_a_dense_run_has_no_settings_of_a_method(tmp_path):
+    rows = [run("dense", 0.0, s, 93 + s, "schedule.interval=8it") for s in (0, 1)]
+    rows += [run("dpf", 0.9, s, 90, "schedule.interval=8it") for s in (0, 1)]
+    frame, table, _, _ = agree(put(tmp_path, rows))
+    variants = frame.groupby("method")["variant"].unique().map(list).to_dict()
+    assert variants == {"dense": [""], "dpf": ["schedule.interval=8it"]}
+    assert table.set_index("method").loc["dpf", "difference_to_dense"] == -3.5
 
 
 def test_the_points_of_a_method_without_a_target_are_configurations(tmp_path):

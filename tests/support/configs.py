@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from functools import cache
-
 from hydra import compose
 from omegaconf import DictConfig
 
@@ -18,14 +15,7 @@ def options(group: str) -> list[str]:
 
 
 def train_config(*overrides: str) -> tuple[DictConfig, dict[str, str | None]]:
-    """(config, choices), composed as the command line composes them; one's own, to be changed at will."""
-    cfg, choices = _composed(overrides)
-    return copy.deepcopy(cfg), dict(choices)
-
-
-@cache
-def _composed(overrides: tuple[str, ...]) -> tuple[DictConfig, dict[str, str | None]]:
-    """Composing takes as long as some of the trainings that tests make of it, and many tests ask for the same."""
+    """(config, choices), composed as the command line composes them."""
     with own_hydra():
         cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
         choices = dict(cfg.hydra.runtime.choices)
