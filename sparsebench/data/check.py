@@ -77,7 +77,7 @@ def check(
         write_csv(output, FOUND, rows)
     wrong = sum(count for what, count in kinds.items() if what in ("unreadable", "checksum"))
     looked = "every image was decoded" if decoding else "no image was decoded"
-    print(f"{wrong:,} are wrong" if wrong else f"no problems found; {looked}")
+    print(f"{wrong:,} problems found" if wrong else f"no problems found; {looked}")
     return int(wrong > 0)
 
 

@@ -157,7 +157,7 @@ def test_output_goes_to_a_file(old, tmp_path, capsys):
         (["OLD", "--metric", "top2"], "metric=top2", "did you mean 'top"),
         (["OLD", "--metric", "method"], "metric=method", "numeric column"),
         (["OLD", "--on", "metod"], "on=metod", "did you mean 'method'"),
-        (["EMPTY"], "path=", "there is none"),
+        (["EMPTY"], "path=", "it contains none"),
         (["OLD", "-o", "nowhere/t.csv"], "output=nowhere/t.csv", "a folder that exists"),
         (["OLD", "-o", "empty"], "output=empty", "a file"),
     ],

@@ -91,7 +91,7 @@ def test_large_batches_are_read_in_parts_by_several_workers(tree, monkeypatch):
 
     one = batches(imagenet(tree).loader(11, seed=1), range(5))
     whole = [images for images, _ in imagenet(tree).batches("test", 12)]
-    monkeypatch.setattr(streaming, "PART", 4)
+    monkeypatch.setattr(streaming, "CHUNK", 4)
     for workers in (0, 2):
         dataset = imagenet(tree, workers=workers)
         assert same(batches(dataset.loader(11, seed=1), range(5)), one)
@@ -101,7 +101,7 @@ def test_large_batches_are_read_in_parts_by_several_workers(tree, monkeypatch):
 def test_every_image_once_an_epoch_and_a_new_view_each_time(tree):
     loader = imagenet(tree, flip=False).loader(8, seed=0)
     epochs = [
-        torch.cat([loader.candidate_folders(step) for step in range(3 * e, 3 * e + 3)]) for e in range(2)
+        torch.cat([loader.positions(step) for step in range(3 * e, 3 * e + 3)]) for e in range(2)
     ]
     assert all(epoch.sort().values.tolist() == list(range(24)) for epoch in epochs)
     assert epochs[0].tolist() != epochs[1].tolist()
@@ -154,7 +154,7 @@ def test_augmentations_are_functions_of_image_and_seed(tree, augment):
 def test_repeated_augmentation_shows_fewer_images_in_as_many_views(tree):
     loader = imagenet(tree, repeats=3).loader(6, seed=0)
     assert loader.steps_per_epoch == 4
-    seen = torch.cat([loader.candidate_folders(step) for step in range(4)])
+    seen = torch.cat([loader.positions(step) for step in range(4)])
     assert seen.bincount().sort().values.tolist()[-8:] == [3] * 8 and len(seen) == 24
     inputs, targets = loader.batch(0)
     assert targets[0] == targets[1] == targets[2]
@@ -239,7 +239,7 @@ def test_unreadable_images_are_one_colour_named_once_and_counted(tree, tmp_path,
     loader = dataset.loader(8, seed=0)
     for step in range(8):  # two epochs
         inputs, _ = loader.batch(step)
-        for row, place in enumerate(loader.candidate_folders(step).tolist()):
+        for row, place in enumerate(loader.positions(step).tolist()):
             bad = "train/" + dataset.train.source.name(int(dataset.train.indices[place])) in names
             assert (inputs[row].abs().max() < 0.01) == bad  # the mean colour, to the nearest raw pixel
     list(dataset.batches("val", 8))
@@ -330,8 +330,8 @@ def test_any_folder_of_classes(tree, tmp_path):
     assert (both.name, both.note, len(both.test)) == ("flowers", "", 12)
     alone = folder(tree / "train")
     assert [len(s) for s in (alone.train, alone.val, alone.test)] == [19, 7, 6] and "a fifth" in alone.note
-    candidate_folders = [set(s.indices.tolist()) for s in (alone.train, alone.val, alone.test)]
-    assert len(set.union(*candidate_folders)) == 32
+    parts = [set(s.indices.tolist()) for s in (alone.train, alone.val, alone.test)]
+    assert len(set.union(*parts)) == 32
     for root, hint in ((tree / "nowhere", "an existing folder"), (tmp_path, "at least two folders")):
         with pytest.raises(SettingError, match=hint):
             folder(root)

@@ -143,7 +143,7 @@ def test_check_says_what_is_wrong_and_exits_with_1(root, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "classes: 3, all of ImageNet has 1,000; results will be called imagenet_subset" in out
     assert "train: 21 images, 6 to 9 per class" in out and "test: 6 images, 2 to 2 per class" in out
-    assert "converted: 1, the first train:" in out and "1 are wrong" in out
+    assert "converted: 1, first: train:" in out and "1 problems found" in out
     rows = csv.read_text().splitlines()
     assert (
         len(rows) == 3
@@ -163,13 +163,13 @@ def test_check_finds_a_changed_byte_in_a_shard(root, tmp_path, capsys):
     content[600] ^= 1
     shard.write_bytes(content)
     assert main(argv) == 1
-    assert "checksum: 1, the first test:test-00000.tar" in capsys.readouterr().out
+    assert "checksum: 1, first: test:test-00000.tar" in capsys.readouterr().out
 
 
 def test_packing_twice_does_nothing(root, capsys):
     before = (root / f"packed-{SIDE}" / INDEX).stat().st_mtime_ns
     assert main(["data", "pack", "imagenet", f"data_root={root}", "--side", str(SIDE)]) == 0
-    assert "packed already" in capsys.readouterr().out
+    assert "already packed" in capsys.readouterr().out
     assert (root / f"packed-{SIDE}" / INDEX).stat().st_mtime_ns == before
 
 

@@ -325,7 +325,7 @@ def test_a_csv_makes_a_report_without_figures_of_single_runs(results, tmp_path, 
     assert main(["report", str(tmp_path / "all.csv")]) == 0
     captured = capsys.readouterr()
     assert captured.out.endswith("all-report/index.html\n")
-    assert captured.err.endswith("9 of 11 runs count\n")
+    assert captured.err.endswith("9 of 11 runs are valid\n")
     folder = tmp_path / "all-report"
     assert "Created from a CSV" in (folder / "index.html").read_text()
     assert not [p for p in (folder / "figures").iterdir() if "layers" in p.name or "training-" in p.name]

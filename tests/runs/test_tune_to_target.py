@@ -27,12 +27,12 @@ def test_the_search_ends_at_the_target_and_is_found_again(search, monkeypatch):
     monkeypatch.setattr(tune_to_target, "TOLERANCE", 0.02)
     status, printed, rows = search("prune=str", "sparsity=0.8")
     assert status == 0
-    last = [line for line in printed.out.splitlines() if line.startswith("tune_to_target: nearest")]
+    last = [line for line in printed.out.splitlines() if line.startswith("tune_to_target: closest")]
     assert len(last) == 1 and ", within 0.02" in last[0]
     near = [
         path for path, row in rows.items() if abs(float(row["sparsity"]) - 0.8) <= tune_to_target.TOLERANCE
     ]
-    assert len(near) == 1 and 1 < len(rows) <= tune_to_target.TRIES
+    assert len(near) == 1 and 1 < len(rows) <= tune_to_target.MAX_TRIALS
     assert printed.out.splitlines()[-1].endswith(str(near[0]))  # its row is the last word
     times = {path: (path / "summary.csv").stat().st_mtime_ns for path in rows}
     status, again, rows = search("prune=str", "sparsity=0.8")
@@ -41,7 +41,7 @@ def test_the_search_ends_at_the_target_and_is_found_again(search, monkeypatch):
 
 
 def test_every_try_is_the_run_that_its_command_makes(search, monkeypatch, capsys):
-    monkeypatch.setattr(tune_to_target, "TRIES", 2)
+    monkeypatch.setattr(tune_to_target, "MAX_TRIALS", 2)
     _, _, rows = search("prune=str", "sparsity=0.8", "seed=3")
     assert len(rows) == 2
     for path, row in rows.items():
@@ -54,23 +54,23 @@ def test_every_try_is_the_run_that_its_command_makes(search, monkeypatch, capsys
 
 
 def test_a_search_that_does_not_get_there_says_what_is_nearest(search, monkeypatch):
-    monkeypatch.setattr(tune_to_target, "TRIES", 2)
+    monkeypatch.setattr(tune_to_target, "MAX_TRIALS", 2)
     status, printed, rows = search("prune=str", "sparsity=0.5", "prune.s_init=-0.5")
     assert status == 0 and len(rows) == 2
-    assert printed.out.count("tune_to_target: try") == 2
+    assert printed.out.count("tune_to_target: trial") == 2
     assert "not within 0.005" in printed.out
 
 
 def test_a_start_outside_the_search_starts_in_its_middle(search, monkeypatch):
-    monkeypatch.setattr(tune_to_target, "TRIES", 1)
+    monkeypatch.setattr(tune_to_target, "MAX_TRIALS", 1)
     assert "prune.s_init=-10.0" in search("prune=str", "prune.s_init=-3200.0")[1].out
 
 
 def test_a_method_of_several_trainings_is_searched_too(search, monkeypatch):
-    monkeypatch.setattr(tune_to_target, "TRIES", 1)
+    monkeypatch.setattr(tune_to_target, "MAX_TRIALS", 1)
     status, printed, rows = search("prune=continuous_sparsification", "prune.rounds=1", "prune.rewind=0it")
     assert status == 0 and len(rows) == 2  # a round and its ticket
-    assert "try 1 of at most 1, prune.s_init=0.0" in printed.out
+    assert "trial 1 of at most 1, prune.s_init=0.0" in printed.out
 
 
 @pytest.mark.parametrize("method", ["gmp", "dense", "topkast"])
