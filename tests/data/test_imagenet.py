@@ -100,9 +100,7 @@ def test_large_batches_are_read_in_parts_by_several_workers(tree, monkeypatch):
 
 def test_every_image_once_an_epoch_and_a_new_view_each_time(tree):
     loader = imagenet(tree, flip=False).loader(8, seed=0)
-    epochs = [
-        torch.cat([loader.positions(step) for step in range(3 * e, 3 * e + 3)]) for e in range(2)
-    ]
+    epochs = [torch.cat([loader.positions(step) for step in range(3 * e, 3 * e + 3)]) for e in range(2)]
     assert all(epoch.sort().values.tolist() == list(range(24)) for epoch in epochs)
     assert epochs[0].tolist() != epochs[1].tolist()
     fixed = imagenet(tree, train_samples=4)
