@@ -58,7 +58,7 @@ class Mutation:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a mutation: killed, survived, timed out, or invalid where no test could run."""
+    """Result of a mutation: killed, survived, timed out, or invalid if no test could run."""
 
     mutation: Mutation
     result: str

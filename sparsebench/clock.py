@@ -38,7 +38,7 @@ class Clock:
 
     def __post_init__(self) -> None:
         if self.total_steps < 1 or self.steps_per_epoch < 1:
-            raise SettingError("total_steps", self.total_steps, "at least one step, and one step an epoch")
+            raise SettingError("total_steps", self.total_steps, "at least one step, and one step per epoch")
 
     def steps(self, time: str | float, setting: str = "time") -> int:
         """Convert ``time`` to a step, rounded to the nearest.

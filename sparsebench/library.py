@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 SETTINGS = ("sparsity", "ramp_end", "schedule", "allocation", "score", "prune", "prunable", "sanity")
-"""What ``settings`` may set; everything else is up to the loop."""
+"""Keys allowed in ``settings``; everything else is up to the loop."""
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 

@@ -33,13 +33,13 @@ class Joined:
 
     Attributes:
         keys: Columns that tell configurations apart.
-        table: One row a configuration: ``keys``; its index is the configuration's number.
+        table: One row per configuration: ``keys``; its index is the configuration's number.
         commands: Number of the configuration -> a command of it without seed, possibly empty.
         settings: Number of the configuration -> the settings of its command, the same for equal ``config_hash``.
-        runs: For each table one row a run: ``key``, ``seed``, ``value``, ``good``, ``sparsity``, ``train_flops``,
+        runs: For each table one row per run: ``key``, ``seed``, ``value``, ``good``, ``sparsity``, ``train_flops``,
             ``prunable``.
-        differing: What is one value throughout every table but not the same in all -> the tables' values.
-        notes: What a reader should know about the joining.
+        differing: Setting that is constant in every table but differs between tables -> the tables' values.
+        notes: Notes on the join for the reader.
     """
 
     keys: list[str]

@@ -78,7 +78,7 @@ def format_for_display(result: Comparison, decimals: int | None) -> tuple[pd.Dat
     """Format the cells as strings, and the lines below the table.
 
     Args:
-        result: What :func:`sparsebench.compare.comparison.compare` returns.
+        result: Result of :func:`sparsebench.compare.comparison.compare`.
         decimals: Decimals of means, deviations and differences; ``None`` for four significant digits.
     """
     result, legend = lettered(result)

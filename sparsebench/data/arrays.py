@@ -67,7 +67,7 @@ def stratified(labels: Tensor, size: int, seed: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Content:
-    """What a data set has published.
+    """The published arrays of a data set.
 
     Args:
         name: Its name, as in conf/dataset.
@@ -174,7 +174,7 @@ class ArrayDataset(ImageDataset):
     content: Content
 
     def read(self) -> Content:
-        """What was given."""
+        """The given arrays."""
         return self.content
 
 

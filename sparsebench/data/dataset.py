@@ -39,7 +39,7 @@ class Loader(Protocol):
         """Global batch size of ``step``."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What is known about the data so far; batches do not depend on it."""
+        """State of the data set; batches do not depend on it."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from :meth:`state_dict`."""

@@ -21,7 +21,7 @@ from sparsebench.pruning.scores import Score
 
 @dataclass(frozen=True)
 class Probe:
-    """What a method may use before training starts.
+    """What a method can use before training starts.
 
     Args:
         model: The initial model.

@@ -71,7 +71,7 @@ class Trained(Score):
         self.path, file = path, expanded(path)
         try:
             self.trained = load_file(file / "model.safetensors" if file.is_dir() else file)
-        except Exception as error:  # safetensors has an exception of its own
+        except Exception as error:  # safetensors raises its own exception
             raise SettingError("path", path, f"a run folder or its model.safetensors ({error})") from error
 
     def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -26,7 +26,7 @@ class Column:
 
     Args:
         name: In the header.
-        type: Of its values: ``str``, ``int``, ``float`` or ``bool``.
+        type: Type of its values: ``str``, ``int``, ``float`` or ``bool``.
         meaning: One line; results/README.md says more.
         better: Whether higher or lower values are better, if either.
         differs: What it may differ with where one run is made twice: with the ``run`` (times, and where the code and
@@ -186,7 +186,7 @@ REPEATED_COLUMNS = names(column for column in SUMMARY_TABLE if column.differs is
 """Columns of the summary that are equal in all executions of one run, on any machine."""
 
 TEXT_COLUMNS = names(column for column in SUMMARY_TABLE if column.type is str)
-"""Columns of the summary that are text, whatever they look like."""
+"""Columns of the summary that are strings, even if they look like numbers."""
 
 NUMERIC_COLUMNS = names(column for column in SUMMARY_TABLE if column.type in (int, float))
 """Columns of the summary that are numbers."""

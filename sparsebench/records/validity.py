@@ -26,9 +26,9 @@ def valid_runs(frame: pd.DataFrame) -> pd.Series:
 
 
 def run_states(frame: pd.DataFrame) -> pd.Series:
-    """What every row of a table of summaries is, as text: :data:`FINISHED`, or what there is to say against it.
+    """The validity of every row of a table of summaries: :data:`FINISHED`, or the reason why it is invalid.
 
-    An earlier round of a method of several trainings counts too, as a configuration of its own, but is no result of
+    An earlier round of a multi-round method is valid too, as a separate configuration, but is not a result of
     the method.
     """
     valid, status = valid_runs(frame), frame["status"].astype(object)

@@ -61,7 +61,7 @@ def complete(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list
     Args:
         cfg: The composed config.
         choices: Config group -> chosen option.
-        overrides: Of the command line, to record the command that reproduces the run.
+        overrides: Overrides of the command line, to record the command that reproduces the run.
 
     Returns:
         The run folder; with several trainings, that of the last.

@@ -21,7 +21,7 @@ from sparsebench.training.signals import StopSignals
 Result = TypeVar("Result")
 
 Make = Callable[[Lease | None, StopSignals], Result]
-"""What is done under the lock: with the lease, on the first rank, and the signals to stop."""
+"""The work under the lock; gets the lease (on the main rank) and the stop signals."""
 
 POLL = 2.0
 """Seconds between checks of a run that another process holds."""
@@ -38,7 +38,7 @@ def find_or_make(
     find: Callable[[], Result | None],
     prepare: Callable[[], Make[Result]],
 ) -> Result:
-    """What ``cfg`` describes, found finished or made, by one process at a time.
+    """Find what ``cfg`` describes finished, or run it, in one process at a time.
 
     Args:
         run_id: Identifier of the run or study; its folder is in ``cfg.results_dir``.

@@ -31,7 +31,7 @@ def tune(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str
     Args:
         cfg: The composed config; its ``sparsity`` is the target.
         choices: Config group -> chosen option.
-        overrides: Of the command line.
+        overrides: Overrides of the command line.
 
     Returns:
         The validation accuracy, in percent, of the run whose sparsity is closest to the target.

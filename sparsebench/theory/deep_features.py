@@ -78,7 +78,7 @@ class Network:
     Args:
         act: The activation.
         layers: Coefficients of each layer.
-        weights: Of each layer, (seeds, k_l, k_{l-1}).
+        weights: Weights of each layer, (seeds, k_l, k_{l-1}).
     """
 
     act: Activation
@@ -193,14 +193,14 @@ def conditional(values: Tensor, target: Tensor, noise: float, lam: float, n: int
 def deterministic(
     widths: Sequence[int], coefficients: Sequence[Layer], noise: float, lam: float, n: int
 ) -> Ridge:
-    """The same with no weights drawn, for a target ``theta*.phi / sqrt(k)`` with ``theta* ~ N(0, I)``.
+    """The same without drawing weights, for a target ``theta*.phi / sqrt(k)`` with ``theta* ~ N(0, I)``.
 
     Each layer is a free convolution with a Marchenko-Pastur law and a shift, explicit in the scalar of the layer
     below: one root is found for any depth.
 
     Args:
         widths: ``(d, k_1, ..., k_L)``.
-        coefficients: Of each layer.
+        coefficients: Coefficients of each layer.
         noise: Variance of the target's noise.
         lam: Ridge.
         n: Samples.

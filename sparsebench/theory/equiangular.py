@@ -80,7 +80,7 @@ def mean_target(inputs: int, mean: float) -> tuple[Tensor, Tensor]:
     """A single ReLU unit (1, inputs + 1) that pulls units (of last coordinate 0) as infinitely many nodes do.
 
     Args:
-        inputs: Of the student.
+        inputs: Number of inputs of the student.
         mean: Length of the nodes' mean, along the first coordinate; 0 for exact nodes of finitely many inputs.
 
     Returns:

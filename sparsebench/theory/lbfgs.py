@@ -22,7 +22,7 @@ def least(
 
     Args:
         value: Maps a float64 tensor of any shape to a number and its gradient.
-        start: Where the search starts.
+        start: Starting point of the search.
         change: Change of a value of size 1 in a step at which the search stops.
         slope: Largest entry of the gradient at which the search stops.
 

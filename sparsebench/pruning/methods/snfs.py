@@ -26,7 +26,7 @@ class SNFS(Dynamic):
     Args:
         weights: The prunable weights.
         schedule: Constant sparsity; masks change before due steps, except the first.
-        allocation: Of the initial masks; uniform in the paper.
+        allocation: Allocation of the initial masks; uniform in the paper.
         score: Score of the initial masks: random.
         optimizer: Optimiser with momentum.
         drop_fraction: p_0, in (0, 1].
