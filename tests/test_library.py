@@ -11,16 +11,15 @@ import sys
 import pytest
 import torch
 from hydra import version
-from hydra.core.global_hydra import GlobalHydra
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 import sparsebench
-from sparsebench.cli import main
 from sparsebench.errors import RunError, SettingError
 from sparsebench.pruning.allocation import zeros_for
 from sparsebench.runs.build import build_run
-from tests.support.configs import options
+from tests.support import ranks
+from tests.support.configs import options, train_config
 from tests.support.library import STEPS, Net, examples, setup, train
 from tests.support.processes import PATIENCE
 
@@ -67,12 +66,9 @@ def test_a_loop_of_ones_own_ends_in_the_bits_of_sparsebench_train(method, fits, 
 
     settings = fits(method)
     argv = [*SMALL, *settings, "epochs=4", "eval_every=4ep", f"prune={method}"]
-    GlobalHydra.instance().clear()
-    assert main(["train", *argv, f"results_dir={tmp_path}"]) == 0
-    cfg, _ = sparsebench.config.open.compose_config(argv)
-    cfg.prune = sparsebench.config.open.compose_config(["prune=dense"])[
-        0
-    ].prune  # a method may take hold of the optimiser
+    cfg, choices = sparsebench.config.open.compose_config(argv)
+    assert ranks.train(ranks.job(cfg, choices, tmp_path)) == 0
+    cfg.prune = train_config("prune=dense")[0].prune  # a method may take hold of the optimiser
     made = build_run(cfg)
     steps, base = made.clock.total_steps, cfg.optimizer.lr
     pruner = sparsebench.pruner(

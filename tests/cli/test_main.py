@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from contextlib import redirect_stderr, redirect_stdout, suppress
 
 import pytest
 
@@ -261,7 +263,7 @@ def test_a_sweep_runs_every_combination(tmp_path, capsys):
     assert [(r["method"], r["n"]) for r in rows] == [("dense", 2), ("dpf", 2)]
 
 
-def test_a_full_disk_is_one_line_and_leaves_no_half_file(tmp_path):
+def test_a_full_disk_is_one_line_and_leaves_no_half_file(tmp_path, capsys):
     small = tmp_path / "small"
     small.mkdir()
     mounted = subprocess.run(
@@ -270,9 +272,8 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(tmp_path):
     if mounted.returncode:
         pytest.skip("mounting a small file system needs root")
     try:
-        done = run("train", "model=mlp", "epochs=2", "device=cpu", f"results_dir={small}/runs")
-        assert done.returncode == 2
-        (line,) = [line for line in done.stderr.splitlines() if "epoch" not in line]
+        assert main(["train", "model=mlp", "epochs=2", "device=cpu", f"results_dir={small}/runs"]) == 2
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if "epoch" not in line]
         assert (
             line
             == f"sparsebench: error: results_dir={small}/runs: expected a writable folder: No space left on device"
@@ -282,11 +283,11 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(tmp_path):
         subprocess.run(["umount", str(small)], check=True)
 
 
-def test_output_is_plain_lines_where_there_is_no_terminal(tmp_path):
-    done = run("train", *TINY, f"results_dir={tmp_path}")
-    assert done.returncode == 0
-    assert [line.split("  ")[1] for line in done.stderr.splitlines()] == ["epoch 1/2", "epoch 2/2"]
-    assert "\r" not in done.stdout + done.stderr and "\x1b" not in done.stdout + done.stderr
+def test_output_is_plain_lines_where_there_is_no_terminal(tmp_path, capfd):
+    assert main(["train", *TINY, f"results_dir={tmp_path}"]) == 0
+    said = capfd.readouterr()
+    assert [line.split("  ")[1] for line in said.err.splitlines()] == ["epoch 1/2", "epoch 2/2"]
+    assert "\r" not in said.out + said.err and "\x1b" not in said.out + said.err
 
 
 def test_a_method_of_somebody_elses_that_misses_its_target_fails_the_run(tmp_path, capsys, monkeypatch):
@@ -326,18 +327,21 @@ def test_progress_on_a_terminal_shows_loss_accuracy_sparsity_and_speed(tmp_path)
 
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))  # rows, columns
-    command = [sys.executable, "-m", "sparsebench", "train", *TINY, "epochs=6", f"results_dir={tmp_path}"]
-    process = subprocess.Popen(command, stdout=follower, stderr=follower, stdin=subprocess.DEVNULL)
-    os.close(follower)
-    seen = b""
-    try:
-        while chunk := os.read(leader, 65536):
-            seen += chunk
-    except OSError:  # how Linux says that the other end is closed
-        pass
+    seen = []
+
+    def look():
+        with suppress(OSError):  # how Linux says that the other end is closed
+            while chunk := os.read(leader, 65536):
+                seen.append(chunk)
+
+    onlooker = threading.Thread(target=look)
+    onlooker.start()
+    with open(follower, "w") as terminal, redirect_stdout(terminal), redirect_stderr(terminal):
+        status = main(["train", *TINY, "epochs=6", f"results_dir={tmp_path}"])
+    onlooker.join()
     os.close(leader)
-    assert process.wait() == 0
-    text = seen.decode()
+    assert status == 0
+    text = b"".join(seen).decode()
     assert all(
         word in text for word in ("loss=", "val=", "sparsity=", "img/s=", "step/s", "digits-mlp20-dpf")
     ), text

@@ -9,9 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
+from sparsebench import library
+from sparsebench.cli import main
 from sparsebench.files import read_csv
-from sparsebench.paths import config_dir, find_source
+from sparsebench.paths import config_dir, find_source, installed_configs
 from tests.support import ROOT
 
 PYPROJECT = """\
@@ -106,14 +110,14 @@ def site(tmp_path_factory):
 
 @pytest.fixture
 def sparsebench(site, tmp_path):
-    """(words) -> the finished process of the command line, the package on its path; or of a program."""
+    """(words) -> the finished process of the command line, the package on its path."""
 
-    def run(*argv, program=None, path=site):
+    def run(*argv, path=site):
         environment = {
             **os.environ, "PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], str(path)]),
             "THEIR_MARK": str(tmp_path / "imported"),
         }  # fmt: skip
-        command = [sys.executable, *(["-c", program] if program else ["-m", "sparsebench", *argv])]
+        command = [sys.executable, "-m", "sparsebench", *argv]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done
@@ -157,26 +161,36 @@ def test_training_with_it_is_like_training_with_any_other(sparsebench, tmp_path)
     assert "already finished" not in sparsebench(*run, "prune.count_from=6").stdout
 
 
-def test_a_wrong_setting_of_it_is_named(sparsebench):
-    with pytest.raises(AssertionError, match=r"error: prune.count_from=many: expected an integer"):
-        sparsebench("train", "prune=theirs", "prune.count_from=many", *TINY)
+@pytest.fixture
+def installed_here(site, tmp_path, monkeypatch):
+    """The package on the path of this process."""
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setenv("THEIR_MARK", str(tmp_path / "imported"))
+    installed_configs.cache_clear()
+    yield
+    installed_configs.cache_clear()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "their_pruning"]:
+        del sys.modules[name]
 
 
-def test_the_library_finds_it(sparsebench):
-    program = """
-import torch, sparsebench
-model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 2))
-optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-pruner = sparsebench.pruner("theirs", model, optimizer, steps=8, sparsity=0.5, settings={"prune.count_from": 1})
-for _ in range(8):
-    with pruner.training_step():
-        model(torch.randn(4, 8)).square().sum().backward()
-        if pruner.ready():
-            optimizer.step()
-pruner.finish()
-print(pruner.summary()["mask_updates"], pruner.summary()["sparsity"])
-"""
-    assert sparsebench(program=program).stdout.split() == ["5", "0.5"]
+def test_a_wrong_setting_of_it_is_named(installed_here, tmp_path, capsys):
+    argv = ("prune=theirs", "prune.count_from=many", *TINY, f"results_dir={tmp_path}/runs")
+    assert main(["train", *argv]) == 2
+    assert "error: prune.count_from=many: expected an integer" in capsys.readouterr().err
+
+
+def test_the_library_finds_it(installed_here):
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    settings = {"prune.count_from": 1}
+    pruner = library.pruner("theirs", model, optimizer, steps=8, sparsity=0.5, settings=settings)
+    for _ in range(8):
+        with pruner.training_step():
+            model(torch.randn(4, 8)).square().sum().backward()
+            if pruner.ready():
+                optimizer.step()
+    pruner.finish()
+    assert (pruner.summary()["mask_updates"], pruner.summary()["sparsity"]) == (5, 0.5)
 
 
 def test_a_broken_entry_point_is_one_line_and_harms_nobody(sparsebench, site, tmp_path):

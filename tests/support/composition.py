@@ -37,29 +37,30 @@ def remember() -> None:
         return known[key]
 
     def load_configuration(self: Any, *words: Any, **more: Any) -> Any:
-        key = (repr((words, more)), *state(self.repository))
+        where = (os.getcwd(), version.getbase(), JobRuntime.instance().get("name"))
+        key = (repr((words, more)), where, *files(self.repository))
         return copy.deepcopy(once(key, lambda: load(self, *words, **more)))
 
     def create_defaults_list(repo: Any, config_name: Any, overrides_list: Any, **more: Any) -> DefaultsList:
         asked = Overrides(repo, overrides_list)
         options = (asked.override_choices, asked.append_group_defaults, asked.deletions)
-        key = (repr((config_name, options, more)), *state(repo))
+        key = (repr((config_name, options, more)), *files(repo))
         found = once(key, lambda: choose(repo, config_name, overrides_list, **more))
         asked.known_choices = dict(found.overrides.known_choices)
         own = {"defaults": copy.deepcopy(found.defaults), "config_overrides": asked.config_overrides}
         return replace(found, **own, overrides=asked)
 
     def merged(self: Any, defaults: Any, repo: Any) -> Any:
-        return copy.deepcopy(once((repr(defaults), *state(repo)), lambda: merge(self, defaults, repo)))
+        return copy.deepcopy(once((repr(defaults), *files(repo)), lambda: merge(self, defaults, repo)))
 
     ConfigLoaderImpl.load_configuration = load_configuration
     ConfigLoaderImpl._compose_config_from_defaults_list = merged
     config_loader_impl.create_defaults_list = create_defaults_list
 
 
-def state(repository: Any) -> list[Hashable]:
-    """All that a config depends on besides the words."""
-    found: list[Hashable] = [os.getcwd(), version.getbase(), JobRuntime.instance().get("name")]
+def files(repository: Any) -> list[Hashable]:
+    """The places that are searched, and what lies there."""
+    found: list[Hashable] = []
     for source in repository.get_sources():
         found.append((source.scheme(), source.path, source.provider))
         if source.scheme() == "file":
