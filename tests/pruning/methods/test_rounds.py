@@ -148,7 +148,7 @@ def test_bad_settings_are_named(method, settings, named):
 
 
 WORDS = ["dataset=digits", "dataset.train_samples=300", "model.depth=8", "model.width=4", "epochs=4", "device=cpu",
-         "sparsity=0.75", "prune.rounds=2"]  # fmt: skip
+         "sparsity=0.75", "prune.rounds=2", "eval_every=4ep"]  # fmt: skip
 
 
 @pytest.mark.parametrize("method", ["imp", "lottery", "lr_rewind"])

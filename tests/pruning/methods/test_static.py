@@ -242,32 +242,42 @@ def test_bad_settings_are_refused_by_name(method, more, setting):
     assert refused.value.setting == setting
 
 
+SMALL = (
+    "dataset.train_samples=300",
+    "model.depth=8",
+    "model.width=4",
+    "epochs=2",
+    "eval_every=2ep",
+    "device=cpu",
+)
+TRAINED = ("prune=magnitude_init", "score=trained")
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """The folder of a run whose mask is trained again."""
+    results = tmp_path_factory.mktemp("first")
+    assert main(["train", "prune=gmp", "schedule.interval=4it", *SMALL, f"results_dir={results}"]) == 0
+    return next(results.glob("*-*"))
+
+
 @pytest.mark.parametrize("reinit", [False, True])
 def test_the_mask_of_another_run_is_trained_again_from_the_same_or_from_other_weights(
-    tmp_path, capsys, reinit
+    tmp_path, first, reinit
 ):
-    small = ["dataset.train_samples=300", "model.depth=8", "model.width=4", "epochs=2", "device=cpu"]
-    assert (
-        main(["train", "prune=gmp", "schedule.interval=4it", *small, f"results_dir={tmp_path / 'first'}"])
-        == 0
-    )
-    (first,) = (tmp_path / "first").glob("*-*")
-    argv = ["prune=magnitude_init", "score=trained", f"score.path={first}", f"sanity.reinit={reinit}"]
-    assert main(["train", *argv, *small, f"results_dir={tmp_path / 'again'}"]) == 0
-    (again,) = (tmp_path / "again").glob("*-*")
+    argv = [*TRAINED, f"score.path={first}", f"sanity.reinit={reinit}"]
+    assert main(["train", *argv, *SMALL, f"results_dir={tmp_path}"]) == 0
+    (again,) = tmp_path.glob("*-*")
     before, after = load_file(first / "model.safetensors"), load_file(again / "model.safetensors")
     for name in before:
         if before[name].dim() == 4:
             assert torch.equal(before[name] == 0, after[name] == 0)
             assert not torch.equal(before[name], after[name])
-    capsys.readouterr()
-    argv = ["prune=magnitude_init", "score=trained", f"score.path={tmp_path}"]
-    assert main(["train", *argv, *small, f"results_dir={tmp_path / 'none'}"]) == 2
+
+
+def test_the_mask_of_no_run_or_of_another_model_is_refused(tmp_path, first, capsys):
+    assert main(["train", *TRAINED, f"score.path={tmp_path}", *SMALL, f"results_dir={tmp_path}/none"]) == 2
     assert f"score.path={tmp_path}: expected a run folder" in capsys.readouterr().err
-    assert (
-        main(
-            ["train", *argv[:2], f"score.path={first}", *small, "model.width=8", f"results_dir={tmp_path}/n"]
-        )
-        == 2
-    )
+    argv = [*TRAINED, f"score.path={first}", *SMALL, "model.width=8"]
+    assert main(["train", *argv, f"results_dir={tmp_path}/n"]) == 2
     assert "expected weights of this model; it has no stem.0.weight of this shape" in capsys.readouterr().err
