@@ -65,7 +65,7 @@ def test_a_damaged_part_is_refused(tmp_path, images):
     assert not (tmp_path / "there" / "cifar-10-batches-bin").exists()
 
 
-def test_the_suite_goes_on_after_a_stage_that_fails_and_says_so_at_the_end(tmp_path):
+def test_the_suite_continues_after_a_stage_that_fails_and_says_so_at_the_end(tmp_path):
     python = tmp_path / "python"
     python.write_text(
         "#!/bin/sh\n"

@@ -112,20 +112,20 @@ def assert_same_loop(one, other):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_killed_and_gone_on_equals_unbroken_to_the_bit(method, fits):
+def test_killed_and_resumed_equals_uninterrupted_bitwise(method, fits):
     settings = fits(method)
-    unbroken = setup(method, settings)
-    train(*unbroken)
+    uninterrupted = setup(method, settings)
+    train(*uninterrupted)
     assert_same_loop(
-        broken_and_resumed(14, method, settings, seed=5), unbroken
+        broken_and_resumed(14, method, settings, seed=5), uninterrupted
     )  # random state is in the checkpoint
 
 
 def test_a_kill_before_the_first_step_or_at_a_mask_update_is_no_different():
-    unbroken = setup("rigl")
-    train(*unbroken)
+    uninterrupted = setup("rigl")
+    train(*uninterrupted)
     for stop in (0, 16):
-        assert_same_loop(broken_and_resumed(stop, "rigl"), unbroken)
+        assert_same_loop(broken_and_resumed(stop, "rigl"), uninterrupted)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -385,9 +385,9 @@ def test_a_step_that_breaks_leaves_dense_weights_and_does_not_count():
     assert_equal(model.state_dict(), dense)
     assert pruner.step == 20
     train(model, optimizer, pruner, start=20)  # goes on
-    unbroken = setup("dpf")
-    train(*unbroken)
-    assert_equal(model.state_dict(), unbroken[0].state_dict())
+    uninterrupted = setup("dpf")
+    train(*uninterrupted)
+    assert_equal(model.state_dict(), uninterrupted[0].state_dict())
 
 
 def test_misuse_is_one_clear_line():

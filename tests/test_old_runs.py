@@ -67,7 +67,7 @@ def test_the_command_of_an_old_run_finds_it_finished(old, method, capsys, monkey
     assert {path.name for path in (old / "runs").iterdir()} - {".leases"} == before
 
 
-def test_an_old_run_that_was_stopped_goes_on(old, tmp_path, capsys, monkeypatch):
+def test_an_old_run_that_was_stopped_resumes(old, tmp_path, capsys, monkeypatch):
     shutil.copytree(old / "stopped", tmp_path / "stopped")
     monkeypatch.chdir(tmp_path)
     path = next((tmp_path / "stopped").iterdir())

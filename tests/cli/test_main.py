@@ -210,7 +210,7 @@ def test_a_results_dir_that_cannot_be_made_is_named(place, capsys):
     assert line.startswith((f"{start} folder", f"{start} writable folder: "))
 
 
-def test_a_run_is_found_finished_and_redone_only_when_asked(tmp_path, capsys):
+def test_a_run_is_found_finished_and_redone_only_on_request(tmp_path, capsys):
     arguments = ["train", *TINY, f"results_dir={tmp_path}"]
     assert main(arguments) == 0
     capsys.readouterr()

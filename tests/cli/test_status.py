@@ -49,7 +49,7 @@ def said(capsys, *argv: str) -> str:
     return capsys.readouterr().out
 
 
-def test_finished_runs_are_counted_and_listed_when_asked(results, capsys):
+def test_finished_runs_are_counted_and_listed_on_request(results, capsys):
     assert said(capsys, "status", str(results)).splitlines()[0] == "2 runs: 2 finished"
     text = said(capsys, "status", str(results), "--all")
     assert all(i in text for i in run_ids(results))
@@ -124,7 +124,7 @@ def test_status_of_a_folder_of_results_folders_has_them_all(results, made, tmp_p
     assert "4 runs: 4 finished" in said(capsys, "status", str(tmp_path))
 
 
-def test_watching_goes_on_until_ctrl_c(results):
+def test_watching_continues_until_ctrl_c(results):
     with running("status", str(results), "--watch", "0.2") as process:
         lines = [process.stdout.readline() for _ in range(3)]
         process.send_signal(signal.SIGINT)
@@ -287,7 +287,7 @@ def test_gpus_are_given_in_turn_and_cores_are_shared(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.nightly
-def test_a_sweep_that_is_asked_to_stop_stops_its_runs_which_go_on_later(tmp_path):
+def test_a_sweep_that_gets_a_stop_signal_stops_its_runs_which_go_on_later(tmp_path):
     argv = ["prune=gmp", "seed=0,1", "model=resnet", "model.depth=8", "epochs=6", "device=cpu", "launcher=local",
              "launcher.n_jobs=2", f"results_dir={tmp_path}"]  # fmt: skip
     with running("sweep", *argv) as sweep:

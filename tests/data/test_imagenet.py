@@ -426,7 +426,7 @@ def test_two_ranks_train_on_files_as_one_process_does_and_count_unreadable_image
 
 @pytest.mark.slow
 @pytest.mark.nightly
-def test_kill_minus_9_inside_an_epoch_and_the_result_is_the_unbroken_one(tree, tmp_path):
+def test_kill_minus_9_inside_an_epoch_and_the_result_is_the_uninterrupted_one(tree, tmp_path):
     root = damaged(tree, tmp_path, f"val/{imagenet_tree.wnid(1)}/" + sorted(
         p.name for p in (tree / "val" / imagenet_tree.wnid(1)).iterdir())[0])  # fmt: skip
     argv = (
@@ -438,12 +438,12 @@ def test_kill_minus_9_inside_an_epoch_and_the_result_is_the_unbroken_one(tree, t
         "save_every=3it",
         "dataset.augment=rand",
     )
-    finish(tmp_path / "unbroken", *argv, "workers=0")
+    finish(tmp_path / "uninterrupted", *argv, "workers=0")
     broken = tmp_path / "broken"
     kill_when(broken, (*argv, "workers=2"), lambda f: (f / "checkpoint.pt").exists(), delay=0.02)
     kill_when(broken, (*argv, "workers=1"), lambda f: (f / "checkpoint.previous.pt").exists(), delay=0.1)
     finish(broken, *argv, "workers=2")
-    expected, found = result(tmp_path / "unbroken"), result(broken)
+    expected, found = result(tmp_path / "uninterrupted"), result(broken)
     assert found == expected and expected["summary"]["unreadable_images"] == "1"
 
 

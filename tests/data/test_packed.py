@@ -93,7 +93,7 @@ def test_a_packed_data_set_trains_and_is_another_run(root, tmp_path, hydra_confi
     assert run_id(*plain) == run_id(*hydra_config("dataset=imagenet", "workers=7", "data_root=/elsewhere"))
 
 
-def test_packing_goes_on_where_it_was_stopped_and_ends_in_the_same_bytes(root, tmp_path):
+def test_packing_resumes_where_it_was_stopped_and_ends_in_the_same_bytes(root, tmp_path):
     found = ImageNet.listing(root)
 
     class Stopped(Exception):
@@ -112,8 +112,8 @@ def test_packing_goes_on_where_it_was_stopped_and_ends_in_the_same_bytes(root, t
     first.write_bytes(first.read_bytes()[:-512])  # and one shard was damaged since
     assert not (tmp_path / "broken" / INDEX).exists()
     assert run(tmp_path / "broken")["kept_shards"] == 2
-    assert run(tmp_path / "unbroken")["kept_shards"] == 0
-    names = sorted(path.name for path in (tmp_path / "unbroken").iterdir())
+    assert run(tmp_path / "uninterrupted")["kept_shards"] == 0
+    names = sorted(path.name for path in (tmp_path / "uninterrupted").iterdir())
     assert names == [
         "index.safetensors",
         "test-00000.tar",
@@ -122,7 +122,7 @@ def test_packing_goes_on_where_it_was_stopped_and_ends_in_the_same_bytes(root, t
     ]
     assert sorted(path.name for path in (tmp_path / "broken").iterdir()) == names
     for name in names:
-        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
+        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "uninterrupted" / name).read_bytes()
     assert [packed(tmp_path / "broken").train.name(i) for i in (0, 7)] == [
         "train-00000.tar:00000000.jpg",
         "train-00001.tar:00000007.jpg",

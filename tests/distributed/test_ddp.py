@@ -150,16 +150,16 @@ def final(results):
 
 
 @pytest.mark.slow
-def test_a_killed_rank_ends_the_others_and_any_number_of_ranks_goes_on(tmp_path):
+def test_a_killed_rank_ends_the_others_and_any_number_of_ranks_resumes(tmp_path):
     status, output, errors = interrupted(tmp_path / "two", signal.SIGKILL, timeout=60)
     (line,) = (line for line in errors.splitlines() if "epoch" not in line)
     assert status == 1 and "2 x cpu" in output
     assert line.startswith("sparsebench: error: rank 0 lost another rank at step ")
     assert line.endswith("; the same command resumes from the last checkpoint")
     shutil.copytree(tmp_path / "two", tmp_path / "one")
-    jobs = [[*CRASHED, f"results_dir={tmp_path / name}"] for name in ("two", "unbroken")]
+    jobs = [[*CRASHED, f"results_dir={tmp_path / name}"] for name in ("two", "uninterrupted")]
     assert [statuses for statuses, *_ in ranks.run(tmp_path, jobs)] == [[0, 0]] * 2
-    assert final(tmp_path / "two") == final(tmp_path / "unbroken")
+    assert final(tmp_path / "two") == final(tmp_path / "uninterrupted")
     assert (
         main(["train", *CRASHED, f"results_dir={tmp_path / 'one'}"]) == 0
     )  # not to the bit, and as exactly sparse

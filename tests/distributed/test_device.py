@@ -105,7 +105,7 @@ def test_unknown_names_are_refused(arguments, setting):
     assert refused.value.setting == setting
 
 
-def test_weight_decay_spares_normalisation_and_biases_only_when_asked():
+def test_weight_decay_spares_normalisation_and_biases_only_on_request():
     model = nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2))
     (everything,) = parameter_groups(model, 0.1, norm_weight_decay=True)
     assert len(everything["params"]) == 4 and everything["weight_decay"] == 0.1

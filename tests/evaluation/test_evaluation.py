@@ -247,6 +247,6 @@ def test_wrong_settings_are_one_line_before_anything_is_written(argv, named, tmp
     [([], "FOLDER"), (["evaluate=calibration"], "path: "), (["/nowhere", "evaluate=calibration"], "path=/nowhere"),
      (["/nowhere"], "evaluate: "), (["seed=1", "evaluate=calibration"], "seed=1")],
 )  # fmt: skip
-def test_the_command_refuses_words_that_name_nothing(argv, named, capsys):
+def test_the_command_refuses_arguments_that_name_nothing(argv, named, capsys):
     assert main(["evaluate", *argv]) == 2
     assert named in capsys.readouterr().err.splitlines()[-1]

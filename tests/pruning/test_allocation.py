@@ -39,7 +39,7 @@ def zeros(masks):
     collapse=st.booleans(),
     kind=st.sampled_from(ALLOCATIONS),
 )
-def test_the_number_of_zeros_is_exactly_the_asked_one(sparsity, ties, collapse, kind):
+def test_the_number_of_zeros_is_exactly_the_requested_one(sparsity, ties, collapse, kind):
     scores = scores_of(SHAPES, ties=ties)
     numel = sum(math.prod(s) for s in SHAPES)
     most = numel - 16 * 27 if kind is UniformPlus else numel  # all but the first convolution

@@ -181,7 +181,7 @@ def test_hard_masks_leave_nothing_in_weight_momentum_or_gradient(watched):
     assert not any(watched.in_momentum) or leaks or all(watched.gathers)
 
 
-def test_target_0_is_dense_training_to_the_bit(make, method, dense):
+def test_target_0_is_dense_training_bitwise(make, method, dense):
     made, runner = make(method, "sparsity=0.0", folder="target0")
     if made.pruner.reparametrizes:
         pytest.skip("differs from dense training even if nothing is pruned")
@@ -214,11 +214,11 @@ def test_equal_weights_get_equal_masks_and_watching_changes_nothing(make, method
         assert torch.equal(value, again.model.state_dict()[key]), key
 
 
-def test_stop_and_resume_equals_an_unbroken_run_to_the_bit(make, method):
+def test_stop_and_resume_equals_an_uninterrupted_run_bitwise(make, method):
     stop_and_resume(make, method, "whole")
 
 
-def test_what_a_model_draws_in_training_goes_on_after_a_stop_as_in_an_unbroken_run(make):
+def test_what_a_model_draws_in_training_resumes_after_a_stop_as_in_an_uninterrupted_run(make):
     stop_and_resume(
         make,
         "dense",
@@ -232,7 +232,7 @@ def test_what_a_model_draws_in_training_goes_on_after_a_stop_as_in_an_unbroken_r
 
 
 def stop_and_resume(make, method, name, *argv):
-    unbroken, runner = make(method, *argv, folder=f"{name}-unbroken")
+    uninterrupted, runner = make(method, *argv, folder=f"{name}-uninterrupted")
     expected = runner.run()
     expected_flops = runner.flops.totals()
     for stop in (7, 9):  # between two checkpoints, and after going on at one; both between two evaluations
@@ -250,8 +250,8 @@ def stop_and_resume(make, method, name, *argv):
     resumed, runner = make(method, *argv, folder=f"{name}-broken")
     torch.manual_seed(123)  # the generator comes from the checkpoint
     history = runner.run()
-    assert runner.step == unbroken.clock.total_steps
-    for key, value in unbroken.model.state_dict().items():
+    assert runner.step == uninterrupted.clock.total_steps
+    for key, value in uninterrupted.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[key]), key
     times = ("seconds", "images_per_second")
     rows, expected_rows = (

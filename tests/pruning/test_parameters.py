@@ -14,7 +14,7 @@ def make(values, optimizer=None):
     return parameter, weights
 
 
-def test_hide_shows_masked_weights_and_restore_brings_the_dense_ones_back_to_the_bit():
+def test_hide_shows_masked_weights_and_restore_brings_the_dense_ones_back_bitwise():
     parameter, weights = make([0.5, -0.1, -0.0, 1e-40])
     before = parameter.detach().clone()
     weights.set_masks({"w": torch.tensor([True, False, True, False])})
@@ -188,7 +188,7 @@ def test_a_model_with_nothing_left_to_prune_is_refused():
         Prunable().select(nn.Linear(2, 2))
 
 
-def test_prunable_share_of_resnet50_is_what_dpf_counts():
+def test_prunable_fraction_of_resnet50_is_what_dpf_counts():
     from torchvision.models import resnet50
 
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""Real processes, really killed: the same command goes on, and the result is the unbroken one to the byte."""
+"""Real processes, really killed: the same command resumes, and the result is bytewise the uninterrupted one."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ CIFAR = ("dataset=cifar10", "model=resnet", "model.depth=8", "model.width=4", "e
         pytest.param(CIFAR, id="cifar10", marks=[pytest.mark.cifar10, pytest.mark.nightly]),
     ],
 )
-def test_kill_minus_9_twice_and_the_result_is_the_unbroken_one(tmp_path, method, data, cifar10_root):
+def test_kill_minus_9_twice_and_the_result_is_the_uninterrupted_one(tmp_path, method, data, cifar10_root):
     argv = (*data, f"prune={method}", "sparsity=0.9")
     if data is CIFAR:
         if cifar10_root is None:
             pytest.skip("the real CIFAR-10 is not on this machine (SPARSEBENCH_DATA)")
         argv = (*argv, f"data_root={cifar10_root}")
-    finish(tmp_path / "unbroken", *argv)
+    finish(tmp_path / "uninterrupted", *argv)
     broken = tmp_path / "broken"
     kill_when(broken, argv, lambda folder: (folder / "checkpoint.pt").exists(), delay=0.02)
     kill_when(broken, argv, lambda folder: (folder / "checkpoint.previous.pt").exists(), delay=0.11)
     finish(broken, *argv)
-    expected, found = result(tmp_path / "unbroken"), result(broken)
+    expected, found = result(tmp_path / "uninterrupted"), result(broken)
     assert found == expected
     assert "checkpoint.pt" not in expected["files"]
 
@@ -43,7 +43,7 @@ def test_kill_minus_9_twice_and_the_result_is_the_unbroken_one(tmp_path, method,
 def test_kill_minus_9_within_and_between_rounds(tmp_path):
     argv = (*DIGITS, "prune=lottery", "sparsity=0.5", "prune.rounds=2", "epochs=6")
     argv = tuple(word for word in argv if not word.startswith("schedule.") and word != "epochs=8")
-    finish(tmp_path / "unbroken", *argv)
+    finish(tmp_path / "uninterrupted", *argv)
     broken = tmp_path / "broken"
     kill_when(broken, argv, lambda folder: (folder / "checkpoint.pt").exists(), delay=0.05)
     kill_when(broken, argv, lambda folder: (folder / "summary.csv").exists(), delay=0.0)
@@ -56,7 +56,7 @@ def test_kill_minus_9_within_and_between_rounds(tmp_path):
     finish(broken, *argv)
     for number in range(3):
         expected, found = (
-            result(folder, f"*training{number}-*") for folder in (tmp_path / "unbroken", broken)
+            result(folder, f"*training{number}-*") for folder in (tmp_path / "uninterrupted", broken)
         )
         assert found == expected
         assert not [name for name in found["files"] if name.endswith(".pt")]
@@ -66,7 +66,7 @@ def test_kill_minus_9_within_and_between_rounds(tmp_path):
 @pytest.mark.nightly
 def test_a_corrupt_checkpoint_is_reported_and_the_run_still_ends_the_same(tmp_path):
     argv = (*DIGITS, "prune=dpf")
-    finish(tmp_path / "unbroken", *argv)
+    finish(tmp_path / "uninterrupted", *argv)
     broken = tmp_path / "broken"
     kill_when(broken, argv, lambda folder: (folder / "checkpoint.previous.pt").exists(), delay=0.05)
     (folder,) = broken.glob("*-*")
@@ -80,4 +80,4 @@ def test_a_corrupt_checkpoint_is_reported_and_the_run_still_ends_the_same(tmp_pa
     assert process.returncode == 0
     assert "corrupt checkpoint; renamed to checkpoint.corrupt.pt" in output
     (folder / "checkpoint.corrupt.pt").unlink()
-    assert result(broken) == result(tmp_path / "unbroken")
+    assert result(broken) == result(tmp_path / "uninterrupted")

@@ -182,7 +182,7 @@ def test_cancelled_and_swept_again(tmp_path, undisturbed):
 
 
 @pytest.mark.nightly
-def test_a_job_that_reaches_its_time_limit_again_and_again_goes_on_until_it_is_done(tmp_path):
+def test_a_job_that_reaches_its_time_limit_again_and_again_resumes_until_it_is_done(tmp_path):
     argv = ("epochs=60", "prune=dpf", "seed=0", "launcher.timeout_min=1", "launcher.signal_delay_s=30")
     results = tmp_path / "limited"
     finished(sweep(results, *SLURM, *argv))

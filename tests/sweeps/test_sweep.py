@@ -125,7 +125,7 @@ def test_the_flops_of_an_estimate_are_those_that_a_dense_run_reports(tmp_path, c
     assert f"upper bound (dense): {float(row['train_flops']):.3g}\n" in said
 
 
-def test_a_sweep_without_an_experiment_estimates_only_when_asked(tmp_path, capsys):
+def test_a_sweep_without_an_experiment_estimates_only_on_request(tmp_path, capsys):
     assert (
         main(["sweep", "prune=imp,dense", "prune.rounds=2", *TINY, f"results_dir={tmp_path}", "--dry-run"])
         == 2

@@ -163,7 +163,7 @@ COMMAND = [sys.executable, "-m", "sparsebench", "theory", *SMALL]
 
 @pytest.mark.slow
 @pytest.mark.nightly
-def test_a_killed_study_goes_on_to_the_same_bytes(tmp_path):
+def test_a_killed_study_resumes_to_the_same_bytes(tmp_path):
     quiet = {"stdout": subprocess.DEVNULL}
     more = "study.features=[" + ",".join(str(p) for p in range(31, 61)) + "]"
     with subprocess.Popen([*COMMAND, more, "results_dir=cut"], cwd=tmp_path, **quiet) as process:

@@ -162,7 +162,7 @@ def test_a_tracker_is_told_every_evaluation_and_the_result_and_is_no_part_of_the
 
 
 @pytest.mark.parametrize("moment", ["start", "log", "finish"])
-def test_a_tracker_that_fails_is_one_warning_and_the_run_goes_on(moment, flaky, tmp_path, capsys):
+def test_a_tracker_that_fails_is_one_warning_and_the_run_continues(moment, flaky, tmp_path, capsys):
     assert main(["train", *flaky, f"tracker.fails={moment}"]) == 0
     warnings = [line for line in capsys.readouterr().err.splitlines() if "Flaky" in line]
     assert warnings == ["sparsebench: Flaky failed, the run continues without it: no route to host"]
@@ -177,7 +177,7 @@ def test_a_tracker_that_fails_is_one_warning_and_the_run_goes_on(moment, flaky, 
 
 @pytest.mark.slow
 @pytest.mark.nightly
-def test_a_run_that_goes_on_says_so_to_its_tracker(flaky, tmp_path):
+def test_a_run_that_resumes_says_so_to_its_tracker(flaky, tmp_path):
     import signal
 
     argv = ["epochs=400", "save_every=1it", "eval_every=5it", "schedule.interval=4it"]

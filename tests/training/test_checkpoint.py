@@ -40,7 +40,7 @@ def test_a_corrupt_checkpoint_is_reported_set_aside_and_the_one_before_used(chec
     assert not checkpoint.newest.exists()
 
 
-def test_with_both_corrupt_the_run_starts_anew(checkpoint, said):
+def test_with_both_corrupt_the_run_starts_from_scratch(checkpoint, said):
     checkpoint.save({"step": 1})
     checkpoint.save({"step": 2})
     checkpoint.newest.write_bytes(b"x")

@@ -54,7 +54,7 @@ def test_the_average_by_hand_with_its_mask():
         torch.testing.assert_close(model[0].weight.detach(), expected)
 
 
-def test_an_average_resumes_to_the_bit():
+def test_an_average_resumes_bitwise():
     model, weights = small()
     average = WeightAverage(model, weights, 0.9)
     average.update()
@@ -107,7 +107,7 @@ def test_kill_minus_9_with_an_average_and_mixed_batches(tmp_path):
     from tests.support.processes import DIGITS, finish, kill_when
 
     argv = (*DIGITS, "prune=dpf", "ema=0.95", "mixup=0.2", "cutmix=1.0", "dataset.channels=3")
-    finish(tmp_path / "unbroken", *argv)
+    finish(tmp_path / "uninterrupted", *argv)
     kill_when(tmp_path / "broken", argv, lambda f: (f / "checkpoint.previous.pt").exists(), delay=0.05)
     finish(tmp_path / "broken", *argv)
-    assert result(tmp_path / "broken") == result(tmp_path / "unbroken")
+    assert result(tmp_path / "broken") == result(tmp_path / "uninterrupted")

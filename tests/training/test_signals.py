@@ -1,4 +1,4 @@
-"""Signals that ask to stop: the run is saved, the command says so, and the same command goes on."""
+"""Signals that ask to stop: the run is saved, the command says so, and the same command resumes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sparsebench.training.signals import Interrupted, StopSignals
 from tests.support.processes import DIGITS, PATIENCE, finish, result, running, start, until
 
 
-def test_signals_are_noted_and_followed_when_asked():
+def test_signals_are_noted_and_handled_on_request():
     before = signal.getsignal(signal.SIGTERM)
     with StopSignals() as signals:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -22,7 +22,7 @@ def test_signals_are_noted_and_followed_when_asked():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_launchers_own_handler_is_called_afterwards_and_may_go_on(monkeypatch):
+def test_a_launchers_own_handler_is_called_afterwards_and_may_continue(monkeypatch):
     called = []
     before = signal.signal(signal.SIGUSR2, lambda number, frame: called.append(number))
     try:
@@ -54,7 +54,7 @@ def test_an_ignored_signal_stays_ignored():
 
 
 @pytest.mark.slow
-def test_a_run_that_is_asked_to_stop_is_saved_at_that_step_and_goes_on_to_the_bit(tmp_path):
+def test_a_run_that_gets_a_stop_signal_is_saved_at_that_step_and_resumes_bitwise(tmp_path):
     argv = (
         *DIGITS[:-1],
         "prune=dpf",
@@ -86,8 +86,8 @@ def test_a_run_that_is_asked_to_stop_is_saved_at_that_step_and_goes_on_to_the_bi
     steps = [int(line.split("from step ")[1].split()[0]) for line in log.splitlines() if "from step " in line]
     assert len(steps) == 3 and steps[0] == 0 and steps == sorted(set(steps))
     assert log.count("stopped by Interrupted: SIG") == 2
-    finish(tmp_path / "unbroken", *argv)
-    assert result(broken) == result(tmp_path / "unbroken")
+    finish(tmp_path / "uninterrupted", *argv)
+    assert result(broken) == result(tmp_path / "uninterrupted")
 
 
 @pytest.mark.slow

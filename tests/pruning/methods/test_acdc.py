@@ -49,7 +49,7 @@ def test_four_weights_by_hand():
         pruner.after_step(step)
         seen.append((weight.tolist(), optimizer.state[bias]["momentum_buffer"].item()))
     # dense: -0.5; compressed to {4, 3}: momentum 0.75; decompressed: momentum from zero, the pruned from zero;
-    # compressed anew to {2.25, 1.25}: momentum 0.75
+    # compressed again to {2.25, 1.25}: momentum 0.75
     assert seen[0] == ([3.5, 0.5, 2.5, 1.5], 1.0)
     assert seen[1] == ([2.75, 0.0, 1.75, 0.0], 1.5)
     assert seen[2] == ([2.25, -0.5, 1.25, -0.5], 1.0)

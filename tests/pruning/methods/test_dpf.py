@@ -152,7 +152,7 @@ def test_gmp_masks_only_shrink_whatever_the_score():
     [{"lr": 0.1}, {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-2}],
     ids=["plain", "nesterov-decay"],
 )
-def test_swapping_weights_equals_straight_through_autograd_to_the_bit(sgd, autocast):
+def test_swapping_weights_equals_straight_through_autograd_bitwise(sgd, autocast):
     schedule = Cubic(Clock(60), 0.8, end="0.75", interval=4)
     model, optimizer, pruner = swap(DPF, schedule, sgd)
     torch.manual_seed(0)
@@ -250,7 +250,7 @@ def test_the_mask_changes_only_every_interval():
     assert changed == [16, 32, 48]
 
 
-def test_at_sparsity_0_it_is_dense_training_to_the_bit():
+def test_at_sparsity_0_it_is_dense_training_bitwise():
     sgd = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-3}
     model, optimizer, pruner = swap(DPF, Cubic(Clock(30), 0.0, interval=2), sgd)
     torch.manual_seed(0)

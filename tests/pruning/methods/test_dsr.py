@@ -75,7 +75,7 @@ def test_no_more_is_pruned_than_there_is_room_to_grow():
     assert [mask.tolist() for mask in pruner.weights.masks.values()] == [[False, *[True] * 9]] * 2
 
 
-def test_the_threshold_finds_the_asked_number_and_stays_there():
+def test_the_threshold_finds_the_requested_number_and_stays_there():
     pruner = by_hand([1.0] * 10, [1.0] * 10)
     a, b = nn.Parameter(torch.zeros(2000)), nn.Parameter(torch.zeros(2000))
     weights = MaskedParameters({"a": a, "b": b})
@@ -141,7 +141,7 @@ def test_the_paper_s_update_times_of_cifar(hydra_config):
     assert {100, 200, 400, 800} <= gaps
 
 
-def test_the_threshold_goes_on_after_a_restart():
+def test_the_threshold_continues_after_a_restart():
     a = by_hand([0.01] * 10, [0.9] * 10, threshold=0.1)
     b = by_hand([0.01] * 10, [0.9] * 10)
     b.load_state_dict(a.state_dict())

@@ -56,7 +56,7 @@ def test_one_update_by_hand():
     assert weight.tolist() == pytest.approx([0.5, -0.1, 0.3, 0, 0, 0])
 
 
-def test_masks_change_every_interval_up_to_the_end_by_a_falling_share_that_is_exact():
+def test_masks_change_every_interval_up_to_the_end_by_a_falling_fraction_that_is_exact():
     model, optimizer, pruner = make()
     counts, changed = pruner.weights.nonzero().tolist(), {}
 
@@ -82,7 +82,7 @@ def test_masks_change_every_interval_up_to_the_end_by_a_falling_share_that_is_ex
 
 
 @pytest.mark.parametrize("growth", ["gradient", "random"])
-def test_the_explored_share_starts_at_the_density_and_only_rises(growth):
+def test_the_exploration_rate_starts_at_the_density_and_only_rises(growth):
     model, optimizer, pruner = make(growth=growth)
     exploration_rate = [pruner.weights.exploration_rate()]
     assert exploration_rate == [0.25]

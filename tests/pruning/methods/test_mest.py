@@ -86,7 +86,7 @@ def test_the_soft_bound_by_hand():
     assert pruner.weights.masks["w"].tolist() == [True] * 4 + [False] * 6
 
 
-def test_the_gradient_counts_as_much_as_asked_by_hand():
+def test_the_gradient_has_its_weight_by_hand():
     pruner, weight = by_hand(soft_bound=False, gradient_weight=2.0)
     pruner.weights.set_masks({"w": torch.arange(10) < 4})
     weight.grad = torch.tensor([0.0, 0.45, 0.0, -0.1, *[0.0] * 6])

@@ -73,7 +73,7 @@ def test_the_network_starts_as_usual(alpha):
     torch.testing.assert_close(pruner.values()["w"], torch.tensor(values))
 
 
-def test_with_alpha_1_it_is_gmp_to_the_bit():
+def test_with_alpha_1_it_is_gmp_bitwise():
     sgd = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-2}
     runs = []
     for method, more in ((GMP, {}), (Powerprop, {"alpha": 1.0})):

@@ -68,7 +68,7 @@ def test_a_lottery_ticket_of_four_weights_by_hand():
 
 
 @pytest.mark.parametrize("method", [IMP, LRRewind])
-def test_retraining_goes_on_from_the_trained_weights(method):
+def test_retraining_continues_from_the_trained_weights(method):
     _, _, left = train(method, 0, {}, rounds=2, retrain="1it")
     start, end, left = train(method, 1, left, rounds=2, retrain="1it")
     assert (start, end) == ([0, 3, 0, 4], [0, 3, 0, 5.5])
@@ -95,7 +95,7 @@ def test_every_round_rewinds_to_the_momentum_of_the_dense_training():
 
 
 @pytest.mark.parametrize("method", [IMP, LRRewind])
-def test_momentum_starts_anew_in_retraining(method):
+def test_momentum_is_reset_in_retraining(method):
     _, _, left = train(method, 0, {}, rounds=1, momentum=0.5, retrain="1it")
     model, optimizer, pruner = four_weights(method, rounds=1, momentum=0.5, retrain="1it")
     pruner.begin(1, left)
@@ -180,7 +180,7 @@ def test_every_round_is_a_row_and_its_mask_lies_in_the_one_before(method, tmp_pa
     assert "already finished" in capsys.readouterr().out
 
 
-def test_a_method_of_several_trainings_goes_on_after_the_last_finished_one(tmp_path, capsys, monkeypatch):
+def test_a_method_of_several_trainings_resumes_after_the_last_finished_one(tmp_path, capsys, monkeypatch):
     from sparsebench.runs import run as command
 
     def break_after(trainings):
@@ -196,7 +196,7 @@ def test_a_method_of_several_trainings_goes_on_after_the_last_finished_one(tmp_p
         monkeypatch.setattr(command._Training, "run", run)
         return done
 
-    for folder, breaks in (("unbroken", [9]), ("broken", [1, 1, 9])):
+    for folder, breaks in (("uninterrupted", [9]), ("broken", [1, 1, 9])):
         argv = ["train", "prune=lottery", *WORDS, f"results_dir={tmp_path / folder}"]
         seen = []
         for trainings in breaks:
@@ -204,10 +204,11 @@ def test_a_method_of_several_trainings_goes_on_after_the_last_finished_one(tmp_p
                 seen.append(break_after(trainings))
                 assert main(argv) == (0 if trainings == 9 else 130)
             monkeypatch.undo()
-        assert seen == ([[0, 1, 2]] if folder == "unbroken" else [[0], [1], [2]])
+        assert seen == ([[0, 1, 2]] if folder == "uninterrupted" else [[0], [1], [2]])
     names = sorted(
-        path.relative_to(tmp_path / "unbroken") for path in tmp_path.glob("unbroken/*/model.safetensors")
+        path.relative_to(tmp_path / "uninterrupted")
+        for path in tmp_path.glob("uninterrupted/*/model.safetensors")
     )
     assert len(names) == 3
     for name in names:
-        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
+        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "uninterrupted" / name).read_bytes()

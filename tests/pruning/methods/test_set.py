@@ -63,7 +63,7 @@ def test_growing_is_uniform_among_what_is_not_kept():
     assert torch.all((grown - 1 / 3).abs() < 5 * (2 / 9 / 400) ** 0.5)
 
 
-def test_the_generator_goes_on_after_a_restart():
+def test_the_generator_continues_after_a_restart():
     _, weights, pruner = make()
     state = pruner.state_dict()
     pruner.before_forward(4)

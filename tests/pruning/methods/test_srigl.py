@@ -152,6 +152,6 @@ def test_a_resumed_pruner_has_the_same_budgets():
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5])
-def test_a_share_that_is_none_is_refused(share):
+def test_an_invalid_fraction_is_refused(share):
     with pytest.raises(SettingError, match=rf"^min_salient={share}: expected"):
         make(min_salient=share)

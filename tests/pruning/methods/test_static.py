@@ -210,7 +210,7 @@ def test_shuffling_keeps_each_layers_count_and_the_initial_weights():
         assert torch.equal(model.get_parameter(name), initial * shuffled.masks[name])
 
 
-def test_reinit_keeps_the_mask_and_draws_the_weights_anew():
+def test_reinit_keeps_the_mask_and_reinitialises_the_weights():
     plain, *_ = masks_of(Sanity())
     weights, model, fresh = masks_of(Sanity(reinit=True))
     assert weights.fingerprint() == plain.fingerprint()
