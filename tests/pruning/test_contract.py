@@ -214,27 +214,20 @@ def test_equal_weights_get_equal_masks_and_watching_changes_nothing(make, method
         assert torch.equal(value, again.model.state_dict()[key]), key
 
 
-def test_stop_and_resume_equals_an_uninterrupted_run_bitwise(make, method):
-    stop_and_resume(make, method, "whole")
+def test_stop_and_resume_equals_an_uninterrupted_run_bitwise(make, method, watched):
+    stop_and_resume(make, method, "whole", (watched.made, watched.runner))
 
 
 def test_what_a_model_draws_in_training_resumes_after_a_stop_as_in_an_uninterrupted_run(make):
-    stop_and_resume(
-        make,
-        "dense",
-        "drawing",
-        "model=wide_resnet",
-        "model.depth=10",
-        "model.width=1",
-        "model.dropout=0.3",
-        "epochs=3",
-    )
+    argv = ("model=wide_resnet", "model.depth=10", "model.width=1", "model.dropout=0.3", "epochs=3")
+    uninterrupted, runner = make("dense", *argv, folder="drawing-uninterrupted")
+    runner.run()
+    stop_and_resume(make, "dense", "drawing", (uninterrupted, runner), *argv)
 
 
-def stop_and_resume(make, method, name, *argv):
-    uninterrupted, runner = make(method, *argv, folder=f"{name}-uninterrupted")
-    expected = runner.run()
-    expected_flops = runner.flops.totals()
+def stop_and_resume(make, method, name, whole, *argv):
+    uninterrupted, runner = whole
+    expected, expected_flops = runner.history, runner.flops.totals()
     for stop in (7, 9):  # between two checkpoints, and after going on at one; both between two evaluations
         _, runner = make(method, *argv, folder=f"{name}-broken")
         watching = runner.train_step
@@ -303,8 +296,8 @@ def test_evaluations_on_the_way_are_of_the_pruned_weights_and_the_best_is_the_be
     assert history.test_top1_at_best_val == seen[best][1].top1
 
 
-def test_a_row_of_several_trainings_says_which_it_is(make, method):
-    made, _ = make(method)
+def test_a_row_of_several_trainings_says_which_it_is(watched):
+    made = watched.made
     last = made.pruner.trainings - 1
     summary = made.pruner.summary()
     assert (summary.get("round"), summary.get("rounds")) == ((last, last) if last else (None, None))

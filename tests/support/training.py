@@ -8,7 +8,7 @@ from sparsebench.training.flops import TrainingFLOPs
 from sparsebench.training.runner import RecordSettings, Runner, StepSettings, TrainingSetup
 
 SMALL = ("dataset=digits", "model=resnet", "model.depth=8", "model.width=4", "epochs=5", "ramp_end=0.5",
-         "schedule.interval=4it", "dataset.train_samples=300", "device=cpu")  # fmt: skip
+         "schedule.interval=4it", "dataset.train_samples=150", "batch_size=32", "device=cpu")  # fmt: skip
 
 
 class Quiet:
