@@ -83,7 +83,7 @@ def format_duration(seconds: float) -> str:
     """Format seconds as hours, minutes and seconds.
 
     Example:
-        >>> as_time(3725.4)
+        >>> format_duration(3725.4)
         '1:02:05'
     """
     total = int(seconds)

@@ -38,7 +38,7 @@ def expand_shorthand(override: str) -> str:
     """Expand a shorthand of ``sparsebench sweep`` to Hydra's override.
 
     Example:
-        >>> in_full("launcher=slurm"), in_full("launcher.n_jobs=4"), in_full("retries=2"), in_full("--dry-run")
+        >>> expand_shorthand("launcher=slurm"), expand_shorthand("launcher.n_jobs=4"), expand_shorthand("retries=2"), expand_shorthand("--dry-run")
         ('hydra/launcher=slurm', 'hydra.launcher.n_jobs=4', 'hydra.sweeper.retries=2', 'hydra.sweeper.dry_run=true')
     """
     for short, full in (

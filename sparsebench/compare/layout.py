@@ -29,7 +29,7 @@ def format_mean_std(mean: object, std: object, n: object, decimals: int | None) 
     """Format as ``mean ± deviation (number of runs)``, leaving out missing parts.
 
     Example:
-        >>> measured(90.88, 0.07, 3, 2), measured(90.88, None, 1, 2), measured(None, None, 0, 2)
+        >>> format_mean_std(90.88, 0.07, 3, 2), format_mean_std(90.88, None, 1, 2), format_mean_std(None, None, 0, 2)
         ('90.88 ± 0.07 (3)', '90.88 (1)', '')
     """
     middle, spread = number(mean, decimals), number(std, decimals)

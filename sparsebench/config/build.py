@@ -20,9 +20,9 @@ def format_override(setting: str, value: object) -> str:
     """``setting=value`` as an override on the command line.
 
     Example:
-        >>> as_word("schedule.interval", "32it"), as_word("allocation.path", None), as_word("prunable.fc", True)
+        >>> format_override("schedule.interval", "32it"), format_override("allocation.path", None), format_override("prunable.fc", True)
         ("schedule.interval='32it'", 'allocation.path=null', 'prunable.fc=true')
-        >>> as_word("schedule.dense_starts", ["0.2", 40])
+        >>> format_override("schedule.dense_starts", ["0.2", 40])
         "schedule.dense_starts=['0.2',40]"
     """
 

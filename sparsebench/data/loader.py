@@ -62,10 +62,6 @@ class TrainLoader:
 
     Raises:
         SettingError: A value is out of range, or no complete batch is left.
-
-    Example:
-        >>> loader = TrainLoader(dataset, batch_size=128, seed=1)  # doctest: +SKIP
-        >>> inputs, targets = loader.batch(step=1000)  # doctest: +SKIP
     """
 
     def __init__(

@@ -90,7 +90,7 @@ def distribute(total: int, fractions: Sequence[float], caps: Sequence[int]) -> l
         caps: Maximum of each layer.
 
     Example:
-        >>> shared_out(10, [0.8, 0.1, 0.1], [4, 9, 9])
+        >>> distribute(10, [0.8, 0.1, 0.1], [4, 9, 9])
         [4, 3, 3]
     """
 

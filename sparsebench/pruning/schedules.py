@@ -211,7 +211,7 @@ class OneShotSchedule(Schedule):
     """Dense until ``at``, then the target sparsity; masks change only once.
 
     Example:
-        >>> schedule = OneShot(Clock(4), 0.5, at="0.75")
+        >>> schedule = OneShotSchedule(Clock(4), 0.5, at="0.75")
         >>> [schedule.sparsity(step) for step in range(4)], [step for step in range(4) if schedule.due(step)]
         ([0.0, 0.0, 0.0, 0.5], [3])
 

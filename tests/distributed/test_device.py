@@ -92,7 +92,7 @@ def test_a_step_may_be_left_out():
 
 
 def test_channels_last_places_convolutions_in_that_order():
-    model = Device("cpu", channels_last=True).place(nn.Conv2d(3, 4, 3))
+    model = Device("cpu", channels_last=True).to_device(nn.Conv2d(3, 4, 3))
     assert model.weight.is_contiguous(memory_format=torch.channels_last)
 
 

@@ -44,28 +44,17 @@ class ContinuousSparsification(LearnedTicket):
     tuned = TunedSetting("prune.s_init", densest=0.3, sparsest=-0.3)
 
     def __init__(
-        self,
-        model: nn.Module,
-        weights: MaskedParameters,
-        optimizer: torch.optim.Optimizer,
-        clock: Clock,
-        s_init: float = 0.0,
-        rounds: int = 3,
-        beta: float = 200.0,
-        penalty: float = 1e-8,
-        s_lr: float = 0.1,
+        self, model: nn.Module, weights: MaskedParameters, optimizer: torch.optim.Optimizer, clock: Clock,
+        s_init: float = 0.0, rounds: int = 3, beta: float = 200.0, penalty: float = 1e-8, s_lr: float = 0.1,
         rewind: str | float = "2ep",
-    ) -> None:
+    ) -> None:  # fmt: skip
         s = {name: torch.full_like(w, s_init) for name, w in weights.parameters.items()}
         group = {"lr": s_lr, "weight_decay": 0.0}
         super().__init__(model, weights, optimizer, clock, s, group, rounds, rewind)
         if not beta >= 1:
             raise SettingError("beta", beta, "a temperature of at least 1")
-        self.s_init = s_init
-        self.last_beta = beta
-        self.penalty = penalty
-        self.scale = 1 + math.exp(-s_init)
-        self.beta = 1.0
+        self.s_init, self.scale = s_init, 1 + math.exp(-s_init)
+        self.beta, self.last_beta, self.penalty = 1.0, beta, penalty
 
     def ticket(self) -> dict[str, Tensor]:
         """[s > 0]."""

@@ -56,11 +56,8 @@ class MEST(Dynamic):
         super().__init__(weights, schedule, allocation, score)
         self.soft_bound, self.gradient_weight = soft_bound, gradient_weight
         if min(margins, default=-1) < 0 or (margins[-1] > 0 if soft_bound else max(margins) >= 1):
-            raise SettingError(
-                "margins",
-                margins,
-                "fractions in [0, 1), or non-negative fractions that end in 0 with a soft bound",
-            )
+            allowed = "fractions in [0, 1), or non-negative fractions that end in 0 with a soft bound"
+            raise SettingError("margins", margins, allowed)
         self.margin = Stages(clock, [p * (1 - schedule.target_sparsity) for p in margins], stages)
         shapes = {name: tuple(p.shape) for name, p in weights.parameters.items()}
         allocation.check(shapes, schedule.target_sparsity + (0 if soft_bound else max(self.margin.values)))
@@ -77,17 +74,12 @@ class MEST(Dynamic):
         """Prune the least important weights; grow at random."""
         if not self.updates(step):
             return
-        weights, gradients, final = (
-            self.weights.weights(),
-            gradient_magnitudes(self.weights),
-            self.schedule.target_sparsity,
-        )
+        weights, gradients = self.weights.weights(), gradient_magnitudes(self.weights)
         scores = {name: w.abs() + self.gradient_weight * gradients[name] for name, w in weights.items()}
         for name, mask in self.weights.masks.items():
             scores[name].masked_fill_(~mask, -math.inf)
-        self.weights.set_masks(
-            self.allocation(scores, final + (0 if self.soft_bound else self.margin.at(step)))
-        )
+        sparsity = self.schedule.target_sparsity + (0 if self.soft_bound else self.margin.at(step))
+        self.weights.set_masks(self.allocation(scores, sparsity))
         self.weights.project_()  # before growing, so that weights that were just pruned start at zero too
         random = self.score(weights, self.generator)
         for name, mask in self.weights.masks.items():

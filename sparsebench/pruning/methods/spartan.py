@@ -21,8 +21,7 @@ class Spartan(Pruner):
     """Spartan: the largest weights, multiplied by a soft top-k mask of their magnitudes.
 
     The forward uses Π_k(θ ⊙ m), m = soft_topk(|θ|, k, β), where Π_k keeps the k largest; its gradient is
-    straight-through for Π_k. k falls along the schedule, β rises to ``beta`` until ``schedule.stop``; then both are
-    frozen.
+    straight-through for Π_k. k falls along the schedule, β rises to ``beta`` until both freeze at ``schedule.stop``.
 
     Args:
         weights: The prunable weights.

@@ -82,9 +82,7 @@ class SRigL(RigL):
         kept = drop(mask, swaps, size)
         salient = (kept | grow(torch.zeros_like(mask), swaps, gradient)).flatten(1).sum(1).float()
         active = mask.flatten(1).any(1)
-        if (
-            name != list(self.weights.masks)[-1]
-        ):  # at least enough neurons that k does not exceed the dense fan-in
+        if name != list(self.weights.masks)[-1]:  # enough neurons that k is at most the dense fan-in
             least = max(1, math.floor(self.min_salient * (budget // len(mask))))
             active = (salient >= least) | lowest(-salient, math.ceil(budget / mask[0].numel()))
         k = budget // max(int(active.sum()), 1)

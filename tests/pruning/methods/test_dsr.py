@@ -154,5 +154,5 @@ def test_the_threshold_continues_after_a_restart():
 def test_settings_that_make_no_sense_are_refused():
     with pytest.raises(SettingError, match=r"^threshold=0: expected"):
         by_hand([1.0] * 10, [1.0] * 10, threshold=0)
-    with pytest.raises(SettingError, match=r"^doublings=.*: expected rising"):
+    with pytest.raises(SettingError, match=r"^doublings=.*: expected increasing times"):
         Slowing(Clock(40), 0.5, doublings=["20it", "10it"])
