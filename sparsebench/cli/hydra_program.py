@@ -38,8 +38,8 @@ def expand_shorthand(override: str) -> str:
     """Expand a shorthand of ``sparsebench sweep`` to Hydra's override.
 
     Example:
-        >>> expand_shorthand("launcher=slurm"), expand_shorthand("launcher.n_jobs=4"), expand_shorthand("retries=2"), expand_shorthand("--dry-run")
-        ('hydra/launcher=slurm', 'hydra.launcher.n_jobs=4', 'hydra.sweeper.retries=2', 'hydra.sweeper.dry_run=true')
+        >>> [expand_shorthand(override) for override in ("launcher=slurm", "launcher.n_jobs=4", "--dry-run")]
+        ['hydra/launcher=slurm', 'hydra.launcher.n_jobs=4', 'hydra.sweeper.dry_run=true']
     """
     for short, full in (
         ("launcher=", "hydra/launcher="),

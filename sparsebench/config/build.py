@@ -20,8 +20,10 @@ def format_override(setting: str, value: object) -> str:
     """``setting=value`` as an override on the command line.
 
     Example:
-        >>> format_override("schedule.interval", "32it"), format_override("allocation.path", None), format_override("prunable.fc", True)
-        ("schedule.interval='32it'", 'allocation.path=null', 'prunable.fc=true')
+        >>> format_override("schedule.interval", "32it"), format_override("prunable.fc", True)
+        ("schedule.interval='32it'", 'prunable.fc=true')
+        >>> format_override("allocation.path", None)
+        'allocation.path=null'
         >>> format_override("schedule.dense_starts", ["0.2", 40])
         "schedule.dense_starts=['0.2',40]"
     """

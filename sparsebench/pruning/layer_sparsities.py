@@ -179,11 +179,12 @@ class FromFile(LayerWise):
         SettingError: The file is unreadable, lacks a layer, or adds up to a different sparsity.
 
     Example:
+        >>> from pathlib import Path
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
-        ...     path = f"{folder}/layers.csv"
-        ...     _ = open(path, "w").write("layer,sparsity\na,0.9\nb,0.5\n")
-        ...     FromFile(path, sparsity=0.7).counts({"a": (2, 5), "b": (2, 5)}, 0.7)
+        ...     path = Path(folder, "layers.csv")
+        ...     _ = path.write_text("layer,sparsity\na,0.9\nb,0.5\n")
+        ...     FromFile(str(path), sparsity=0.7).counts({"a": (2, 5), "b": (2, 5)}, 0.7)
         [9, 5]
 
     References:
