@@ -206,8 +206,7 @@ def test_results_of_another_schema_are_left_alone(tmp_path, capsys):
 def test_a_results_dir_that_cannot_be_made_is_named(place, capsys):
     assert main(["train", *TINY, f"results_dir={place}"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    start = f"sparsebench: error: results_dir={place}: expected a"
-    assert line.startswith((f"{start} folder", f"{start} writable folder: "))
+    assert line.startswith(f"sparsebench: error: results_dir={place}: expected a writable folder: ")
 
 
 def test_a_run_is_found_finished_and_redone_only_on_request(tmp_path, capsys):
