@@ -179,6 +179,7 @@ class FromFile(LayerWise):
         SettingError: The file is unreadable, lacks a layer, or adds up to a different sparsity.
 
     Example:
+        >>> from pathlib import Path
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
         ...     path = Path(folder, "layers.csv")
