@@ -34,7 +34,7 @@ class RunFolder:
     def __init__(self, results_dir: Path, name: str) -> None:
         self.results_dir, self.path = results_dir, results_dir / name
         if results_dir.exists() and not results_dir.is_dir():
-            raise SettingError("results_dir", results_dir, "a folder, but this is a file")
+            raise SettingError("results_dir", results_dir, "a writable folder: this is a file")
         found = {_marked(results_dir), _marked(self.path)} - {None, schema.SCHEMA}
         if found:
             raise SettingError(
