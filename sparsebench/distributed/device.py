@@ -75,7 +75,8 @@ class Device:
         self.scaler = torch.amp.GradScaler(self.type, enabled=precision == "fp16")
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(deterministic)
+        if torch.are_deterministic_algorithms_enabled() != deterministic:  # the call imports torch._inductor
+            torch.use_deterministic_algorithms(deterministic)
         # Otherwise deterministic mode fills every new tensor, 700 more kernels per step; nothing here reads
         # uninitialised memory.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -70,12 +70,14 @@ def test_values_with_units_and_switches_reach_the_parser_whole():
 
 @pytest.mark.parametrize("experiment", options("experiment"))
 def test_every_experiment_assembles_at_the_ends_of_its_grids(experiment):
-    sweeper = composed_sweeper(experiment)
+    sweeper, datasets = composed_sweeper(experiment), {}
     for grid in sweeper.grids:
         for job in {tuple(found[end]) for found in [jobs(grids=[grid])] for end in (0, -1)}:
             made, chosen = compose_config([*job, f"experiment={experiment}", "scale=smoke"])
             assert chosen["dataset"] == "digits"
-            assert build_run(made).clock.total_steps == 24 * made.extend
+            components = build_run(made, datasets.get(str(made.dataset)))
+            datasets[str(made.dataset)] = components.dataset
+            assert components.clock.total_steps == 24 * made.extend
     assert sweeper.grids or sweeper.params
 
 
