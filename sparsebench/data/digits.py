@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from sparsebench.data.arrays import Content, ImageDataset, Split, stratified
 from sparsebench.errors import require_int
+from sparsebench.paths import find_source
 
 TEST_FRACTION = 0.2
 TEST_SEED = 0  # not an argument: the test split is part of the data set's definition
@@ -36,15 +38,10 @@ class Digits(ImageDataset):
 
     def read(self) -> Content:
         """The images, split into those of training and the test images."""
-        # Imported here: it takes a second, and only this data set needs it.
-        from sklearn.datasets import load_digits
-
         require_int("channels", self.channels, least=1)
-        digits = load_digits()
-        pixels = torch.from_numpy(digits.images).mul(255 / 16).round().to(torch.uint8)
-        everything = Split(
-            pixels.unsqueeze(1).repeat(1, self.channels, 1, 1), torch.from_numpy(digits.target).long()
-        )
+        images, labels = bundled_digits()
+        pixels = torch.from_numpy(images).mul(255 / 16).round().to(torch.uint8)  # [N, 8, 8]
+        everything = Split(pixels.unsqueeze(1).repeat(1, self.channels, 1, 1), torch.from_numpy(labels))
         size = round(TEST_FRACTION * len(everything))
         in_test = torch.zeros(len(everything), dtype=torch.bool)
         in_test[stratified(everything.labels, size, TEST_SEED)] = True
@@ -55,3 +52,19 @@ class Digits(ImageDataset):
             everything.take((~in_test).nonzero().squeeze(1)),
             everything.take(in_test.nonzero().squeeze(1)),
         )
+
+
+def bundled_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Images, float64 [1797, 8, 8] with pixels 0 to 16, and labels, int64 [1797], as in scikit-learn's load_digits.
+
+    Read from scikit-learn's file, because importing scikit-learn takes two seconds.
+    """
+    package = find_source("sklearn")
+    path = package / "datasets" / "data" / "digits.csv.gz" if package else None
+    if path is None or not path.is_file():  # another layout, or no files: scikit-learn knows where they are
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        return digits.images, digits.target.astype(np.int64)
+    table = np.loadtxt(path, delimiter=",", dtype=np.int64)  # 64 pixels and the label per row
+    return table[:, :-1].reshape(-1, 8, 8).astype(np.float64), table[:, -1].copy()

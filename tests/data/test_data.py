@@ -22,6 +22,7 @@ import pytest
 import torch
 import yaml
 
+from sparsebench.data import digits
 from sparsebench.data.arrays import ArrayDataset, Content, ImageDataset, Split, stratified
 from sparsebench.data.cifar import CIFAR10, CIFAR100
 from sparsebench.data.cifar_files import LAYOUT_10, LAYOUT_100, Layout, find, read
@@ -639,3 +640,14 @@ def test_real_cifar10_has_its_published_size_and_statistics():
     torch.testing.assert_close(std, torch.tensor(dataset.std), rtol=0, atol=1e-4)
     inputs, targets = TrainLoader(dataset, 128, seed=0).batch(1000)
     assert inputs.shape == (128, 3, 32, 32) and inputs.isfinite().all() and targets.max() < 10
+
+
+def test_digits_are_those_of_scikit_learn_with_and_without_its_file(monkeypatch):
+    from sklearn.datasets import load_digits
+
+    theirs = load_digits()
+    for found in (digits.find_source, lambda name: None):  # read from the file, and by scikit-learn
+        monkeypatch.setattr(digits, "find_source", found)
+        images, labels = digits.bundled_digits()
+        assert images.dtype == theirs.images.dtype and (images == theirs.images).all()
+        assert labels.dtype == "int64" and (labels == theirs.target).all()
