@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -43,6 +43,17 @@ class Loader(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from :meth:`state_dict`."""
+
+
+@runtime_checkable
+class FixedStorageLoader(Loader, Protocol):
+    """A loader whose batches are made on the device from fixed storage, so that making them can be recorded."""
+
+    def seek(self, step: int, rank: int = 0, world_size: int = 1) -> int:
+        """Make the batch of ``step`` the one that :meth:`gather` returns; the number of its samples for this rank."""
+
+    def gather(self, samples: int) -> tuple[Tensor, Tensor]:
+        """The batch of the last :meth:`seek`: the same operators on the same storage for equal ``samples``."""
 
 
 class Dataset(Protocol):

@@ -84,6 +84,11 @@ class TrainLoader:
         padded = padded.contiguous(memory_format=self.normalize.memory_format)
         # Strided view of all crops of all images, [N, 2 pad + 1, 2 pad + 1, C, H, W], so that cropping is one gather.
         self.crops = padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)  # a view
+        # Fixed storage on the device, so that :meth:`gather` can be recorded; filled by :meth:`seek`.
+        count, device = len(self.labels), self.labels.device
+        self._plan = torch.zeros(4, count, dtype=torch.int64, device=device)  # image, row, column, mirrored
+        self._first = torch.zeros((), dtype=torch.int64, device=device)  # place of the batch in the plan
+        self._places = torch.arange(min(batch_size, count), device=device)
         self._epoch = -1  # no plan yet
 
     def size(self, step: int) -> int:
@@ -101,32 +106,39 @@ class TrainLoader:
         Returns:
             Inputs, float32 [B, C, H, W], and targets, int64 [B], on the device of the data set.
         """
+        return self.gather(self.seek(step, rank, world_size))
+
+    def seek(self, step: int, rank: int = 0, world_size: int = 1) -> int:
+        """Make the batch of ``step`` the one that :meth:`gather` returns; the number of its samples for this rank."""
         epoch, position = divmod(step, self.steps_per_epoch)  # position: batch within the epoch
         if epoch != self._epoch:
             self._plan_epoch(epoch)
         own = rank_slice(self.size(step), rank, world_size)  # within the batch
-        start = position * self.batch_size  # of the batch within the epoch's order
-        part = slice(start + own.start, start + own.stop)  # b samples
-        index, row, column = self._crop_index[:, part]  # 3 × [b] int64
+        self._first.fill_(position * self.batch_size + own.start)
+        return own.stop - own.start
+
+    def gather(self, samples: int) -> tuple[Tensor, Tensor]:
+        """The batch of the last :meth:`seek`: the same operators on the same storage for equal ``samples``."""
+        places = self._places[:samples] + self._first  # b places in the epoch's order
+        index, row, column, mirrored = self._plan.index_select(1, places)  # 4 × [b] int64
         images = self.crops[index, row, column]  # [b, C, H, W] uint8, one gather
         if self.flip:
             # Branchless select on bits, many times faster than torch.where on uint8.
-            chosen = images.flip(-1).bitwise_xor_(images).bitwise_and_(self._mirrored[part])  # differing bits
+            all_or_none = mirrored.to(torch.uint8).mul_(255).view(-1, 1, 1, 1)
+            chosen = images.flip(-1).bitwise_xor_(images).bitwise_and_(all_or_none)  # differing bits
             images = chosen.bitwise_xor_(images)  # flipped, or unchanged
-        return self.normalize(images), self._targets[part]  # [b, C, H, W] float32, [b] int64
+        return self.normalize(images), self.labels.index_select(0, index)  # [b, C, H, W] float32, [b] int64
 
     def _plan_epoch(self, epoch: int) -> None:
-        """Draw the order, crops and flips of an epoch on the CPU, and copy them to the device at once."""
+        """Draw the order, crops and flips of an epoch on the CPU, and copy them to the device without waiting."""
         random = torch.Generator().manual_seed(derive_seed(self.seed, epoch))  # CPU: the same on every device
         count = len(self.labels)
         offsets = 2 * self.pad + 1  # per axis
         order = torch.randperm(count, generator=random)  # first: the same with and without augmentation
         rows, columns = torch.randint(offsets, (2, count), generator=random)  # crop offsets, [N] each
         mirrored = torch.randint(2, (count,), generator=random)  # [N], 0 or 1
-        plan = torch.stack([order, rows, columns, mirrored]).to(self.labels.device)  # [4, N] int64
-        self._crop_index = plan[:3]  # [3, N]: image, row, column
-        self._mirrored = plan[3].to(torch.uint8).mul_(255).view(-1, 1, 1, 1)  # all bits or none
-        self._targets = self.labels[plan[0]]  # [N] in the epoch's order
+        plan = torch.stack([order, rows, columns, mirrored])  # [4, N] int64
+        self._plan.copy_(plan.pin_memory() if self._plan.is_cuda else plan, non_blocking=True)
         self._epoch = epoch
 
     def state_dict(self) -> dict[str, Any]:
