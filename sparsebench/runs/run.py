@@ -215,7 +215,7 @@ class _Training:
         if before:
             runner.flops.continue_from(before["flops"])
         row |= components.device.broadcast_from_main(
-            lambda: self._open_folder(components, row, first_step, tracking, ids)
+            lambda: self._open_folder(components, row, first_step, runner.graphs, tracking, ids)
         )
         try:
             history = runner.run()
@@ -241,6 +241,7 @@ class _Training:
         components: RunComponents,
         row: Mapping[str, Any],
         first_step: int,
+        graphs: str,
         tracking: Tracking,
         ids: list[str],
     ) -> dict[str, Any]:
@@ -254,7 +255,8 @@ class _Training:
             print(f"sparsebench: {components.dataset.note}", flush=True)
         tracking.start()
         steps = components.clock.total_steps - first_step
-        print(f"{self.label}: {steps} steps on {components.device.label}, {cfg.precision}", flush=True)
+        how = cfg.precision if components.device.type == "cpu" else f"{cfg.precision}, {graphs}"
+        print(f"{self.label}: {steps} steps on {components.device.label}, {how}", flush=True)
         return origin
 
     def _write_results(
@@ -279,6 +281,8 @@ class _Training:
             state["flops"] = runner.flops.state_dict()
             self.handover.save(state)
         extra = components.pruner.summary() | components.dataset.summary() | components.device.summary()
+        if components.device.type == "cuda":
+            extra["replayed_steps"] = runner.recorder.replayed
         if row["status"] == "finished":
             net = Network(
                 components.device,
@@ -321,6 +325,7 @@ class _Training:
             fresh: nn.Module = build(cfg.model, "model", input_shape=shape, num_classes=classes)
             components.model.load_state_dict(fresh.state_dict())
 
+        mix = Mix(cfg.mixup, cfg.cutmix, components.dataset.num_classes, cfg.seed)
         layers = training_layers(components.model, components.dataset, components.layers)
         setup = TrainingSetup(
             model=components.model,
@@ -340,7 +345,7 @@ class _Training:
             device=device,
             accumulate=cfg.accumulate,
             clip_norm=cfg.clip_norm,
-            mix=Mix(cfg.mixup, cfg.cutmix, components.dataset.num_classes, cfg.seed),
+            mix=mix if mix.kinds else None,
             average=average,
         )
         records = RecordSettings(
@@ -351,6 +356,7 @@ class _Training:
             save_every=components.save_every,
             save_seconds=cfg.save_seconds,
             signals=signals,
+            note=self._warn,
         )
         return Runner(setup, step, records)
 
