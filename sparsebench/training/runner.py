@@ -26,6 +26,7 @@ from sparsebench.training.metrics import Accuracy, TrainLoss, evaluate
 from sparsebench.training.progress import Progress
 from sparsebench.training.recording import Recorded, Recorder
 from sparsebench.training.signals import StopSignals
+from sparsebench.training.steps import Steps, finish
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 Mixing = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -164,12 +165,13 @@ class Runner:
 
     def run(self) -> History:
         """Train to the end, or until the loss is not finite; resumes from a checkpoint if there is one."""
-        for _ in self.advance():
-            pass
-        return self.history
+        return finish(self.advance())
 
-    def advance(self) -> Iterator[None]:
-        """:meth:`run`, which stops after every step until it is advanced again; for several runs in one process."""
+    def advance(self) -> Steps[History]:
+        """:meth:`run`, which stops after every step until it is advanced again; for several runs in one process.
+
+        Yields its progress.
+        """
         total = self.clock.total_steps
         with self.device.stream():
             if (state := self.device.broadcast_from_main(self.checkpoint.load)) is not None:
@@ -192,9 +194,10 @@ class Runner:
                     before = time.monotonic()
                 if self.step < total and not self.history.diverged:
                     self._save_or_stop()
-            yield
+            yield self.progress
         self.history.seconds = spent + time.monotonic() - started
         self.progress.close()
+        return self.history
 
     def train_step(self) -> None:
         """One optimiser step, on the batch of :attr:`step`. Nothing here waits for the device.
