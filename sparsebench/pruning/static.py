@@ -89,6 +89,10 @@ class Static(Pruner):
         self.weights.mask_grads_()
         return True
 
+    def program(self, step: int) -> str:
+        """The same at every step."""
+        return "masked gradients"
+
 
 def _permuted(mask: Tensor, generator: torch.Generator) -> Tensor:
     order = send(torch.randperm(mask.numel(), generator=generator), mask.device)
