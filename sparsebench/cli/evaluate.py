@@ -28,6 +28,7 @@ def run(args: Namespace) -> int:
 
     from sparsebench.config.open import compose_config
     from sparsebench.records.run_folder import finished_runs
+    from sparsebench.runs.build import eval_batch_size
     from sparsebench.runs.evaluations import apply, build_evaluations, dense_run
     from sparsebench.runs.reopen import Datasets, FinishedRun
 
@@ -57,7 +58,9 @@ def run(args: Namespace) -> int:
             if run.row.get("status") != "finished":
                 raise RunError("diverged: there is nothing to evaluate")
             dense = dense_run(chosen, run.cfg, run.choices, path.parent)
-            columns = apply(chosen, run.network(datasets), run.cfg.batch_size, dense, path)
+            net = run.network(datasets)
+            images = eval_batch_size(run.cfg, net.dataset)
+            columns = apply(chosen, net, run.cfg.batch_size, images, dense, path)
         except (RunError, SettingError) as error:  # of this run; continue with the others
             tqdm.write(f"sparsebench: {path}: {error}", file=sys.stderr)
             failed += 1

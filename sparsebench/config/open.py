@@ -99,6 +99,7 @@ def _validate(cfg: DictConfig, defaults: Mapping[str, Any]) -> None:
     _check_types(cfg, defaults, "train")
     for key, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("seed", 0)):
         require_int(key, cfg[key], least)
+    require_int("eval_batch_size", cfg.eval_batch_size, least=1, optional=True)
     if cfg.extend <= 0:
         raise SettingError("extend", cfg.extend, "a factor above 0, for example 2.0 or 5.0")
     if not 0 <= cfg.sparsity < 1:

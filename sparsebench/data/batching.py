@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sparsebench.data.dataset import Dataset
 from sparsebench.errors import SettingError, require_int
+from sparsebench.transfer import send
 
 
 class Normalize:
@@ -36,7 +37,7 @@ class Normalize:
         """Expand per-channel ``values`` to a full image in raw-pixel units; broadcasting channels is slow."""
         numbers = torch.tensor(values, dtype=torch.float64).mul(255).to(torch.float32)
         image = numbers.view(1, -1, 1, 1).expand(1, *shape).contiguous(memory_format=self.memory_format)
-        return image.to(device)
+        return send(image, device)
 
 
 def rank_slice(count: int, rank: int, world_size: int) -> slice:

@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 from sparsebench.data.batching import Normalize, derive_seed, rank_slice, steps_per_epoch
 from sparsebench.data.dataset import Dataset, Images, SplitName
 from sparsebench.errors import require_int
+from sparsebench.transfer import send_
 
 
 class Pixels(Images, Protocol):
@@ -138,7 +139,7 @@ class TrainLoader:
         rows, columns = torch.randint(offsets, (2, count), generator=random)  # crop offsets, [N] each
         mirrored = torch.randint(2, (count,), generator=random)  # [N], 0 or 1
         plan = torch.stack([order, rows, columns, mirrored])  # [4, N] int64
-        self._plan.copy_(plan.pin_memory() if self._plan.is_cuda else plan, non_blocking=True)
+        send_(self._plan, plan)
         self._epoch = epoch
 
     def state_dict(self) -> dict[str, Any]:

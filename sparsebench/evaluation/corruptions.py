@@ -43,7 +43,7 @@ class Corruptions:
         test = subject.dataset.test
         if self.samples is not None and self.samples < len(test):
             test = test.take(stratified(test.labels, self.samples, 0).to(test.labels.device))
-        originals = torch.cat(list(test.chunks(subject.batch_size)))
+        originals = torch.cat(list(test.chunks(subject.eval_batch_size)))
         details = []
         for kind in CORRUPTIONS:
             if kind == "saturate" and originals.shape[1] == 1:

@@ -73,7 +73,7 @@ class Prunability:
         if self.samples is not None and self.samples < len(train):
             train = train.take(stratified(train.labels, self.samples, 0).to(train.labels.device))
         # A drawn sample is kept in memory, because the loss is evaluated many times; all images may not fit.
-        images = train if self.samples is None else torch.cat(list(train.chunks(subject.batch_size)))
+        images = train if self.samples is None else torch.cat(list(train.chunks(subject.eval_batch_size)))
         model = copy.deepcopy(subject.model)
         weights = [model.get_parameter(name) for name in subject.prunable]
         order = self._order(weights)

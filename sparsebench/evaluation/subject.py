@@ -23,7 +23,8 @@ class Subject:
         dataset: Data set of the run.
         device: Device and precision.
         prunable: Names of the weights that may be pruned.
-        batch_size: Images per forward pass.
+        batch_size: Images per training batch, for evaluations whose result depends on it.
+        eval_batch_size: Images per forward pass in evaluation; results do not depend on it.
         dense: The dense network of the same configuration; ``None`` if this is the dense one.
     """
 
@@ -32,6 +33,7 @@ class Subject:
     device: Device
     prunable: Sequence[str]
     batch_size: int
+    eval_batch_size: int
     dense: Callable[[], nn.Module] | None
 
     @torch.no_grad()
@@ -40,7 +42,9 @@ class Subject:
         model = (model or self.model).eval()
         normalize = Normalize(self.dataset, self.device.channels_last)
         parts: Iterable[Tensor] = (
-            images.split(self.batch_size) if isinstance(images, Tensor) else images.chunks(self.batch_size)
+            images.split(self.eval_batch_size)
+            if isinstance(images, Tensor)
+            else images.chunks(self.eval_batch_size)
         )
         with self.device.autocast():
             return torch.cat([model(normalize(part)).float() for part in parts])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sparsebench.errors import SettingError, one_of
+from sparsebench.transfer import send
 
 COMPAT = ("above_threshold", "floor", "bernoulli")
 """Rules of published code. ``above_threshold``: keep what is strictly above the weight of rank ⌊s N⌋, which prunes one
@@ -29,24 +30,40 @@ def zeros_for(sparsity: float, numel: int) -> int:
 
 
 @torch.no_grad()
-def lowest(scores: Tensor, count: int) -> Tensor:
+def lowest(scores: Tensor, count: int | Tensor) -> Tensor:
     """True for exactly the ``count`` lowest of ``scores`` (1-d, float32); ties are broken by index.
+
+    A ``count`` may be a 0-d tensor on the scores' device; only a CPU reads it, so that nothing waits for the device.
 
     Uses selection instead of a full sort where it is faster: on the CPU, NumPy's partition took 0.04 s for 25 million
     scores, ``kthvalue`` 0.5 s and ``sort`` 3.5 s (scripts/bench_select.py).
     """
+    if scores.device.type == "cpu":
+        return lowest_by_selection(scores, int(count))
+    return lowest_by_sort(scores, count)
+
+
+def lowest_by_selection(scores: Tensor, count: int) -> Tensor:
+    """:func:`lowest` on a CPU."""
     if count <= 0:
         return torch.zeros_like(scores, dtype=torch.bool)  # np.partition needs count >= 1
-    if scores.device.type == "cpu":
-        threshold = float(np.partition(scores.numpy(), count - 1)[count - 1])  # O(N) selection
-        chosen = scores < threshold  # [N] bool; fewer than count
-        ties = (scores == threshold).nonzero().squeeze(1)  # [T] indices, ascending
-        chosen[ties[: count - int(chosen.sum())]] = True  # fill up with the first ties
-        return chosen
-    cut = scores.sort().values[count - 1]  # stays on the device, without synchronisation
-    chosen = scores < cut  # [N] bool
+    threshold = float(np.partition(scores.numpy(), count - 1)[count - 1])  # O(N) selection
+    chosen = scores < threshold  # [N] bool; fewer than count
+    ties = (scores == threshold).nonzero().squeeze(1)  # [T] indices, ascending
+    chosen[ties[: count - int(chosen.sum())]] = True  # fill up with the first ties
+    return chosen
+
+
+def lowest_by_sort(scores: Tensor, count: int | Tensor) -> Tensor:
+    """:func:`lowest` on any device: reads no value and makes no list of indices, so that nothing waits."""
+    ordered = scores.sort().values
+    if isinstance(count, int):
+        cut = ordered[max(count - 1, 0)]
+    else:
+        cut = ordered.index_select(0, (count - 1).clamp_min(0).view(1))  # an index of 0-d would be read
+    chosen = scores < cut  # [N] bool; at most count
     tied = scores == cut  # [N] bool
-    return chosen | (tied & (tied.cumsum(0) <= count - chosen.sum()))  # no index list, so no sync
+    return chosen | (tied & (tied.cumsum(0) <= count - chosen.sum()))
 
 
 def exact_counts(real: Callable[[float], Sequence[float]], caps: Sequence[int], total: int) -> list[int]:
@@ -109,7 +126,7 @@ class Allocation:
 def published_mask(scores: Tensor, zeros: float, compat: str) -> Tensor:
     """Mask of ``scores`` (1-d) by the rule ``compat`` of :data:`COMPAT`, where s N = ``zeros``."""
     if compat == "bernoulli":
-        return (torch.rand(scores.numel()) >= zeros / scores.numel()).to(scores.device)  # CPU draw
+        return send(torch.rand(scores.numel()) >= zeros / scores.numel(), scores.device)  # CPU draw
     if compat == "floor":
         return lowest(scores, math.floor(zeros)).logical_not_()  # True = kept
     return scores > scores.sort().values[min(math.floor(zeros), scores.numel() - 1)]  # strict
@@ -179,7 +196,7 @@ class LAMP(Global):
         squares = ordered.clamp_min(0).double().square()  # float64 sums; -∞ → 0
         rest = squares.flip(0).cumsum(0).flip(0)  # Σ of squares from here to the largest
         lamp = (squares / rest.clamp_min(torch.finfo(torch.float64).tiny)).float()  # 0 / 0 → 0
-        lamp[ordered == -math.inf] = -math.inf  # pruned for good: below every score
+        lamp.masked_fill_(ordered == -math.inf, -math.inf)  # pruned for good: below every score
         return torch.empty_like(lamp).scatter_(0, order, lamp).view(score.shape)  # undo the sort
 
 

@@ -17,8 +17,13 @@ from sparsebench.pruning.schedules import Schedule
 from sparsebench.pruning.scores import Score
 
 
+def kept_fraction(mask: Tensor, fraction: float) -> Tensor:
+    """``fraction`` of the number of kept weights: float64 as in Python, on the device, so that nothing waits for it."""
+    return fraction * mask.sum().double()
+
+
 @torch.no_grad()
-def drop(mask: Tensor, count: int, score: Tensor) -> Tensor:
+def drop(mask: Tensor, count: int | Tensor, score: Tensor) -> Tensor:
     """Drop the ``count`` kept weights with the lowest score from ``mask``; ties are broken by index."""
     kept = mask.reshape(-1)
     dropped = lowest(_finite(score).masked_fill(~kept, math.inf), count)
@@ -26,7 +31,7 @@ def drop(mask: Tensor, count: int, score: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def grow(mask: Tensor, count: int, score: Tensor) -> Tensor:
+def grow(mask: Tensor, count: int | Tensor, score: Tensor) -> Tensor:
     """Grow the ``count`` pruned weights with the highest score; ties are broken by index."""
     kept = mask.reshape(-1)
     grown = lowest((-_finite(score)).masked_fill(kept, math.inf), count)
@@ -38,14 +43,14 @@ def _finite(score: Tensor) -> Tensor:
     return score.float().reshape(-1).nan_to_num()
 
 
-def drop_and_grow(mask: Tensor, swaps: int, drop_score: Tensor, grow_score: Tensor) -> Tensor:
+def drop_and_grow(mask: Tensor, swaps: int | Tensor, drop_score: Tensor, grow_score: Tensor) -> Tensor:
     """Drop the ``swaps`` worst kept weights, then grow the same number of pruned ones.
 
     Weights that were just dropped may grow again. Ties are broken by index.
 
     Args:
         mask: bool, True = kept; any shape.
-        swaps: Number of weights to drop and grow, at most the number of kept ones.
+        swaps: Number of weights to drop and grow, at most the number of kept ones; may be a 0-d tensor.
         drop_score: Score of every weight, same shape; the lowest of the kept weights are dropped.
         grow_score: Score of every weight, same shape; the highest of the pruned weights are grown.
 
@@ -55,7 +60,7 @@ def drop_and_grow(mask: Tensor, swaps: int, drop_score: Tensor, grow_score: Tens
     return grow(drop(mask, swaps, drop_score), swaps, grow_score)
 
 
-def best_inputs(score: Tensor, active: Tensor, count: int) -> Tensor:
+def best_inputs(score: Tensor, active: Tensor, count: int | Tensor) -> Tensor:
     """A mask of constant fan-in: the ``count`` inputs with the highest score of every active neuron; ties by index.
 
     Args:
@@ -64,8 +69,11 @@ def best_inputs(score: Tensor, active: Tensor, count: int) -> Tensor:
         count: Inputs per neuron.
     """
     rows = score.float().flatten(1)
-    best = rows.sort(dim=1, descending=True, stable=True).indices[:, :count]
-    mask = torch.zeros_like(rows, dtype=torch.bool).scatter_(1, best, True)
+    order = rows.sort(dim=1, descending=True, stable=True).indices
+    best = (torch.arange(rows.shape[1], device=rows.device) < count).expand_as(
+        order
+    )  # of every row in its order
+    mask = torch.empty_like(best).scatter_(1, order, best)
     return (mask & active[:, None]).view(score.shape)
 
 
@@ -189,7 +197,7 @@ class Dynamic(Pruner):
         masks, fraction = {}, self.fraction(step)
         for name, weight in self.weights.weights().items():
             mask = self.weights.masks[name]
-            swaps = math.ceil(fraction * int(mask.sum()))
+            swaps = kept_fraction(mask, fraction).ceil().long()
             masks[name] = drop_and_grow(mask, swaps, weight.abs(), grow_scores[name])
         self.weights.set_masks(masks)
         self.weights.project_()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -118,6 +118,8 @@ class Pruner:
 
     trainings = 1
     """Number of consecutive trainings that make up one result; each is a run with its own row."""
+    reads_values: ClassVar[str | None] = None
+    """Why mask updates have to read values from the device, once each, and so wait for it; no other hook does."""
     reparametrizes = False
     """Whether training differs from dense training even at target sparsity 0."""
 

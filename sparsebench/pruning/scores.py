@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sparsebench.errors import SettingError
 from sparsebench.paths import expanded
+from sparsebench.transfer import send
 
 
 class Score:
@@ -86,7 +87,9 @@ class Trained(Score):
         self, weights: Mapping[str, Tensor], generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
         """|w| of the other run."""
-        return {name: self.trained[name].float().abs().to(weight.device) for name, weight in weights.items()}
+        for name, weight in weights.items():
+            self.trained[name] = send(self.trained[name], weight.device)  # once; it stays there
+        return {name: self.trained[name].float().abs() for name in weights}
 
 
 class Random(Score):
@@ -107,6 +110,6 @@ class Random(Score):
     ) -> dict[str, Tensor]:
         """Drawn on the CPU, so that every device and rank gets the same numbers."""
         return {
-            name: torch.randn(weight.shape, generator=generator).to(weight.device)
+            name: send(torch.randn(weight.shape, generator=generator), weight.device)
             for name, weight in weights.items()
         }

@@ -14,6 +14,7 @@ from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.pruner import Probe, Pruner
 from sparsebench.pruning.schedules import Schedule
 from sparsebench.pruning.scores import Score
+from sparsebench.transfer import send
 
 
 @dataclass(frozen=True)
@@ -94,5 +95,5 @@ class Static(Pruner):
 
 
 def _permuted(mask: Tensor, generator: torch.Generator) -> Tensor:
-    order = torch.randperm(mask.numel(), generator=generator).to(mask.device)
+    order = send(torch.randperm(mask.numel(), generator=generator), mask.device)
     return mask.reshape(-1)[order].view(mask.shape)

@@ -14,6 +14,7 @@ VOLATILE = (
     "overwrite",
     "wait",
     "heartbeat_timeout",
+    "eval_batch_size",
     "save_every",
     "save_seconds",
     "device",

@@ -16,7 +16,7 @@ from sparsebench.files import read_csv
 from sparsebench.pruning.allocation import zeros_for
 from sparsebench.pruning.parameters import Zeros
 from sparsebench.records import schema
-from sparsebench.runs.build import build_run, epochs
+from sparsebench.runs.build import build_run, epochs, eval_batch_size
 from sparsebench.runs.reopen import Datasets, FinishedRun
 from sparsebench.runs.result import Network, compute_cost_columns, layer_rows
 
@@ -208,8 +208,8 @@ class _Checks:
         differing = [f"{name} {here[name]}" for name in here if self.row.get(name) != here[name]]
         within = self.tolerances[bool(differing)]
         where = f" (within {within} on {', '.join(differing) or 'the same device'})" if within else ""
-        test = net.accuracy("test", run.cfg.batch_size)
-        val = net.accuracy("val", run.cfg.batch_size)
+        images = eval_batch_size(run.cfg, net.dataset)
+        test, val = net.accuracy("test", images), net.accuracy("val", images)
         # 1e-9: percentages that were formatted in different ways
         self.compare({"top1": test.top1, "top5": test.top5, "val_top1": val.top1}, within or 1e-9, where)
         relative = max(LOSS, within / 10)  # 0.1 points and 1 % of the loss

@@ -95,6 +95,12 @@ def network(cfg: DictConfig, dataset: Dataset | None = None) -> Network:
     return Network(device, dataset, model, prunable, layers)
 
 
+def eval_batch_size(cfg: DictConfig, dataset: Dataset) -> int:
+    """Images per forward pass in evaluation: many small ones, because they leave a device idle otherwise."""
+    small = max(dataset.input_shape[1:]) <= 64
+    return int(cfg.eval_batch_size or (1000 if small else cfg.batch_size))
+
+
 def epochs(cfg: DictConfig) -> int:
     """Length of a training in epochs, rounded to an integer."""
     return max(round(cfg.epochs * cfg.extend), 1)

@@ -71,7 +71,12 @@ def dense_run(
 
 
 def apply(
-    chosen: Mapping[str, Evaluation], net: Network, batch_size: int, dense: Path | None, folder: Path
+    chosen: Mapping[str, Evaluation],
+    net: Network,
+    batch_size: int,
+    eval_batch_size: int,
+    dense: Path | None,
+    folder: Path,
 ) -> dict[str, Any]:
     """Evaluate ``net``, write the results into ``folder``, and return all columns.
 
@@ -96,6 +101,7 @@ def apply(
         net.device,
         list(net.prunable),
         batch_size,
+        eval_batch_size,
         None if dense is None else dense_model,
     )
     generators, training, columns = net.device.state_dict(), net.model.training, {}

@@ -25,7 +25,7 @@ from sparsebench.records.lease import Lease
 from sparsebench.records.run_folder import RunFolder
 from sparsebench.records.schema import SCHEMA
 from sparsebench.records.states import ResultsFolder
-from sparsebench.runs.build import RunComponents, build_run, epochs
+from sparsebench.runs.build import RunComponents, build_run, epochs, eval_batch_size
 from sparsebench.runs.evaluations import FOLDER as EVALUATION
 from sparsebench.runs.evaluations import apply, build_evaluations, dense_run
 from sparsebench.runs.result import (
@@ -97,7 +97,8 @@ def advance(
         components = build_run(cfg)
         numbers = range(components.pruner.trainings)
         trainings = [_Training(cfg, choices, overrides, components, number) for number in numbers]
-        evaluate = partial(apply, chosen, batch_size=cfg.batch_size, dense=dense)
+        sizes = {"batch_size": cfg.batch_size, "eval_batch_size": eval_batch_size(cfg, components.dataset)}
+        evaluate = partial(apply, chosen, **sizes, dense=dense)
 
         def make(lease: Lease | None, signals: StopSignals) -> Steps[RunFolder]:
             yield from _train(trainings, components, evaluate, tracker, lease, signals)
@@ -328,7 +329,7 @@ class _Training:
         )
         evaluation = partial(
             components.dataset.batches,
-            batch_size=cfg.batch_size,
+            batch_size=eval_batch_size(cfg, components.dataset),
             channels_last=device.channels_last,
             rank=device.rank,
             world_size=device.world_size,

@@ -33,7 +33,8 @@ def evaluate(
     """Loss and accuracy of ``forward`` over ``batches`` of (inputs, targets).
 
     A sample is a top-k hit if fewer than k classes have a higher logit, or an equal one at a lower index. A NaN
-    logit is a miss. Sums stay on the device and are read once.
+    logit is a miss. Sums stay on the device and are read once: hits as integers and losses in float64, so that the
+    result does not depend on how samples are divided into batches.
 
     Args:
         forward: Inputs -> logits.
@@ -47,8 +48,8 @@ def evaluate(
         index = torch.arange(logits.shape[1], device=logits.device)
         ahead = ((logits > true) | ((logits == true) & (index < targets[:, None]))).sum(1)
         valid = logits.isfinite().all(1)
-        loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
-        batch = torch.stack([loss.double(), ((ahead < 1) & valid).sum(), ((ahead < 5) & valid).sum()])
+        losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+        batch = torch.stack([losses.double().sum(), ((ahead < 1) & valid).sum(), ((ahead < 5) & valid).sum()])
         sums = batch if sums is None else sums + batch
         samples += len(targets)
     own = torch.zeros(3, dtype=torch.float64) if sums is None else sums.cpu()

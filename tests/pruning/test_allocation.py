@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsebench.errors import SettingError
-from sparsebench.pruning.allocation import LAMP, Global, Uniform, exact_counts, lowest, zeros_for
+from sparsebench.pruning.allocation import (
+    LAMP,
+    Global,
+    Uniform,
+    exact_counts,
+    lowest,
+    lowest_by_sort,
+    zeros_for,
+)
 from sparsebench.pruning.layer_sparsities import ER, ERK, Balanced, FromFile, SmartRatio, UniformPlus
 
 ANY_SPARSITY = [Global, LAMP, Uniform, ER, ERK, Balanced, SmartRatio]
@@ -58,7 +66,11 @@ def test_lowest_equals_a_stable_argsort(values, data):
     scores = torch.tensor(values, dtype=torch.float32)
     expected = torch.zeros(len(values), dtype=torch.bool)
     expected[scores.sort(stable=True).indices[:count]] = True
-    assert torch.equal(lowest(scores, count), expected)
+    for chosen in (lowest(scores, count), lowest_by_sort(scores, count)):
+        assert torch.equal(chosen, expected)
+    as_tensor = torch.tensor(count)
+    for chosen in (lowest(scores, as_tensor), lowest_by_sort(scores, as_tensor)):
+        assert torch.equal(chosen, expected)
 
 
 def test_of_equal_scores_the_first_by_index_goes():

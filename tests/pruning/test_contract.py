@@ -21,7 +21,7 @@ from sparsebench.runs.build import build_run
 from sparsebench.training.checkpoint import Checkpoint
 from sparsebench.training.metrics import evaluate
 from tests.support.configs import options, train_config
-from tests.support.training import SMALL, Quiet, runner_of
+from tests.support.training import Quiet, runner_of, small
 
 
 @pytest.fixture(scope="module", params=options("prune"))
@@ -37,14 +37,7 @@ def make(tmp_path_factory):
 
     def build(method, *overrides, folder="run"):
         """The last training of the method, ready to run; those before it are done."""
-        small, default = [*SMALL, f"prune={method}", *overrides], train_config(f"prune={method}")[0]
-        if "interval" not in default.schedule:
-            small.remove("schedule.interval=4it")
-        if default.prune.get("rounds", 1) is None:  # of trainings
-            small.append("prune.rounds=2")
-        if "retrain" in default.prune:
-            small.append("prune.retrain=0.75")
-        cfg, _ = train_config(*small)
+        cfg, _ = train_config(*small(method, *overrides))
         training, before, made = 0, {}, build_run(cfg)
         while True:
             first_step = made.pruner.begin(training, before)

@@ -6,9 +6,24 @@ from torch import nn
 
 from sparsebench.training.flops import TrainingFLOPs
 from sparsebench.training.runner import RecordSettings, Runner, StepSettings, TrainingSetup
+from tests.support.configs import train_config
 
 SMALL = ("dataset=digits", "model=resnet", "model.depth=8", "model.width=4", "epochs=5", "ramp_end=0.5",
          "schedule.interval=4it", "dataset.train_samples=150", "batch_size=32", "device=cpu")  # fmt: skip
+
+
+def small(method, *overrides, base=SMALL):
+    """Overrides of a training of some seconds with the method."""
+    groups = [override for override in overrides if override.startswith("schedule=")]
+    default, _ = train_config(f"prune={method}", *groups)
+    chosen = [*base, f"prune={method}", *overrides]
+    if "interval" not in default.schedule:
+        chosen = [override for override in chosen if not override.startswith("schedule.interval=")]
+    if default.prune.get("rounds", 1) is None:  # of trainings
+        chosen.append("prune.rounds=2")
+    if "retrain" in default.prune:
+        chosen.append("prune.retrain=0.75")
+    return chosen
 
 
 class Quiet:

@@ -31,6 +31,19 @@ def test_top5_equals_torchs_topk():
     assert found.top1 == pytest.approx(100 * (logits.argmax(1) == targets).double().mean().item())
 
 
+def test_results_do_not_depend_on_the_batch_size():
+    generator = torch.Generator().manual_seed(0)
+    logits = 5 * torch.randn(2345, 10, generator=generator)
+    targets = torch.randint(0, 10, (2345,), generator=generator)
+    exact = torch.nn.functional.cross_entropy(logits.double(), targets).item()
+    for size in (1, 7, 100, 1000):
+        found = evaluate(lambda x: x, batches(logits, targets, size))
+        whole = evaluate(lambda x: x, [(logits, targets)])
+        assert (found.top1, found.top5) == (whole.top1, whole.top5)
+        assert found.loss == pytest.approx(whole.loss, rel=1e-12)
+        assert found.loss == pytest.approx(exact, rel=1e-6)  # of losses in float32
+
+
 def test_a_constant_network_is_not_right_on_every_class():
     found = evaluate(lambda x: x, [(torch.zeros(10, 10), torch.arange(10))])
     assert (found.top1, found.top5) == (10.0, 50.0)

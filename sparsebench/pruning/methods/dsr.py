@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from sparsebench.errors import SettingError
 from sparsebench.pruning.allocation import Allocation, exact_counts
 from sparsebench.pruning.dynamic import Dynamic, distribute, drop, grow
@@ -39,15 +41,12 @@ class DSR(Dynamic):
         Reparameterization", ICML 2019, arXiv 1902.05967, Algorithm 1.
     """
 
+    reads_values = "layers' numbers of new weights are rounded to an exact total, and H follows from counts"
+
     def __init__(
-        self,
-        weights: MaskedParameters,
-        schedule: Schedule,
-        allocation: Allocation,
-        score: Score,
-        drop_fraction: float = 0.14,
-        threshold: float = 1e-3,
-    ) -> None:
+        self, weights: MaskedParameters, schedule: Schedule, allocation: Allocation, score: Score,
+        drop_fraction: float = 0.14, threshold: float = 1e-3,
+    ) -> None:  # fmt: skip
         super().__init__(weights, schedule, allocation, score, drop_fraction)
         if not 0 < threshold < math.inf:
             raise SettingError("threshold", threshold, "a number above 0")
@@ -58,8 +57,9 @@ class DSR(Dynamic):
         if not self.updates(step):
             return
         sizes, masks = {n: w.abs() for n, w in self.weights.weights().items()}, self.weights.masks
-        kept, room = self.weights.nonzero().tolist(), [int((~mask).sum()) for mask in masks.values()]
-        small = [int((sizes[name][mask] < self.threshold).sum()) for name, mask in masks.items()]
+        below_h = torch.stack([((sizes[n] < self.threshold) & mask).sum() for n, mask in masks.items()])
+        kept, small = torch.stack([self.weights.nonzero(), below_h]).tolist()
+        room = [mask.numel() - nnz for mask, nnz in zip(masks.values(), kept, strict=True)]
         small = [max(min(below, nnz - 1), 0) for below, nnz in zip(small, kept, strict=True)]
         wanted = self.drop_fraction * sum(kept)
         total = min(sum(small), sum(room))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
 from sparsebench.pruning.allocation import Allocation
-from sparsebench.pruning.dynamic import Dynamic, drop_and_grow, gradient_magnitudes
+from sparsebench.pruning.dynamic import Dynamic, drop_and_grow, gradient_magnitudes, kept_fraction
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.schedules import Schedule
 from sparsebench.pruning.scores import Score
@@ -72,4 +70,4 @@ class RigL(Dynamic):
     def swap(self, name: str, size: Tensor, gradient: Tensor, fraction: float) -> Tensor:
         """The next mask of one layer from its |w| and |∂L/∂w|."""
         mask = self.weights.masks[name]
-        return drop_and_grow(mask, math.floor(fraction * int(mask.sum())), size, gradient)
+        return drop_and_grow(mask, kept_fraction(mask, fraction).floor().long(), size, gradient)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 from sparsebench.pruning.allocation import Allocation
-from sparsebench.pruning.dynamic import Dynamic, drop_and_grow
+from sparsebench.pruning.dynamic import Dynamic, drop_and_grow, kept_fraction
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.schedules import Schedule
 from sparsebench.pruning.scores import Score
@@ -52,7 +50,7 @@ class SET(Dynamic):
         random = self.score(dense, self.generator)
         masks = {}
         for name, mask in self.weights.masks.items():
-            swaps = math.floor(self.drop_fraction * int(mask.sum()))
+            swaps = kept_fraction(mask, self.drop_fraction).floor().long()
             masks[name] = drop_and_grow(mask, swaps, dense[name].abs(), random[name])
         self.weights.set_masks(masks)
         self.weights.project_()

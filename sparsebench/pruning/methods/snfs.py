@@ -40,16 +40,12 @@ class SNFS(Dynamic):
         arXiv 1907.04840, Algorithm 1.
     """
 
+    reads_values = "layers' numbers of new weights are rounded to an exact total"
+
     def __init__(
-        self,
-        weights: MaskedParameters,
-        schedule: Schedule,
-        allocation: Allocation,
-        score: Score,
-        optimizer: torch.optim.Optimizer,
-        drop_fraction: float = 0.5,
-        final_drop_fraction: float = 0.005,
-    ) -> None:
+        self, weights: MaskedParameters, schedule: Schedule, allocation: Allocation, score: Score,
+        optimizer: torch.optim.Optimizer, drop_fraction: float = 0.5, final_drop_fraction: float = 0.005,
+    ) -> None:  # fmt: skip
         super().__init__(weights, schedule, allocation, score, drop_fraction, final_drop_fraction)
         if not all("betas" in group or group.get("momentum") for group in optimizer.param_groups):
             raise SettingError("optimizer.momentum", 0, "momentum above 0, which growth is based on")
@@ -58,23 +54,23 @@ class SNFS(Dynamic):
         """Drop the smallest weights; distribute and grow by momentum."""
         if not self.updates(step):
             return
-        masks, sizes, kept = {}, momentum_magnitudes(self.weights), self.weights.nonzero().tolist()
-        sums = [float((m * self.weights.masks[n]).sum(dtype=torch.float64)) for n, m in sizes.items()]
+        masks, weights, sizes = self.weights.masks, self.weights.weights(), momentum_magnitudes(self.weights)
+        sums = torch.stack([(m * masks[name]).sum(dtype=torch.float64) for name, m in sizes.items()])
+        sums, kept = torch.stack([sums, self.weights.nonzero().double()]).tolist()
         means = [sum_ / max(nnz, 1) for sum_, nnz in zip(sums, kept, strict=True)]
-        fractions = [mean / (math.fsum(means) or 1) for mean in means]
-        for (name, weight), nnz, fraction in zip(
-            self.weights.weights().items(), kept, fractions, strict=True
-        ):
-            sparsity, rate = 1 - nnz / weight.numel(), self.fraction(step)
+        fractions, dropped, room = [mean / (math.fsum(means) or 1) for mean in means], [], []
+        for mask, nnz, fraction in zip(masks.values(), map(int, kept), fractions, strict=True):
+            sparsity, rate = 1 - nnz / mask.numel(), self.fraction(step)
             if sparsity < 0.2 and fraction > 1 / len(fractions):
                 rate = min(rate, sparsity)
-            masks[name] = drop(self.weights.masks[name], min(math.ceil(rate * nnz), nnz - 1), weight.abs())
-        room = [int((~mask).sum()) for mask in masks.values()]
-        total = sum(kept) - sum(int(mask.sum()) for mask in masks.values())
+            dropped.append(max(min(math.ceil(rate * nnz), nnz - 1), 0))
+            room.append(mask.numel() - nnz + dropped[-1])
         caps = [math.floor(0.99 * zeros) for zeros in room]
-        counts = distribute(total, fractions, caps if sum(caps) >= total else room)
-        grown = zip(masks.items(), counts, strict=True)
-        self.weights.set_masks({name: grow(mask, count, sizes[name]) for (name, mask), count in grown})
+        grown = distribute(sum(dropped), fractions, caps if sum(caps) >= sum(dropped) else room)
+        new = {}
+        for name, fewer, more in zip(masks, dropped, grown, strict=True):
+            new[name] = grow(drop(masks[name], fewer, weights[name].abs()), more, sizes[name])
+        self.weights.set_masks(new)
         self.weights.project_(optimizer_state=False)
 
     def dense_gradient(self, step: int) -> bool:

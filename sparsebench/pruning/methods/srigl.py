@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparsebench.errors import SettingError
 from sparsebench.pruning.allocation import Allocation, lowest
-from sparsebench.pruning.dynamic import best_inputs, drop, grow
+from sparsebench.pruning.dynamic import best_inputs, drop, grow, kept_fraction
 from sparsebench.pruning.methods.rigl import RigL
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.pruner import Probe
@@ -78,13 +78,13 @@ class SRigL(RigL):
     def swap(self, name: str, size: Tensor, gradient: Tensor, fraction: float) -> Tensor:
         """The next mask of one layer from its |w| and |∂L/∂w|."""
         mask, budget = self.weights.masks[name], self.budgets[name]
-        swaps = math.floor(fraction * int(mask.sum()))
+        swaps = kept_fraction(mask, fraction).floor().long()
         kept = drop(mask, swaps, size)
         salient = (kept | grow(torch.zeros_like(mask), swaps, gradient)).flatten(1).sum(1).float()
         active = mask.flatten(1).any(1)
         if name != list(self.weights.masks)[-1]:  # enough neurons that k is at most the dense fan-in
             least = max(1, math.floor(self.min_salient * (budget // len(mask))))
             active = (salient >= least) | lowest(-salient, math.ceil(budget / mask[0].numel()))
-        k = budget // max(int(active.sum()), 1)
+        k = budget // active.sum().clamp_min(1)
         stays = kept & best_inputs(size.masked_fill(~kept, -math.inf), active, k)
         return best_inputs(gradient.masked_fill(stays, math.inf), active, k)
