@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import shlex
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -18,7 +17,7 @@ from sparsebench.files import read_csv
 from sparsebench.records import schema
 from sparsebench.records.migrations import migrate
 from sparsebench.records.run_folder import finished_runs
-from sparsebench.records.settings import SEED, words
+from sparsebench.records.settings import SEED, without_places
 
 STRING_COLUMNS = dict.fromkeys(schema.TEXT_COLUMNS, str)
 """Dtypes for pandas, which would parse some of these strings as numbers."""
@@ -68,7 +67,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
     """The summary rows of the finished runs under ``folder``, unchanged, in the order of the run folders.
 
     Raises:
-        SettingError: There are none, or they have another schema.
+        SettingError: They have another schema.
     """
     found = []
     for run in finished_runs(folder):
@@ -77,11 +76,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
                 raise SettingError(
                     "path", run, f"results of schema {schema.SCHEMA}; it holds {row.get('schema')}"
                 )
-            argv = words(row["command"])
-            places = ("results_dir=", "data_root=")
-            found.append({**row, "command": shlex.join(w for w in argv if not w.startswith(places))})
-    if not found:
-        raise SettingError("path", folder, "a folder with finished runs")
+            found.append({**row, "command": without_places(row["command"])})
     return found
 
 

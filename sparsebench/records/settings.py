@@ -68,6 +68,12 @@ def words(command: str) -> list[str]:
     return shlex.split(command) if QUOTED.search(command) else WORD.findall(command)
 
 
+def without_places(command: str) -> str:
+    """``command`` without the paths of runs and data."""
+    places = tuple(f"{setting}=" for setting in PATH_SETTINGS)
+    return shlex.join(word for word in words(command) if not word.startswith(places))
+
+
 def settings(command: str) -> dict[str, str]:
     """Setting -> value of a command's overrides, without those that have a column in the summary.
 
