@@ -26,12 +26,11 @@ from sparsebench.training.runner import Runner
 
 
 def timed_step(runner: Runner) -> float:
-    """Seconds of a step on this rank's slice of the batch."""
+    """Seconds of a step on this rank's slice of the batch, which it makes."""
     device = runner.device
-    share = runner.data.batch(runner.step, device.rank, device.world_size)
     device.all_gather(None)  # barrier: all start together
     started = time.perf_counter()
-    runner.train_step(*share, runner.data.size(runner.step))
+    runner.train_step()
     if device.type == "cuda":
         torch.cuda.synchronize()
     runner.step += 1

@@ -90,10 +90,9 @@ def due(runner: Runner) -> list[int]:
 
 def timed_step(runner: Runner) -> tuple[float, bool]:
     """(seconds, whether masks were updated)."""
-    batch = runner.data.batch(runner.step)
     version = runner.pruner.weights.version
     started = time.perf_counter()
-    runner.train_step(*batch)
+    runner.train_step()
     if runner.device.type == "cuda":
         torch.cuda.synchronize()
     seconds = time.perf_counter() - started

@@ -105,11 +105,11 @@ def test_the_training_step_never_waits_for_the_device(hydra_config):
     made = build_run(cfg)
     runner = runner_of(made, lambda split: iter(()))
     runner.progress = Quiet()
-    runner.train_step(*made.data.batch(0))
+    runner.train_step()
     with refusing_to_wait():
         for step in range(1, 5):  # the last of them updates the masks
             runner.step = step
-            runner.train_step(*made.data.batch(step))
+            runner.train_step()
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="PyTorch sees fewer than two CUDA devices")

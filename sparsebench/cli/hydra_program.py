@@ -102,5 +102,6 @@ def register() -> None:
     finally:
         # Otherwise worker processes would inherit this path and import the plugin while importing Hydra.
         sys.path.remove(plugins_dir)
-    for plugin_class in (plugin.GridSweeper, plugin.LocalLauncher, plugin.SlurmLauncher):
-        plugins.register(plugin_class)
+    for plugin_class in vars(plugin).values():
+        if isinstance(plugin_class, type) and plugin_class.__module__ == plugin.__name__:
+            plugins.register(plugin_class)

@@ -33,6 +33,8 @@ class Device:
         channels_last: Keep images and convolution weights in NHWC order.
         compile: Compile the model with torch.compile.
         deterministic: Use only deterministic kernels; on a GPU, needed for bitwise reproducible resumed runs.
+        graphs: Replay training steps as CUDA graphs: ``auto`` where the GPU, the method and the other settings allow
+            it, ``True`` to insist on it, ``False`` never. Results are the same.
 
     Raises:
         SettingError: Unknown name or precision, no GPU available, or torchrun started several processes although
@@ -51,6 +53,7 @@ class Device:
         channels_last: bool = False,
         compile: bool = False,
         deterministic: bool = False,
+        graphs: str | bool = "auto",
     ) -> None:
         if (
             not self.joins_ranks
@@ -68,11 +71,20 @@ class Device:
         self.type = "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
         if precision == "tf32" and self.type == "cpu":
             raise SettingError("precision", precision, "fp32, bf16 or fp16 on a CPU")
+        if graphs not in ("auto", True, False):
+            raise SettingError("device.graphs", graphs, "auto, true or false")
+        if graphs is True and self.type == "cpu":
+            raise SettingError("device.graphs", graphs, "auto or false on a CPU, because they are CUDA's")
+        self.graphs = graphs
+        self.records = self.type == "cuda"
         self.torch_device = torch.device(self.type)
         self.precision, self.channels_last, self.compile = precision, channels_last, compile
-        self.skipped_steps = 0  # fp16 steps whose gradients overflowed
+        # fp16 steps whose gradients overflowed; stays on the device, as the scaler's decisions do
+        self._skipped = torch.zeros((), dtype=torch.int64, device=self.torch_device)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
         self.scaler = torch.amp.GradScaler(self.type, enabled=precision == "fp16")
+        self._stream: torch.cuda.Stream | None = None
+        self._graph_pool: Any = None
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         if torch.are_deterministic_algorithms_enabled() != deterministic:  # the call imports torch._inductor
@@ -100,7 +112,8 @@ class Device:
         """Context that sets the precision of forward passes."""
         if DTYPES[self.precision] == torch.float32:
             return nullcontext()
-        return torch.autocast(self.type, dtype=DTYPES[self.precision])
+        # A graph must not use casts of weights that were cached outside it.
+        return torch.autocast(self.type, dtype=DTYPES[self.precision], cache_enabled=not self.records)
 
     def backward(self, loss: Tensor) -> None:
         """Backward pass, with loss scaling if the precision needs it."""
@@ -113,11 +126,73 @@ class Device:
 
     def step(self, optimizer: torch.optim.Optimizer, stepping: bool = True) -> None:
         """Optimiser step; skipped if ``stepping`` is false, as some mask updates require."""
-        before = self.scaler.get_scale()
+        if not self.scaler.is_enabled():
+            if stepping:
+                optimizer.step()
+            return
+        before = self._loss_scale()
         if stepping:
             self.scaler.step(optimizer)  # skips the step if gradients overflowed
         self.scaler.update()
-        self.skipped_steps += stepping and self.scaler.get_scale() < before
+        if stepping:
+            self._skipped += self._loss_scale() < before
+
+    def _loss_scale(self) -> Tensor:
+        """The scale of fp16 as a tensor, because reading it would wait for the device."""
+        return self.scaler.scale(torch.ones_like(self._skipped, dtype=torch.float32))
+
+    @property
+    def skipped_steps(self) -> int:
+        """Number of fp16 steps without a weight update because gradients overflowed; waits for the device."""
+        return int(self._skipped)
+
+    @property
+    def optimizer_options(self) -> dict[str, bool]:
+        """Arguments of optimisers with which their step can be recorded, in one kernel; for those that have them."""
+        return {"fused": True, "capturable": True} if self.records else {}
+
+    def own_learning_rates(self, optimizer: torch.optim.Optimizer) -> None:
+        """Put the learning rates where a recorded step finds later ones: into tensors on the device."""
+        if self.records:
+            for group in optimizer.param_groups:
+                group["lr"] = torch.tensor(float(group["lr"]), device=self.torch_device)
+
+    def cannot_record(self, optimizer: torch.optim.Optimizer) -> str | None:
+        """Why training steps cannot be recorded as CUDA graphs; ``None`` if they can."""
+        if not self.records:
+            return "they are CUDA's"
+        if self.graphs is False:
+            return "device.graphs=false"
+        if self.world_size > 1:
+            return "several ranks communicate in a step"
+        if self.precision == "fp16":
+            return "fp16 skips steps"
+        if not all(group.get("fused") and group.get("capturable", True) for group in optimizer.param_groups):
+            return f"{type(optimizer).__name__} has no fused step"
+        return None
+
+    def record(self, step: Callable[[], T]) -> tuple[T, Callable[[], None]]:
+        """Run ``step`` and record it as a CUDA graph: its result, and what runs it again on the same storage."""
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(
+            graph,
+            pool=self._graph_pool,
+            stream=torch.cuda.current_stream(),
+            capture_error_mode="thread_local",
+        ):
+            result = step()  # recorded, not executed
+        self._graph_pool = graph.pool()  # shared, because one run's graphs never run at the same time
+        graph.replay()
+        return result, graph.replay
+
+    def stream(self) -> AbstractContextManager[Any]:
+        """Context of a training: on a GPU a stream of its own, without which no step can be recorded."""
+        if self.type == "cpu":
+            return nullcontext()
+        if self._stream is None:
+            self._stream = torch.cuda.Stream()
+            self._stream.wait_stream(torch.cuda.current_stream())  # weights and images are there
+        return torch.cuda.stream(self._stream)
 
     def summary(self) -> dict[str, Any]:
         """Column ``skipped_steps`` of fp16: steps without a weight update because gradients overflowed."""
@@ -151,7 +226,7 @@ class Device:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from :meth:`state_dict`."""
         self.scaler.load_state_dict(state["scaler"])
-        self.skipped_steps = state.get("skipped_steps", 0)
+        self._skipped.fill_(state.get("skipped_steps", 0))
         torch.set_rng_state(state["torch"])
         if self.type == "cuda" and state["cuda"]:
             torch.cuda.set_rng_state(state["cuda"][0])

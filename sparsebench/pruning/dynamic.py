@@ -173,6 +173,10 @@ class Dynamic(Pruner):
         """Fraction of the kept weights to swap at ``step``."""
         return cosine(self.drop_fraction, step, self.schedule.stop, self.final_drop_fraction)
 
+    def program(self, step: int) -> str | None:
+        """The same at every step between mask updates."""
+        return None if self.updates(step) else "between mask updates"
+
     def after_backward(self, step: int) -> bool:
         """Mask gradients; keep the magnitudes of a dense gradient for the mask update."""
         if self.dense_gradient(step):

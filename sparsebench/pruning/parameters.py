@@ -108,7 +108,12 @@ class MaskedParameters:
                 if mask.dtype != torch.bool or mask.shape != self.masks[name].shape:
                     raise ValueError(f"the mask of {name} is {mask.dtype} {tuple(mask.shape)}")
         torch._foreach_copy_(self._masks, [masks[name] for name in self.masks])
-        self.backward = None if backward is None else {name: backward[name] for name in self.masks}
+        if backward is None:
+            self.backward = None
+        elif self.backward is None:
+            self.backward = {name: backward[name].clone() for name in self.masks}
+        else:  # into fixed storage, as the masks
+            torch._foreach_copy_(list(self.backward.values()), [backward[name] for name in self.masks])
         for ever, mask in zip(self._ever_kept, self._masks, strict=True):
             ever.logical_or_(mask)
         self.version += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -150,6 +150,14 @@ class Pruner:
 
     def after_step(self, step: int) -> None:
         """Called after the optimiser step."""
+
+    def program(self, step: int) -> Hashable | None:
+        """Names what the hooks do at ``step``, so that the step may be recorded and replayed; ``None`` if it may not.
+
+        Equal names promise the same tensor operations, with the same Python numbers, on the same storage: none that
+        changes a mask, reads a tensor's values, or lets an attribute refer to a new tensor that a later step needs.
+        """
+        return None
 
     def cuts(self, step: int) -> bool:
         """Whether ``step`` prunes so much that an evaluation right after it is useful."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
@@ -82,6 +82,10 @@ class Rounds(Pruner):
         """Mask gradients: pruned weights have zero value, momentum and gradient, so they stay zero."""
         self.weights.mask_grads_()
         return True
+
+    def program(self, step: int) -> Hashable | None:
+        """The same at every step of a training."""
+        return "masked gradients"
 
     def summary(self) -> dict[str, float | int | str]:
         """The round, and the number of rounds."""

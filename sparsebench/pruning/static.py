@@ -88,6 +88,10 @@ class Static(Pruner):
         self.weights.mask_grads_()
         return True
 
+    def program(self, step: int) -> str:
+        """The same at every step."""
+        return "masked gradients"
+
 
 def _permuted(mask: Tensor, generator: torch.Generator) -> Tensor:
     order = torch.randperm(mask.numel(), generator=generator).to(mask.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
@@ -80,6 +80,10 @@ class LearnedTicket(Learned):
         if step == self.rewind and self.training == 0:
             self.early = self._copy()
         super().before_forward(step)
+
+    def program(self, step: int) -> Hashable | None:
+        """The same at every step of a training, except the one that stores the early checkpoint."""
+        return None if step == self.rewind and self.training == 0 else self.fixed
 
     def dense_forward(self, step: int) -> bool:
         """All weights take part until the ticket is fixed."""

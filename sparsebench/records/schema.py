@@ -130,6 +130,9 @@ APPENDED_TABLE: tuple[Column, ...] = (
     Column("rounds", int, "the last one's number"),
     Column("unreadable_images", int, "images that were shown in one colour", "lower"),
     Column("skipped_steps", int, "steps without an update, of fp16", "lower"),
+    Column(
+        "replayed_steps", int, "of a GPU: steps replayed as CUDA graphs, since the last restart", None, "run"
+    ),
     Column("ece", float, "expected calibration error, a fraction", "lower", optional=True),
     Column("nll", float, "mean negative log-likelihood [nats per sample]", "lower"),
     Column("top1_worst_class", float, "test accuracy of the worst class [%]", "higher"),

@@ -61,7 +61,7 @@ def build_run(cfg: DictConfig, dataset: Dataset | None = None) -> RunComponents:
     data = net.dataset.loader(cfg.batch_size, cfg.seed, channels_last=net.device.channels_last)
     clock = Clock(data.steps_per_epoch * epochs(cfg), data.steps_per_epoch, cfg.extend)
     parameters = parameter_groups(net.model, cfg.optimizer.get("weight_decay", 0.0), cfg.norm_weight_decay)
-    make = partial(build, cfg.optimizer, "optimizer", params=parameters)
+    make = partial(build, cfg.optimizer, "optimizer", params=parameters, **net.device.optimizer_options)
     optimizer = make() if net.device.compile else without_compiler(make)
     weights = MaskedParameters(dict(net.prunable), optimizer)
     lr_schedule = build(cfg.lr_schedule, "lr_schedule", clock=clock)

@@ -46,6 +46,7 @@ from sparsebench.training.flops import TrainingFLOPs
 from sparsebench.training.progress import Progress
 from sparsebench.training.runner import RecordSettings, Runner, StepSettings, TrainingSetup
 from sparsebench.training.signals import StopSignals
+from sparsebench.training.steps import Steps, finish
 
 Record = Callable[[list[dict[str, float | None]]], None]
 
@@ -56,12 +57,25 @@ def run(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]
 
 
 def complete(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]) -> RunFolder:
+    """:func:`advance` to the end."""
+    return finish(advance(cfg, choices, overrides))
+
+
+def advance(
+    cfg: DictConfig,
+    choices: Mapping[str, str | None],
+    overrides: list[str],
+    signals: StopSignals | None = None,
+) -> Steps[RunFolder]:
     """Run or resume the run that ``cfg`` describes unless it is finished; for multi-round methods, all trainings.
+
+    Stops after every training step until it is advanced again, and yields its :class:`Progress`.
 
     Args:
         cfg: The composed config.
         choices: Config group -> chosen option.
         overrides: Overrides of the command line, to record the command that reproduces the run.
+        signals: Stop signals that the process already listens to; by default they are listened to here.
 
     Returns:
         The run folder; with several trainings, that of the last.
@@ -85,13 +99,13 @@ def complete(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list
         trainings = [_Training(cfg, choices, overrides, components, number) for number in numbers]
         evaluate = partial(apply, chosen, batch_size=cfg.batch_size, dense=dense)
 
-        def make(lease: Lease | None, signals: StopSignals) -> RunFolder:
-            _train(trainings, components, evaluate, tracker, lease, signals)
+        def make(lease: Lease | None, signals: StopSignals) -> Steps[RunFolder]:
+            yield from _train(trainings, components, evaluate, tracker, lease, signals)
             return trainings[-1].folder
 
         return make
 
-    return find_or_make(name, cfg, device, find, prepare)
+    return (yield from find_or_make(name, cfg, device, find, prepare, signals))
 
 
 def _train(
@@ -101,14 +115,14 @@ def _train(
     tracker: Tracker,
     lease: Lease | None,
     signals: StopSignals,
-) -> None:
+) -> Steps[None]:
     """Run the remaining trainings."""
     cfg, device, ids = trainings[0].cfg, components.device, [training.row["run_id"] for training in trainings]
     start, before = device.broadcast_from_main(lambda: (0, {}) if cfg.overwrite else _resume_point(trainings))
     for training in trainings[start:]:
         if training is not trainings[start]:
             components = build_run(cfg, components.dataset)
-        row, before = training.run(components, before, evaluate, tracker, lease, signals, ids)
+        row, before = yield from training.run(components, before, evaluate, tracker, lease, signals, ids)
         check({key: str(value) for key, value in row.items()})
         (stop,) = device.all_reduce_max((signals.pending,), step=0)
         if stop:
@@ -183,7 +197,7 @@ class _Training:
         lease: Lease | None,
         signals: StopSignals,
         ids: list[str],
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    ) -> Steps[tuple[dict[str, Any], dict[str, Any]]]:
         """Train and write the results; returns the row, and the state for the next training."""
         cfg, folder = self.cfg, self.folder
         first_step = components.pruner.begin(self.number, before)
@@ -215,10 +229,10 @@ class _Training:
         if before:
             runner.flops.continue_from(before["flops"])
         row |= components.device.broadcast_from_main(
-            lambda: self._open_folder(components, row, first_step, tracking, ids)
+            lambda: self._open_folder(components, row, first_step, runner.graphs, tracking, ids)
         )
         try:
-            history = runner.run()
+            history = yield from runner.advance()
             for seen in components.device.all_gather(components.data.state_dict()):
                 components.data.load_state_dict(seen)
         except BaseException as error:  # including stop signals
@@ -241,6 +255,7 @@ class _Training:
         components: RunComponents,
         row: Mapping[str, Any],
         first_step: int,
+        graphs: str,
         tracking: Tracking,
         ids: list[str],
     ) -> dict[str, Any]:
@@ -254,7 +269,8 @@ class _Training:
             print(f"sparsebench: {components.dataset.note}", flush=True)
         tracking.start()
         steps = components.clock.total_steps - first_step
-        print(f"{self.label}: {steps} steps on {components.device.label}, {cfg.precision}", flush=True)
+        how = cfg.precision if components.device.type == "cpu" else f"{cfg.precision}, {graphs}"
+        print(f"{self.label}: {steps} steps on {components.device.label}, {how}", flush=True)
         return origin
 
     def _write_results(
@@ -279,6 +295,8 @@ class _Training:
             state["flops"] = runner.flops.state_dict()
             self.handover.save(state)
         extra = components.pruner.summary() | components.dataset.summary() | components.device.summary()
+        if components.device.type == "cuda":
+            extra["replayed_steps"] = runner.recorder.replayed
         if row["status"] == "finished":
             net = Network(
                 components.device,
@@ -321,6 +339,7 @@ class _Training:
             fresh: nn.Module = build(cfg.model, "model", input_shape=shape, num_classes=classes)
             components.model.load_state_dict(fresh.state_dict())
 
+        mix = Mix(cfg.mixup, cfg.cutmix, components.dataset.num_classes, cfg.seed)
         layers = training_layers(components.model, components.dataset, components.layers)
         setup = TrainingSetup(
             model=components.model,
@@ -340,7 +359,7 @@ class _Training:
             device=device,
             accumulate=cfg.accumulate,
             clip_norm=cfg.clip_norm,
-            mix=Mix(cfg.mixup, cfg.cutmix, components.dataset.num_classes, cfg.seed),
+            mix=mix if mix.kinds else None,
             average=average,
         )
         records = RecordSettings(
@@ -351,6 +370,7 @@ class _Training:
             save_every=components.save_every,
             save_seconds=cfg.save_seconds,
             signals=signals,
+            note=self._warn,
         )
         return Runner(setup, step, records)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,10 +17,11 @@ from sparsebench.paths import expanded
 from sparsebench.records import states
 from sparsebench.records.lease import FOLDER, Holder, Lease
 from sparsebench.training.signals import StopSignals
+from sparsebench.training.steps import Steps
 
 Result = TypeVar("Result")
 
-Make = Callable[[Lease | None, StopSignals], Result]
+Make = Callable[[Lease | None, StopSignals], Steps[Result]]
 """The work under the lock; gets the lease (on the main rank) and the stop signals."""
 
 POLL = 2.0
@@ -37,7 +38,8 @@ def find_or_make(
     device: Device,
     find: Callable[[], Result | None],
     prepare: Callable[[], Make[Result]],
-) -> Result:
+    signals: StopSignals | None = None,
+) -> Steps[Result]:
     """Find what ``cfg`` describes finished, or run it, in one process at a time.
 
     Args:
@@ -48,6 +50,7 @@ def find_or_make(
             under the lock, because another process may have been faster.
         prepare: Builds everything before anything is written, so that wrong settings or missing data fail early.
             Returns what makes the result.
+        signals: Stop signals that the process already listens to; by default they are listened to here.
 
     Raises:
         RunLockedError: Another process holds it, and is not waited for.
@@ -58,11 +61,11 @@ def find_or_make(
     make = prepare()
     with (
         run_lock(expanded(cfg.results_dir), run_id, cfg, device) as (lease, waited),
-        StopSignals() as signals,
+        StopSignals() if signals is None else nullcontext(signals) as heard,
     ):
         if (waited or not cfg.overwrite) and (found := device.broadcast_from_main(find)) is not None:
             return found
-        return make(lease, signals)
+        return (yield from make(lease, heard))
 
 
 def say_finished(folder: Path) -> None:

@@ -29,6 +29,7 @@ from sparsebench.records.study_folder import StudyFolder
 from sparsebench.runs.run_lock import Make, check_still_held, find_or_make, say_finished
 from sparsebench.theory.study import Point, Study, Tables
 from sparsebench.training.signals import StopSignals
+from sparsebench.training.steps import Steps, finish
 
 Draw = Callable[[str, Study, Tables], Iterable[tuple[str, bytes]]]
 """(name of a study, its definition, its tables) -> (file, content) of every figure; figures are the report's."""
@@ -72,7 +73,7 @@ def run_study(
     def prepare() -> Make[StudyFolder]:
         points = definition.points()  # raises if required data are missing
 
-        def make(lease: Lease | None, signals: StopSignals) -> StudyFolder:
+        def make(lease: Lease | None, signals: StopSignals) -> Steps[StudyFolder]:
             if cfg.overwrite:
                 folder.clear()
             folder.open()
@@ -81,7 +82,7 @@ def run_study(
             folder.write_provenance(origin)
             started = time.monotonic()
             with _threads(cfg.threads):
-                tables = _computed(name, definition, points, device, folder, signals)
+                tables = yield from _computed(name, definition, points, device, folder, signals)
             checks = list(definition.checks(tables))
             check_still_held(lease)
             _write(folder, definition, tables, draw(name, definition, tables), lease)
@@ -92,7 +93,7 @@ def run_study(
 
         return make
 
-    return find_or_make(identity, cfg, device, find, prepare)
+    return finish(find_or_make(identity, cfg, device, find, prepare))
 
 
 @contextmanager
@@ -133,7 +134,7 @@ def _computed(
     device: Device,
     folder: StudyFolder,
     signals: StopSignals,
-) -> Tables:
+) -> Steps[Tables]:
     """The rows of all grid points; existing ones are read."""
     tables: Tables = {table: [] for table in definition.tables}
     with tqdm(points, desc=name, unit="point", disable=None, dynamic_ncols=True) as bar:
@@ -147,6 +148,7 @@ def _computed(
                 tables[table] += rows
             if signals.pending:
                 signals.act()
+            yield point
     return tables
 
 

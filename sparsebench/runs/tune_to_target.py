@@ -13,7 +13,9 @@ from sparsebench.distributed.ddp import broadcast_from_main
 from sparsebench.errors import SettingError
 from sparsebench.pruning.learned import TunedSetting
 from sparsebench.runs.result import show
-from sparsebench.runs.run import complete
+from sparsebench.runs.run import advance
+from sparsebench.training.signals import StopSignals
+from sparsebench.training.steps import Steps, finish
 
 TOLERANCE = 0.005
 """Accepted distance from the target sparsity."""
@@ -23,6 +25,16 @@ MAX_TRIALS = 10
 
 
 def tune(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]) -> float:
+    """:func:`search` to the end."""
+    return finish(search(cfg, choices, overrides))
+
+
+def search(
+    cfg: DictConfig,
+    choices: Mapping[str, str | None],
+    overrides: list[str],
+    signals: StopSignals | None = None,
+) -> Steps[float]:
     """Search for the value of the method's ``tuned`` setting; every trial is a complete run with its own folder.
 
     The first trial uses the configured value; then interpolation and bisection alternate. Finished runs are reused,
@@ -32,6 +44,7 @@ def tune(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str
         cfg: The composed config; its ``sparsity`` is the target.
         choices: Config group -> chosen option.
         overrides: Overrides of the command line.
+        signals: Stop signals that the process already listens to; by default they are listened to here.
 
     Returns:
         The validation accuracy, in percent, of the run whose sparsity is closest to the target.
@@ -57,7 +70,7 @@ def tune(cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str
         one = copy.deepcopy(cfg)
         one.tune_to_target = False
         OmegaConf.update(one, tuned.setting, value)
-        folder = complete(one, choices, [*others, f"{tuned.setting}={value}"])
+        folder = yield from advance(one, choices, [*others, f"{tuned.setting}={value}"], signals)
         row = broadcast_from_main(folder.summary) or {}
         sparsity = float(row["sparsity"])
         print(

@@ -99,13 +99,18 @@ class CommandLauncher(Launcher):
         sources = self.config.hydra.runtime.config_sources
         return [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]
 
+    def _composed(self, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str | None]]:
+        """The config of a job, and the chosen options."""
+        cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        choices: dict[str, str | None] = dict(cfg.hydra.runtime.choices)
+        OmegaConf.set_readonly(cfg, False)
+        OmegaConf.set_struct(cfg, False)
+        del cfg["hydra"]
+        return cfg, choices
+
     def _outcome(self, overrides: Sequence[str]) -> Outcome:
         def look() -> float:
-            cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
-            choices = dict(cfg.hydra.runtime.choices)
-            OmegaConf.set_readonly(cfg, False)
-            OmegaConf.set_struct(cfg, False)
-            del cfg["hydra"]
+            cfg, choices = self._composed(overrides)
             name = run_id(cfg, choices) if self.command == "train" else study_id(cfg, choices)
             found = ResultsFolder(expanded(cfg.results_dir)).state(name)
             if found.state != "finished":

@@ -65,10 +65,9 @@ class TrainLoss:
         self.sum = torch.zeros((), dtype=torch.float64, device=device)
         self.samples = 0
 
-    def update(self, loss: Tensor, samples: int) -> None:
-        """Add the mean ``loss`` of ``samples`` samples."""
+    def add(self, loss: Tensor, samples: int) -> None:
+        """Add the mean ``loss`` of ``samples`` samples, on the device; the caller counts :attr:`samples`."""
         self.sum += loss.detach().double() * samples
-        self.samples += samples
 
     def read(self) -> float:
         """Return the mean and reset it."""

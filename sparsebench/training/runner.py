@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from sparsebench.clock import Clock
-from sparsebench.data.dataset import Loader
+from sparsebench.data.dataset import FixedStorageLoader, Loader
 from sparsebench.distributed.device import Device
+from sparsebench.errors import SettingError
 from sparsebench.optim.lr_schedules import LRSchedule
 from sparsebench.pruning.pruner import Probe, Pruner
 from sparsebench.training.checkpoint import Checkpoint
@@ -23,7 +24,9 @@ from sparsebench.training.ema import WeightAverage
 from sparsebench.training.flops import TrainingFLOPs
 from sparsebench.training.metrics import Accuracy, TrainLoss, evaluate
 from sparsebench.training.progress import Progress
+from sparsebench.training.recording import Recorded, Recorder
 from sparsebench.training.signals import StopSignals
+from sparsebench.training.steps import Steps, finish
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 Mixing = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -106,6 +109,7 @@ class RecordSettings:
         save_every: Steps between checkpoints.
         save_seconds: Longest time between checkpoints.
         signals: Checked between steps.
+        note: Called with a line about how the training runs.
     """
 
     checkpoint: Checkpoint
@@ -115,6 +119,7 @@ class RecordSettings:
     save_every: int
     save_seconds: float = math.inf
     signals: StopSignals = field(default_factory=StopSignals)
+    note: Callable[[str], None] = lambda line: None
 
 
 class Runner:
@@ -124,6 +129,9 @@ class Runner:
         setup: The model, its data, the method, and the length of the training.
         step: Settings of a training step.
         records: When and where it is evaluated and saved.
+
+    Raises:
+        SettingError: CUDA graphs are insisted on, and the steps cannot be recorded.
     """
 
     def __init__(self, setup: TrainingSetup, step: StepSettings, records: RecordSettings) -> None:
@@ -143,7 +151,12 @@ class Runner:
         )
         self.eval_every, self.save_every = records.eval_every, records.save_every
         self.save_seconds, self.signals = records.save_seconds, records.signals
-        self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
+        self.base_lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self.lr = self.base_lrs[0]
+        device.own_learning_rates(self.optimizer)
+        self.recorder: Recorder[Tensor] = Recorder(self._record(), self._recording_failed)
+        self.note = records.note
+        self._inputs: dict[tuple[torch.Size, torch.Size], tuple[Tensor, Tensor]] = {}  # of recorded steps
         self.train_loss = TrainLoss(device.torch_device)
         self.history = History()
         self.step = setup.first_step
@@ -152,50 +165,79 @@ class Runner:
 
     def run(self) -> History:
         """Train to the end, or until the loss is not finite; resumes from a checkpoint if there is one."""
+        return finish(self.advance())
+
+    def advance(self) -> Steps[History]:
+        """:meth:`run`, which stops after every step until it is advanced again; for several runs in one process.
+
+        Yields its progress.
+        """
         total = self.clock.total_steps
-        if (state := self.device.broadcast_from_main(self.checkpoint.load)) is not None:
-            self.load_state_dict(state)
-        else:
-            self.pruner.on_start(self._probe())
-            self.device.broadcast_initial_state(self.pruner, self.model, self.seed)
-        self.progress = self.make_progress(total, self.step)
-        if state is None and self.step > 0:  # continues an earlier training: evaluate right after pruning
-            self.evaluate_and_record(time.monotonic())
+        with self.device.stream():
+            if (state := self.device.broadcast_from_main(self.checkpoint.load)) is not None:
+                self.load_state_dict(state)
+            else:
+                self.pruner.on_start(self._probe())
+                self.device.broadcast_initial_state(self.pruner, self.model, self.seed)
+            self.progress = self.make_progress(total, self.step)
+            if state is None and self.step > 0:  # continues an earlier training: evaluate right after pruning
+                self.evaluate_and_record(time.monotonic())
         started = before = self._saved = time.monotonic()
         spent = self.history.seconds
         while self.step < total and not self.history.diverged:
-            inputs, targets = self.data.batch(self.step, self.device.rank, self.device.world_size)
-            if self.mix is not None:
-                inputs, targets = self.mix(self.step, inputs, targets)  # targets: [b, classes] if mixed
-            self.train_step(inputs, targets, self.data.size(self.step))  # data.size: of the global batch
-            self.step += 1  # counts finished steps from here on
-            self.history.seconds = spent + time.monotonic() - started
-            if self.step % self.eval_every == 0 or self.step == total or self.pruner.cuts(self.step - 1):
-                self.evaluate_and_record(before)
-                before = time.monotonic()
-            if self.step < total and not self.history.diverged:
-                self._save_or_stop()
+            with self.device.stream():
+                self.train_step()
+                self.step += 1  # counts finished steps from here on
+                self.history.seconds = spent + time.monotonic() - started
+                if self.step % self.eval_every == 0 or self.step == total or self.pruner.cuts(self.step - 1):
+                    self.evaluate_and_record(before)
+                    before = time.monotonic()
+                if self.step < total and not self.history.diverged:
+                    self._save_or_stop()
+            yield self.progress
         self.history.seconds = spent + time.monotonic() - started
         self.progress.close()
         return self.history
 
-    def train_step(self, inputs: Tensor, targets: Tensor, samples: int | None = None) -> None:
-        """One optimiser step. Masks are applied and removed outside autocast; nothing here waits for the device.
+    def train_step(self) -> None:
+        """One optimiser step, on the batch of :attr:`step`. Nothing here waits for the device.
+
+        A step whose tensor operations were recorded is replayed; the rest of it is the same.
+        """
+        step, samples = self.step, self.data.size(self.step)  # of the global batch
+        batch = self._next_batch()
+        self._set_learning_rates()
+        program = self._program(batch)
+        if self.recorder.ready(program):
+            self._count_flops(samples)  # masks do not change in a recorded step
+            batch = self._keep(batch)
+            loss = self.recorder.run(program, lambda: self._compute(batch, samples, lambda: None))
+        else:
+            loss = self._compute(batch, samples, lambda: self._count_flops(samples))
+        self.images += samples
+        self.train_loss.samples += samples
+        self.progress.step(samples, loss, self.pruner.scheduled_sparsity(step))
+
+    def _compute(self, batch: int | tuple[Tensor, Tensor], samples: int, count: Callable[[], None]) -> Tensor:
+        """The tensor operations of one step; masks are applied and removed outside autocast.
 
         Args:
-            inputs: Inputs of the batch, or of this rank's slice of it.
-            targets: Targets of the same samples.
-            samples: Samples of the global batch, if it has more.
+            batch: The batch, or the number of samples of this rank that the loader gathers.
+            samples: Samples of the global batch.
+            count: Called while the masks of the forward pass are in place.
+
+        Returns:
+            The mean loss, a tensor: ``.item()`` would wait for the device.
         """
-        samples = len(targets) if samples is None else samples
+        step = self.step
+        inputs, targets = self.data.gather(batch) if isinstance(batch, int) else batch  # type: ignore[attr-defined]
         self.optimizer.zero_grad(set_to_none=True)  # the first backward writes instead of adding
-        self._set_learning_rates()
-        self.pruner.before_forward(self.step)  # mask updates; hides the dense weights
-        self.flops.count(samples, self.pruner.dense_gradient(self.step), self.pruner.dense_forward(self.step))
-        loss = torch.zeros((), device=inputs.device)  # a tensor: .item() would synchronise
+        self.pruner.before_forward(step)  # mask updates; hides the dense weights
+        count()
+        loss = torch.zeros((), device=inputs.device)
         micro_batches = self.device.split(inputs, targets, self.accumulate)  # accumulate × ([m, ...], [m])
         for number, (inputs, targets) in enumerate(micro_batches, start=1):
-            with self.device.micro_batch(self.step, last=number == len(micro_batches)):
+            with self.device.micro_batch(step, last=number == len(micro_batches)):
                 with self.device.autocast():
                     micro_loss = self.criterion(self.parallel(inputs), targets) * (len(targets) / samples)
                 self.device.backward(micro_loss)  # scaled in fp16; accumulates into .grad
@@ -204,21 +246,70 @@ class Runner:
         loss = self.device.sum(loss)  # over ranks; each has its part of the global mean
         self.device.unscale(self.optimizer)  # fp16: methods and clipping see true gradients
         # The dense weights are restored here, before the optimiser step, so that weight decay acts on them.
-        stepping = self.pruner.after_backward(self.step)  # False: a mask update replaces this step (RigL)
+        stepping = self.pruner.after_backward(step)  # False: a mask update replaces this step (RigL)
         if stepping and self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)  # after masking
         self.device.step(self.optimizer, stepping)  # fp16 skips it if gradients overflowed
-        self.pruner.after_step(self.step)  # mask updates after the step; masks weights and momentum
+        self.pruner.after_step(step)  # mask updates after the step; masks weights and momentum
         if self.average is not None:
             self.average.update()  # of the dense weights, as the optimiser holds them
-        self.images += samples
-        self.train_loss.update(loss, samples)  # summed on the device, read at evaluations
-        self.progress.step(samples, loss, self.pruner.scheduled_sparsity(self.step))
+        self.train_loss.add(loss, samples)  # summed on the device, read at evaluations
+        return loss
+
+    def _next_batch(self) -> int | tuple[Tensor, Tensor]:
+        """This rank's slice of the batch; for a loader that gathers it within the step, its number of samples."""
+        at = (self.step, self.device.rank, self.device.world_size)
+        if self.mix is None and isinstance(self.data, FixedStorageLoader):
+            return self.data.seek(*at)
+        inputs, targets = self.data.batch(*at)
+        return (inputs, targets) if self.mix is None else self.mix(self.step, inputs, targets)
+
+    def _count_flops(self, samples: int) -> None:
+        self.flops.count(samples, self.pruner.dense_gradient(self.step), self.pruner.dense_forward(self.step))
 
     def _set_learning_rates(self) -> None:
         factor = self.pruner.lr_factor(self.step, self.lr_schedule)
         for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
-            group["lr"] = base * factor  # schedules are functions of the step alone
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(base * factor)
+            else:
+                group["lr"] = base * factor  # schedules are functions of the step alone
+        self.lr = self.base_lrs[0] * factor
+
+    # ------------------------------------------------------------------------------------- recorded steps
+
+    def _program(self, batch: int | tuple[Tensor, Tensor]) -> Hashable | None:
+        """Names what the step does: equal programs may share a recording; ``None`` for a step of its own."""
+        method = self.pruner.program(self.step)
+        kind = batch if isinstance(batch, int) else tuple((part.shape, part.dtype) for part in batch)
+        return None if method is None else (method, kind)
+
+    def _keep(self, batch: int | tuple[Tensor, Tensor]) -> int | tuple[Tensor, Tensor]:
+        """Copy a batch that the loader did not gather within the step to where recorded steps read it."""
+        if isinstance(batch, int):
+            return batch
+        kept = self._inputs.setdefault((batch[0].shape, batch[1].shape), batch)
+        for part, new in zip(kept, batch, strict=True):
+            if part is not new:
+                part.copy_(new)
+        return kept
+
+    def _record(self) -> Callable[[Callable[[], Tensor]], Recorded[Tensor]] | None:
+        reason = self.device.cannot_record(self.optimizer)
+        programs = (self.pruner.program(step) for step in range(self.clock.total_steps))
+        if reason is None and all(program is None for program in programs):
+            reason = "the method changes its masks at every step, or does not say when its steps are equal"
+        self.graphs = f"no CUDA graphs: {reason}" if reason else "CUDA graphs"
+        if reason is None:
+            return lambda step: Recorded(*self.device.record(step))
+        if self.device.graphs is True:
+            raise SettingError("device.graphs", True, f"auto or false here: {reason}")
+        return None
+
+    def _recording_failed(self, reason: str) -> None:
+        self.pruner.weights.hidden = False  # the step was not executed
+        self.graphs = f"no CUDA graphs: {reason}"
+        self.note(f"training steps are not recorded as CUDA graphs: {reason}")
 
     @torch.no_grad()
     def evaluate_and_record(self, since: float) -> None:
@@ -249,7 +340,7 @@ class Runner:
             "val_loss": val.loss,
             "val_top1": val.top1,
             "val_top5": val.top5,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": self.lr,
             "mask_flips": flips,
             "pruning_error": pruning_error,
             "explored": weights.exploration_rate(),
@@ -300,7 +391,7 @@ class Runner:
         """Resume from :meth:`state_dict`."""
         self.step, self.images = state["step"], state["images"]
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self._load_optimizer(state["optimizer"])
         self.pruner.load_state_dict(state["pruner"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -311,6 +402,14 @@ class Runner:
         for seen in state.get("data", []):
             self.data.load_state_dict(seen)
         self.device.resume(state["device"], self.seed, self.step)
+
+    def _load_optimizer(self, state: dict[str, Any]) -> None:
+        """Load the optimiser's state; learning rates, and how this device computes a step, stay as they are."""
+        kept = {"lr", "fused", "capturable", "foreach"}
+        own = [{k: v for k, v in group.items() if k in kept} for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(state)
+        for group, settings in zip(self.optimizer.param_groups, own, strict=True):
+            group.update(settings)
 
     def _evaluate(self, split: Literal["val", "test"]) -> Accuracy:
         self.model.eval()

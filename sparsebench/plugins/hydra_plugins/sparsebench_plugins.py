@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sparsebench.sweeps import launchers, sweeper
+from sparsebench.sweeps import launchers, packed, sweeper
 
 
 def _compare(tables: Sequence[str]) -> int:
@@ -30,6 +30,10 @@ class GridSweeper(sweeper.GridSweeper):
 
 class LocalLauncher(launchers.LocalLauncher):
     """See :class:`sparsebench.sweeps.launchers.LocalLauncher`."""
+
+
+class PackedLauncher(packed.PackedLauncher):
+    """See :class:`sparsebench.sweeps.packed.PackedLauncher`."""
 
 
 class SlurmLauncher(launchers.SlurmLauncher):

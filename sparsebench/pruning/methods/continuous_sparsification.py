@@ -67,9 +67,17 @@ class ContinuousSparsification(LearnedTicket):
 
     def before_forward(self, step: int) -> None:
         """Set β of the epoch, and put v into the model."""
-        epochs = math.ceil(self.clock.total_steps / self.clock.steps_per_epoch)
-        self.beta = self.last_beta ** (step // self.clock.steps_per_epoch / max(epochs - 1, 1))
+        self.beta = self.temperature(step)
         super().before_forward(step)
+
+    def temperature(self, step: int) -> float:
+        """β of the step's epoch."""
+        epochs = math.ceil(self.clock.total_steps / self.clock.steps_per_epoch)
+        return self.last_beta ** (step // self.clock.steps_per_epoch / max(epochs - 1, 1))
+
+    def program(self, step: int) -> tuple[bool, float] | None:
+        """The same at every step of an epoch, which has one β."""
+        return None if super().program(step) is None else (self.fixed, self.temperature(step))
 
     def mask(self, name: str) -> Tensor:
         """σ(β s), then [s > 0]."""

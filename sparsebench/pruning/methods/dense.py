@@ -23,6 +23,10 @@ class Dense(Pruner):
         """Always 0."""
         return 0.0
 
+    def program(self, step: int) -> str:
+        """The same at every step."""
+        return "dense"
+
     def target_zeros(self, step: int) -> int:
         """Always 0."""
         return 0

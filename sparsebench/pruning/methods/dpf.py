@@ -70,6 +70,12 @@ class DPF(Pruner):
             self.weights.mask_grads_()
         return True
 
+    def program(self, step: int) -> tuple[bool, bool] | None:
+        """The same at every step between mask updates, until fine-tuning."""
+        if self.schedule.due(step) or (self.fine_tune and step == self.schedule.stop + 1):
+            return None
+        return self.dense_gradient(step), self.dense_forward(step)
+
     def evaluating(self) -> AbstractContextManager[None]:
         """Evaluate the pruned weights."""
         return self.weights.applied()

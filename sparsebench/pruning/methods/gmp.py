@@ -75,6 +75,10 @@ class GMP(Pruner):
         else:
             self.weights.project_()
 
+    def program(self, step: int) -> str | None:
+        """The same at every step between mask updates."""
+        return None if self.schedule.due(step) else "between mask updates"
+
     def evaluating(self) -> AbstractContextManager[None]:
         """Evaluate the pruned weights."""
         return self.weights.applied() if self.allow_recovering else nullcontext()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 from torch import nn
@@ -62,6 +62,10 @@ class Lottery(Rounds):
         """At step k of the dense training, store w_k."""
         if step == self.k and self.training == 0 and self.rounds:
             self.ticket = snapshot(self.model, self.optimizer)
+
+    def program(self, step: int) -> Hashable | None:
+        """The same at every step of a training, except the one that stores w_k."""
+        return None if step == self.k else super().program(step)
 
     def rewind(self, before: Mapping[str, Any]) -> int:
         """Restore w_k."""

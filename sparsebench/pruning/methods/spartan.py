@@ -68,6 +68,10 @@ class Spartan(Pruner):
             self.weights.mask_grads_()
         return True
 
+    def program(self, step: int) -> str | None:
+        """The same at every step once β and both masks are frozen."""
+        return None if self.dense_gradient(step) else "frozen"
+
     def dense_gradient(self, step: int) -> bool:
         """The gradient reaches every weight until the masks are frozen."""
         return step <= self.schedule.stop
