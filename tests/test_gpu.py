@@ -13,6 +13,7 @@ from hydra.utils import get_object
 
 from sparsebench.cli import main
 from sparsebench.clock import Clock
+from sparsebench.files import read_csv
 from sparsebench.paths import config_dir
 from sparsebench.pruning.allocation import Global, lowest
 from sparsebench.pruning.methods.dpf import DPF
@@ -21,7 +22,7 @@ from sparsebench.pruning.schedules import Cubic
 from sparsebench.pruning.scores import Magnitude
 from tests.support import ranks
 from tests.support.oracle import OracleDPF
-from tests.support.processes import PATIENCE
+from tests.support.processes import DIGITS, PATIENCE, finish, kill_when, result
 from tests.support.small import Net, data, step_of
 
 pytestmark = [
@@ -97,19 +98,85 @@ def test_a_wait_for_the_device_is_noticed():
         torch.ones(3, device="cuda")[place] = 0.0
 
 
-def test_the_training_step_never_waits_for_the_device(hydra_config):
+@pytest.mark.parametrize("graphs", ["true", "false"])
+@pytest.mark.parametrize(
+    "method", ["dense", "gmp", "dpf", "set", "rigl", "itop", "granet", "mest", "topkast", "snip"]
+)
+def test_the_training_step_never_waits_for_the_device(hydra_config, method, graphs):
     from sparsebench.runs.build import build_run
-    from tests.support.training import SMALL, Quiet, runner_of
+    from tests.support.training import SMALL, Quiet, Unsaved, runner_of
 
-    cfg, _ = hydra_config(*SMALL[:-1], "device=cuda", "prune=dpf")
+    own = [word for word in SMALL[:-1] if method not in ("set",) or "interval" not in word]
+    cfg, _ = hydra_config(*own, "device=cuda", f"device.graphs={graphs}", f"prune={method}", "batch_size=15")
     made = build_run(cfg)
-    runner = runner_of(made, lambda split: iter(()))
+    runner = runner_of(made, lambda split: iter(()), Unsaved())
     runner.progress = Quiet()
-    runner.train_step()
+    steps = runner.advance()
+    for _ in range(8):  # ordinary steps, and the recording, which waits once
+        next(steps)
     with refusing_to_wait():
-        for step in range(1, 5):  # the last of them updates the masks
-            runner.step = step
-            runner.train_step()
+        for _ in range(20):  # epochs of 10 steps, mask updates at every 4th
+            next(steps)
+    assert graphs == "false" or runner.recorder.replayed > 5
+
+
+STEPS = {
+    "sgd": (),
+    "adamw": ("optimizer=adamw",),
+    "ema": ("ema=0.9",),
+    "clipping": ("clip_norm=0.5",),
+    "accumulate": ("accumulate=2",),
+    "mixup": ("mixup=0.4",),
+    "bf16": ("precision=bf16", "channels_last=true"),
+    "dropout": ("model=wide_resnet", "model.depth=10", "model.width=1", "model.dropout=0.3"),
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        *(
+            (method, "sgd")
+            for method in ("dense", "gmp", "dpf", "rigl", "snip", "topkast", "continuous_sparsification")
+        ),
+        *(("dpf", more) for more in STEPS if more != "sgd"),
+    ],
+)
+def test_replayed_steps_train_the_same_network_to_the_bit(tmp_path, method, more):
+    tiny = [word for word in TINY if more != "dropout" or not word.startswith("model")]
+    found = {}
+    for graphs in ("true", "false"):
+        folder = tmp_path / graphs
+        argv = [*tiny, *STEPS[more], f"prune={method}", "deterministic=true", f"device.graphs={graphs}"]
+        assert main(["train", *argv, f"results_dir={folder}"]) == 0
+        found[graphs] = [path.read_bytes() for path in sorted(folder.glob("*/model.safetensors"))]
+        replayed = [int(read_csv(path)[0]["replayed_steps"]) for path in folder.glob("*/summary.csv")]
+        assert all(number > 0 for number in replayed) == (graphs == "true")
+    assert found["true"] == found["false"]
+
+
+def test_a_run_of_replayed_steps_that_is_killed_resumes_to_the_bit(tmp_path):
+    argv = (*DIGITS, "prune=dpf", "device=cuda", "deterministic=true", "device.graphs=true")
+    finish(tmp_path / "uninterrupted", *argv)
+    kill_when(
+        tmp_path / "broken", argv, lambda folder: (folder / "checkpoint.previous.pt").exists(), delay=0.0
+    )
+    finish(tmp_path / "broken", *argv)
+    ours, theirs = (result(tmp_path / name) for name in ("broken", "uninterrupted"))
+    for each in (ours, theirs):
+        each["summary"].pop("replayed_steps", None)
+    assert ours == theirs
+
+
+def test_packed_runs_end_as_each_does_alone(tmp_path):
+    argv = [*TINY, "deterministic=true", "prune=dense,dpf,rigl", "seed=0,1"]
+    for launcher in (["launcher=packed", "launcher.runs=4"], []):
+        assert main(["sweep", *launcher, *argv, f"results_dir={tmp_path / str(len(launcher))}"]) == 0
+    packed, alone = (
+        {path.parent.name: path.read_bytes() for path in (tmp_path / name).glob("*/model.safetensors")}
+        for name in ("2", "0")
+    )
+    assert packed == alone and len(alone) == 6
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="PyTorch sees fewer than two CUDA devices")

@@ -48,7 +48,8 @@ def until(what, reason: str) -> None:
 
 
 def start(results: Path, *argv: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "sparsebench", "train", "device=cpu", *argv, f"results_dir={results}"]
+    device = () if any(word.startswith("device=") for word in argv) else ("device=cpu",)
+    command = [sys.executable, "-m", "sparsebench", "train", *device, *argv, f"results_dir={results}"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

@@ -23,6 +23,16 @@ class Quiet:
         pass
 
 
+class Unsaved:
+    """A checkpoint of nothing."""
+
+    def load(self):
+        return None
+
+    def save(self, state):
+        pass
+
+
 def runner_of(made, evaluation, checkpoint=None, first_step=0, eval_every=10**9, save_every=10**9):
     """The training loop over assembled objects, with an ordinary step, that records nothing."""
     setup = TrainingSetup(

@@ -1,4 +1,4 @@
-"""Several runs in one process: each ends as it does alone, and a run that fails or waits does not disturb the others."""
+"""Several runs in one process: each ends as it does alone, and one that fails does not disturb the others."""
 
 from __future__ import annotations
 

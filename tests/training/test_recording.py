@@ -18,7 +18,7 @@ from sparsebench.training.recording import KEPT, WARM_UP, Recorded, Recorder
 from sparsebench.training.runner import RecordSettings, Runner, StepSettings, TrainingSetup
 from tests.support.configs import options, train_config
 from tests.support.emulator import Tape
-from tests.support.training import SMALL, Quiet
+from tests.support.training import SMALL, Quiet, Unsaved
 
 EMULATED = ("device=auto", "device._target_=tests.support.emulator.Emulating", "batch_size=16", "epochs=4")
 OPTIONS = {
@@ -60,16 +60,6 @@ def runner_of(method, more=(), graphs="auto", folder=None):
         note=pytest.fail,
     )  # fmt: skip
     return made, Runner(setup, step, records)
-
-
-class Unsaved:
-    """A checkpoint of nothing."""
-
-    def load(self):
-        return None
-
-    def save(self, state):
-        pass
 
 
 def result(runner):
