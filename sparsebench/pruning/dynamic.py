@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sparsebench.errors import SettingError
 from sparsebench.pruning.allocation import Allocation, exact_counts, lowest
-from sparsebench.pruning.parameters import MaskedParameters
+from sparsebench.pruning.parameters import MaskedParameters, count_kept
 from sparsebench.pruning.pruner import Probe, Pruner
 from sparsebench.pruning.schedules import Schedule
 from sparsebench.pruning.scores import Score
@@ -19,7 +19,7 @@ from sparsebench.pruning.scores import Score
 
 def kept_fraction(mask: Tensor, fraction: float) -> Tensor:
     """``fraction`` of the number of kept weights: float64 as in Python, on the device, so that nothing waits for it."""
-    return fraction * mask.sum().double()
+    return fraction * count_kept([mask])[0].double()
 
 
 @torch.no_grad()

@@ -40,8 +40,12 @@ class Magnitude(Score):
     def __call__(
         self, weights: Mapping[str, Tensor], generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
-        """|w| in float32, because half precision would cause ties."""
-        return {name: weight.detach().float().abs() for name, weight in weights.items()}
+        """|w| in float32, because half precision would cause ties; of all layers at once, in one tensor."""
+        flat = torch.cat([weight.detach().float().reshape(-1) for weight in weights.values()]).abs_()
+        sizes = flat.split([weight.numel() for weight in weights.values()])
+        return {
+            name: size.view(weight.shape) for (name, weight), size in zip(weights.items(), sizes, strict=True)
+        }
 
 
 class Trained(Score):

@@ -238,7 +238,10 @@ class TrainingFLOPs:
         self._read_masks()
 
     def _read_masks(self) -> None:
-        self._kept_now, self._in_gradient_now = self.weights.nonzero(), self.weights.in_gradient()
+        self._kept_now = self.weights.nonzero()
+        self._in_gradient_now = (
+            self._kept_now if self.weights.backward is None else self.weights.in_gradient()
+        )
         self._version = self.weights.version
 
     def _flush(self) -> None:

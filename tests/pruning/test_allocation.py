@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from sparsebench.errors import SettingError
 from sparsebench.pruning.allocation import (
     LAMP,
+    SAMPLE,
     Global,
     Uniform,
     exact_counts,
+    guarded,
+    joined,
     lowest,
     lowest_by_sort,
     zeros_for,
@@ -71,6 +74,59 @@ def test_lowest_equals_a_stable_argsort(values, data):
     as_tensor = torch.tensor(count)
     for chosen in (lowest(scores, as_tensor), lowest_by_sort(scores, as_tensor)):
         assert torch.equal(chosen, expected)
+
+
+@pytest.mark.parametrize("levels", [None, 1000, 3])
+@pytest.mark.parametrize("sparsity", [1e-6, 0.1, 0.9, 0.9999, 1.0])
+def test_the_lowest_of_many_scores_equal_a_stable_argsort(levels, sparsity):
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(5 * SAMPLE + 3, generator=generator)
+    if levels is not None:
+        scores = (scores * levels).round() / levels
+    scores[: len(scores) // 3] = -math.inf  # pruned for good
+    count = math.ceil(sparsity * len(scores))
+    expected = torch.zeros(len(scores), dtype=torch.bool)
+    expected[scores.sort(stable=True).indices[:count]] = True
+    assert torch.equal(lowest(scores, count), expected)
+
+
+def test_a_sample_that_misleads_does_not_matter():
+    scores = torch.rand(5 * SAMPLE + 3)
+    scores[:: len(scores) // SAMPLE] += 1  # all that is looked at first
+    for count in (1, SAMPLE, 3 * SAMPLE, len(scores) - 1):
+        assert torch.equal(lowest(scores, count), lowest_by_sort(scores, count))
+
+
+def test_scores_that_are_not_numbers_are_as_before_the_highest():
+    scores = torch.rand(5 * SAMPLE)
+    scores[::7] = math.nan
+    numbers = int((~scores.isnan()).sum())
+    for count in (1, numbers // 2, numbers):
+        assert torch.equal(lowest(scores, count), lowest(scores.nan_to_num(math.inf), count))
+
+
+def test_masks_are_the_same_whether_scores_lie_in_one_tensor_or_in_several():
+    shapes = [(30, 40), (7,), (5, 3, 3, 3)]
+    flat = torch.rand(sum(math.prod(shape) for shape in shapes))
+    parts = flat.split([math.prod(shape) for shape in shapes])
+    views = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+    assert joined(views).data_ptr() == flat.data_ptr() and torch.equal(joined(views), flat)
+    for others in (views[::-1], views[::2], [view.clone() for view in views], [views[0].t(), *views[1:]]):
+        assert torch.equal(joined(others), torch.cat([other.reshape(-1) for other in others]))
+        assert joined(others).data_ptr() != flat.data_ptr()
+
+
+@given(seed=st.integers(0, 10**6), levels=st.integers(2, 6), sparsity=st.floats(0, 0.99))
+def test_layers_are_kept_as_if_the_best_weight_of_each_was_protected_first(seed, levels, sparsity):
+    generator = torch.Generator().manual_seed(seed)
+    numels = [1, 3, 20, 2, 60]
+    scales = 10.0 ** torch.randint(-3, 3, (len(numels),), generator=generator)
+    flat = torch.cat(
+        [s * torch.randint(levels, (n,), generator=generator) for s, n in zip(scales, numels, strict=True)]
+    )
+    zeros = zeros_for(sparsity, len(flat))
+    expected = ~lowest(guarded(flat, numels), zeros)
+    assert torch.equal(Global().keep_layers(flat, numels, zeros), expected)
 
 
 def test_of_equal_scores_the_first_by_index_goes():
