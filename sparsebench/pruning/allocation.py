@@ -155,6 +155,19 @@ class Allocation:
         """Masks (name -> bool tensor of the score's shape) with ``zeros_for(sparsity, numel)`` zeros."""
         raise TypeError(f"{type(self).__name__} does not implement __call__()")
 
+    def counts(self, shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> list[int]:
+        """Numbers of zeros that ``sparsity`` means for layers of these shapes, as :meth:`prune` takes them."""
+        raise TypeError(f"{type(self).__name__} does not implement counts()")
+
+    def prune(self, scores: Mapping[str, Tensor], counts: Sequence[int | Tensor]) -> dict[str, Tensor]:
+        """Masks with these numbers of zeros, which may be 0-d tensors on the scores' device."""
+        raise TypeError(f"{type(self).__name__} does not implement prune()")
+
+    @property
+    def recordable(self) -> bool:
+        """Whether masks follow from scores and :meth:`counts` by operations on the device alone."""
+        return self.compat is None and type(self).prune is not Allocation.prune
+
     def check(self, shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> None:
         """Raise before training if the layers (name -> shape) cannot have ``sparsity``."""
 
@@ -183,23 +196,40 @@ class Global(Allocation):
 
     def __call__(self, scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
         """Prune the lowest scores over all layers."""
-        numels = [score.numel() for score in scores.values()]
-        flat = joined(list(scores.values()))  # [N] float32
-        zeros = zeros_for(sparsity, flat.numel())
-        if self.compat is not None:
-            kept = published_mask(flat, sparsity * flat.numel(), self.compat)
-        elif self.allow_layer_collapse:
-            kept = lowest(flat, zeros).logical_not_()  # [N] bool, True = kept
+        if self.compat is None:
+            return self.prune(scores, self.counts({n: tuple(s.shape) for n, s in scores.items()}, sparsity))
+        flat = joined(list(self.ranked(scores).values()))  # [N] float32
+        return self.split(published_mask(flat, sparsity * flat.numel(), self.compat), scores)
+
+    def counts(self, shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> list[int]:
+        """The number of zeros of all layers together."""
+        return [zeros_for(sparsity, sum(math.prod(shape) for shape in shapes.values()))]
+
+    def prune(self, scores: Mapping[str, Tensor], counts: Sequence[int | Tensor]) -> dict[str, Tensor]:
+        """Prune the ``counts[0]`` lowest scores."""
+        flat = joined(list(self.ranked(scores).values()))  # [N] float32
+        if self.allow_layer_collapse:
+            kept = lowest(flat, counts[0]).logical_not_()  # [N] bool, True = kept
         else:
-            kept = self.keep_layers(flat, numels, zeros)
-        pieces = kept.split(numels)  # views, no copies
+            kept = self.keep_layers(flat, [score.numel() for score in scores.values()], counts[0])
+        return self.split(kept, scores)
+
+    def ranked(self, scores: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The scores as all layers are ranked by them."""
+        return scores
+
+    @staticmethod
+    def split(kept: Tensor, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The mask of each layer, from those of all one after the other, [N]."""
+        pieces = kept.split([score.numel() for score in scores.values()])  # views, no copies
         return {
             name: piece.view(score.shape) for (name, score), piece in zip(scores.items(), pieces, strict=True)
         }
 
-    def keep_layers(self, flat: Tensor, numels: Sequence[int], zeros: int) -> Tensor:
+    @staticmethod
+    def keep_layers(flat: Tensor, numels: Sequence[int], zeros: int | Tensor) -> Tensor:
         """The mask with ``zeros`` zeros that keeps the best weight of every layer, [N] bool, True = kept."""
-        if flat.device.type == "cpu":  # elsewhere, looking for a layer that is lost would wait for the device
+        if isinstance(zeros, int) and flat.device.type == "cpu":  # else looking for a lost layer would wait
             kept = lowest(flat, zeros).logical_not_()
             counts = count_kept(kept.split(list(numels)))
             if counts.min() > 0 and counts.sum() == len(flat) - zeros:  # the latter false if scores are NaN
@@ -245,9 +275,9 @@ class LAMP(Global):
         arXiv 2010.07611, section 3.
     """
 
-    def __call__(self, scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
-        """Rank the LAMP scores of all layers; scores of -∞ (pruned for good) stay lowest."""
-        return super().__call__({name: self.relative(score) for name, score in scores.items()}, sparsity)
+    def ranked(self, scores: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """LAMP scores; scores of -∞ (pruned for good) stay lowest."""
+        return {name: self.relative(score) for name, score in scores.items()}
 
     @staticmethod
     def relative(score: Tensor) -> Tensor:
@@ -279,7 +309,10 @@ class LayerWise(Allocation):
                 name: published_mask(score.reshape(-1), zeros, self.compat).view(score.shape)
                 for (name, score), zeros in zip(scores.items(), self.zeros(shapes, sparsity), strict=True)
             }
-        counts = self.counts(shapes, sparsity)
+        return self.prune(scores, self.counts(shapes, sparsity))
+
+    def prune(self, scores: Mapping[str, Tensor], counts: Sequence[int | Tensor]) -> dict[str, Tensor]:
+        """Prune the ``counts[l]`` lowest scores of layer l."""
         return {
             name: lowest(score.reshape(-1), count).logical_not_().view(score.shape)
             for (name, score), count in zip(scores.items(), counts, strict=True)

@@ -17,7 +17,7 @@ from sparsebench.pruning.schedules import Schedule
 from sparsebench.pruning.scores import Score
 
 
-def kept_fraction(mask: Tensor, fraction: float) -> Tensor:
+def kept_fraction(mask: Tensor, fraction: float | Tensor) -> Tensor:
     """``fraction`` of the number of kept weights: float64 as in Python, on the device, so that nothing waits for it."""
     return fraction * count_kept([mask])[0].double()
 
@@ -181,9 +181,9 @@ class Dynamic(Pruner):
         """Fraction of the kept weights to swap at ``step``."""
         return cosine(self.drop_fraction, step, self.schedule.stop, self.final_drop_fraction)
 
-    def program(self, step: int) -> str | None:
+    def program(self, step: int) -> bool | None:
         """The same at every step between mask updates."""
-        return None if self.updates(step) else "between mask updates"
+        return None if self.updates(step) else False
 
     def after_backward(self, step: int) -> bool:
         """Mask gradients; keep the magnitudes of a dense gradient for the mask update."""

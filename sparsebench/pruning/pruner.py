@@ -17,6 +17,7 @@ from sparsebench.pruning.allocation import Allocation, zeros_for
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.schedules import Schedule
 from sparsebench.pruning.scores import Score
+from sparsebench.transfer import send_
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,8 @@ class Pruner:
     """Number of consecutive trainings that make up one result; each is a run with its own row."""
     reads_values: ClassVar[str | None] = None
     """Why mask updates have to read values from the device, once each, and so wait for it; no other hook does."""
+    step_numbers: Tensor | None = None
+    """Where a recorded mask update finds the numbers of its step, float64 [k] on the device; ``None`` without any."""
     reparametrizes = False
     """Whether training differs from dense training even at target sparsity 0."""
 
@@ -157,9 +160,46 @@ class Pruner:
         """Names what the hooks do at ``step``, so that the step may be recorded and replayed; ``None`` if it may not.
 
         Equal names promise the same tensor operations, with the same Python numbers, on the same storage: none that
-        changes a mask, reads a tensor's values, or lets an attribute refer to a new tensor that a later step needs.
+        reads a tensor's values, draws on the CPU, or lets an attribute refer to a new tensor that a later step needs.
+        Numbers that change from update to update are found in :attr:`step_numbers`.
         """
         return None
+
+    def numbers(self, step: int) -> list[float]:
+        """Numbers that a recorded mask update of ``step`` depends on, as many at every update; empty for other steps."""
+        return []
+
+    def prepare(self, step: int) -> None:
+        """Put the :meth:`numbers` of ``step`` where a recorded step finds them; called before each step that may be."""
+        if numbers := self.numbers(step):
+            values = torch.tensor(numbers, dtype=torch.float64)
+            if self.step_numbers is None:
+                self.step_numbers = torch.empty_like(
+                    values, device=next(iter(self.weights.masks.values())).device
+                )
+            send_(self.step_numbers, values)
+
+    @property
+    def records_updates(self) -> bool:
+        """Whether a mask update by :meth:`update_masks` can be recorded."""
+        return self.allocation.recordable and self.score.recordable
+
+    def zeros(self, step: int) -> list[float]:
+        """The :meth:`numbers` of :meth:`allocate`: numbers of zeros at ``step``."""
+        if not self.records_updates:
+            return []
+        shapes = {name: tuple(p.shape) for name, p in self.weights.parameters.items()}
+        return [float(count) for count in self.allocation.counts(shapes, self._sparsity(step))]
+
+    def allocate(self, scores: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+        """Masks of ``step`` from scores; with the numbers of zeros in :attr:`step_numbers`, if they were put there."""
+        if self.step_numbers is None:
+            return self.allocation(scores, self._sparsity(step))
+        return self.allocation.prune(scores, self.step_numbers.long().unbind())
+
+    def _sparsity(self, step: int) -> float:
+        scheduled = self.scheduled_sparsity(step)
+        return self.schedule.sparsity(step) if scheduled is None else scheduled
 
     def cuts(self, step: int) -> bool:
         """Whether ``step`` prunes so much that an evaluation right after it is useful."""
@@ -194,9 +234,7 @@ class Pruner:
 
     def update_masks(self, step: int, generator: torch.Generator | None = None) -> None:
         """Recompute the masks for ``step`` from the scores of the dense weights."""
-        scores, scheduled = self.score(self.weights.weights(), generator), self.scheduled_sparsity(step)
-        sparsity = self.schedule.sparsity(step) if scheduled is None else scheduled
-        self.weights.set_masks(self.allocation(scores, sparsity))
+        self.weights.set_masks(self.allocate(self.score(self.weights.weights(), generator), step))
 
     def summary(self) -> dict[str, float | int | str]:
         """Additional columns for the result row."""

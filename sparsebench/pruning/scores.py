@@ -15,6 +15,9 @@ from sparsebench.transfer import send
 class Score:
     """Maps weights to scores of the same shapes; higher means keep."""
 
+    recordable = False
+    """Whether scores follow from the weights by operations on their device alone."""
+
     def __call__(
         self, weights: Mapping[str, Tensor], generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
@@ -36,6 +39,8 @@ class Magnitude(Score):
         Han, Pool, Tran and Dally, "Learning both Weights and Connections for Efficient Neural Networks",
         NeurIPS 2015, arXiv 1506.02626.
     """
+
+    recordable = True
 
     def __call__(
         self, weights: Mapping[str, Tensor], generator: torch.Generator | None = None
@@ -69,6 +74,8 @@ class Trained(Score):
         Frankle and Carbin, "The Lottery Ticket Hypothesis: Finding Sparse, Trainable Neural Networks", ICLR 2019,
         arXiv 1803.03635 (a mask found by training, trained again).
     """
+
+    recordable = True
 
     def __init__(self, path: str) -> None:
         from safetensors.torch import load_file

@@ -11,7 +11,7 @@ WARM_UP = 3
 """Ordinary steps of a program before it is recorded: they create what stays (momentum, dense copies), and a GPU's
 libraries choose their kernels in them."""
 
-KEPT = 4
+KEPT = 6
 """Programs that are kept; the one not used for longest is dropped. Each holds the memory of a step."""
 
 
@@ -47,6 +47,11 @@ class Recorder(Generic[Result]):
         self._seen: dict[Hashable, int] = {}
         self._recorded: dict[Hashable, Recorded[Result]] = {}
         self.replayed = 0
+
+    @property
+    def active(self) -> bool:
+        """Whether steps may be recorded."""
+        return self._record is not None
 
     def ready(self, program: Hashable | None) -> bool:
         """Whether the next step of ``program`` is recorded or replayed; call once a step."""

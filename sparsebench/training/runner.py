@@ -156,6 +156,9 @@ class Runner:
         device.own_learning_rates(self.optimizer)
         self.recorder: Recorder[Tensor] = Recorder(self._record(), self._recording_failed)
         self.note = records.note
+        self._updates: dict[
+            Hashable, tuple[int, int]
+        ] = {}  # program -> mask updates before and after the forward
         self._inputs: dict[tuple[torch.Size, torch.Size], tuple[Tensor, Tensor]] = {}  # of recorded steps
         self.train_loss = TrainLoss(device.torch_device)
         self.history = History()
@@ -207,13 +210,13 @@ class Runner:
         step, samples = self.step, self.data.size(self.step)  # of the global batch
         batch = self._next_batch()
         self._set_learning_rates()
+        if self.recorder.active:
+            self.pruner.prepare(step)
         program = self._program(batch)
         if self.recorder.ready(program):
-            self._count_flops(samples)  # masks do not change in a recorded step
-            batch = self._keep(batch)
-            loss = self.recorder.run(program, lambda: self._compute(batch, samples, lambda: None))
+            loss = self._recorded_step(program, self._keep(batch), samples)
         else:
-            loss = self._compute(batch, samples, lambda: self._count_flops(samples))
+            loss = self._ordinary_step(program, batch, samples)
         self.images += samples
         self.train_loss.samples += samples
         self.progress.step(samples, loss, self.pruner.scheduled_sparsity(step))
@@ -284,6 +287,33 @@ class Runner:
         kind = batch if isinstance(batch, int) else tuple((part.shape, part.dtype) for part in batch)
         return None if method is None else (method, kind)
 
+    def _ordinary_step(
+        self, program: Hashable | None, batch: int | tuple[Tensor, Tensor], samples: int
+    ) -> Tensor:
+        weights = self.pruner.weights
+        versions = [weights.version]
+
+        def count() -> None:
+            self._count_flops(samples)
+            versions.append(weights.version)
+
+        loss = self._compute(batch, samples, count)
+        if program is not None:
+            self._updates[program] = versions[1] - versions[0], weights.version - versions[1]
+        return loss
+
+    def _recorded_step(self, program: Hashable, batch: int | tuple[Tensor, Tensor], samples: int) -> Tensor:
+        """A step that is recorded or replayed, and what it does besides: mask updates and FLOPs are counted."""
+        weights, (before, after) = self.pruner.weights, self._updates[program]
+        version = weights.version
+        if not before:
+            self._count_flops(samples)  # with the masks that the step starts with
+        loss = self.recorder.run(program, lambda: self._compute(batch, samples, lambda: None))
+        weights.version = version + before + after
+        if before:
+            self._count_flops(samples)  # with the new masks
+        return loss
+
     def _keep(self, batch: int | tuple[Tensor, Tensor]) -> int | tuple[Tensor, Tensor]:
         """Copy a batch that the loader did not gather within the step to where recorded steps read it."""
         if isinstance(batch, int):
@@ -308,6 +338,7 @@ class Runner:
 
     def _recording_failed(self, reason: str) -> None:
         self.pruner.weights.hidden = False  # the step was not executed
+        self.pruner.step_numbers = None  # nothing is put there any more
         self.graphs = f"no CUDA graphs: {reason}"
         self.note(f"training steps are not recorded as CUDA graphs: {reason}")
 

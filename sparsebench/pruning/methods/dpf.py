@@ -70,11 +70,16 @@ class DPF(Pruner):
             self.weights.mask_grads_()
         return True
 
-    def program(self, step: int) -> tuple[bool, bool] | None:
-        """The same at every step between mask updates, until fine-tuning."""
-        if self.schedule.due(step) or (self.fine_tune and step == self.schedule.stop + 1):
+    def program(self, step: int) -> tuple[bool, bool, bool] | None:
+        """Steps with an update, and the others, until fine-tuning."""
+        due = self.schedule.due(step)
+        if (due and not self.records_updates) or (self.fine_tune and step == self.schedule.stop + 1):
             return None
-        return self.dense_gradient(step), self.dense_forward(step)
+        return due, self.dense_gradient(step), self.dense_forward(step)
+
+    def numbers(self, step: int) -> list[float]:
+        """Numbers of zeros at mask updates."""
+        return self.zeros(step) if self.schedule.due(step) else []
 
     def evaluating(self) -> AbstractContextManager[None]:
         """Evaluate the pruned weights."""

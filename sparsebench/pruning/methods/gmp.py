@@ -63,21 +63,29 @@ class GMP(Pruner):
 
     def after_step(self, step: int) -> None:
         """If the scheduled sparsity rises, prune the smallest of the remaining weights."""
-        if not self.schedule.due(step) or self.schedule.sparsity(step) == self.schedule.sparsity(step - 1):
+        if not self.updates(step):
             return
         scores = self.score(self.values())
         if not self.allow_recovering:
             for name, mask in self.weights.masks.items():
                 scores[name].masked_fill_(~mask, -math.inf)  # pruned weights stay pruned
-        self.weights.set_masks(self.allocation(scores, self.schedule.sparsity(step)))
+        self.weights.set_masks(self.allocate(scores, step))
         if self.allow_recovering:
             self.weights.project_optimizer_()
         else:
             self.weights.project_()
 
-    def program(self, step: int) -> str | None:
-        """The same at every step between mask updates."""
-        return None if self.schedule.due(step) else "between mask updates"
+    def updates(self, step: int) -> bool:
+        """Whether the scheduled sparsity rises at ``step``."""
+        return self.schedule.due(step) and self.schedule.sparsity(step) != self.schedule.sparsity(step - 1)
+
+    def program(self, step: int) -> bool | None:
+        """Steps with an update, and the others."""
+        return None if self.updates(step) and not self.records_updates else self.updates(step)
+
+    def numbers(self, step: int) -> list[float]:
+        """Numbers of zeros at mask updates."""
+        return self.zeros(step) if self.updates(step) else []
 
     def evaluating(self) -> AbstractContextManager[None]:
         """Evaluate the pruned weights."""

@@ -61,13 +61,22 @@ class RigL(Dynamic):
     def after_step(self, step: int) -> None:
         """Drop and grow. Pruned weights have zero value and momentum, so grown weights start at zero."""
         if self.updates(step):
-            gradients, fraction, masks = gradient_magnitudes(self.weights), self.fraction(step), {}
+            fraction = self.fraction(step) if self.step_numbers is None else self.step_numbers[0]
+            gradients, masks = gradient_magnitudes(self.weights), {}
             for name, weight in self.weights.weights().items():
                 masks[name] = self.swap(name, weight.abs(), gradients[name], fraction)
             self.weights.set_masks(masks)
             self.weights.project_()
 
-    def swap(self, name: str, size: Tensor, gradient: Tensor, fraction: float) -> Tensor:
+    def program(self, step: int) -> bool | None:
+        """Steps with a mask update, and the others."""
+        return self.updates(step)
+
+    def numbers(self, step: int) -> list[float]:
+        """The fraction to swap."""
+        return [self.fraction(step)] if self.updates(step) else []
+
+    def swap(self, name: str, size: Tensor, gradient: Tensor, fraction: float | Tensor) -> Tensor:
         """The next mask of one layer from its |w| and |∂L/∂w|."""
         mask = self.weights.masks[name]
         return drop_and_grow(mask, kept_fraction(mask, fraction).floor().long(), size, gradient)

@@ -75,7 +75,15 @@ class SRigL(RigL):
         self.weights.set_masks(masks)
         self.weights.project_()
 
-    def swap(self, name: str, size: Tensor, gradient: Tensor, fraction: float) -> Tensor:
+    def program(self, step: int) -> bool | None:
+        """The same at every step between mask updates, which read values."""
+        return None if self.updates(step) else False
+
+    def numbers(self, step: int) -> list[float]:
+        """None: mask updates are not recorded."""
+        return []
+
+    def swap(self, name: str, size: Tensor, gradient: Tensor, fraction: float | Tensor) -> Tensor:
         """The next mask of one layer from its |w| and |∂L/∂w|."""
         mask, budget = self.weights.masks[name], self.budgets[name]
         swaps = kept_fraction(mask, fraction).floor().long()

@@ -35,3 +35,11 @@ class STE(Pruner):
     def dense_gradient(self, step: int) -> bool:
         """The gradient reaches every weight at every step."""
         return True
+
+    def program(self, step: int) -> str | None:
+        """The same at every step."""
+        return "update" if self.records_updates else None
+
+    def numbers(self, step: int) -> list[float]:
+        """Numbers of zeros."""
+        return self.zeros(step)

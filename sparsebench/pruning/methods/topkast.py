@@ -78,9 +78,10 @@ class TopKAST(Pruner):
                 theta.grad.add_(theta * rho, alpha=self.decay)
         return True
 
-    def program(self, step: int) -> float | None:
-        """The same at every step between changes of the sets."""
-        return None if self.schedule.due(step) else self.schedule.sparsity(step)
+    def program(self, step: int) -> tuple[bool, float] | None:
+        """Steps with a change of the sets, and the others; the sparsity is constant."""
+        due = self.schedule.due(step)
+        return None if due and not self.records_updates else (due, self.schedule.sparsity(step))
 
     def evaluating(self) -> AbstractContextManager[None]:
         """Evaluate the weights of A."""
