@@ -3,11 +3,13 @@
 The tables are synthetic: configurations of methods, sparsities and learning rates, each with many seeds.
 
     python scripts/bench_compare.py --rows 1000000
+    python scripts/bench_compare.py --rows 10000 --seeds 3 --folders      the same rows as run folders too
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import os
 import subprocess
 import sys
@@ -56,6 +58,18 @@ def write_table(path: Path, rows: int, seeds: int, shift: float) -> None:
     pd.DataFrame(columns).to_csv(path, index=False)
 
 
+def write_folders(table: Path, results: Path) -> None:
+    """A run folder for every row of a table."""
+    with open(table, newline="") as file:
+        for number, row in enumerate(csv.DictReader(file)):
+            folder = results / f"run{number}-{row['method']}-{row['run_id']}"
+            folder.mkdir(parents=True)
+            with open(folder / "summary.csv", "w", newline="") as summary:
+                writer = csv.DictWriter(summary, row, lineterminator="\n")
+                writer.writeheader()
+                writer.writerow(row)
+
+
 def measured(argv: list[str | Path]) -> tuple[float, float, float]:
     """Wall-clock seconds, CPU seconds, and peak resident MiB of a command in its own process."""
     start = time.perf_counter()
@@ -74,6 +88,7 @@ def main() -> None:
     )
     parser.add_argument("--rows", type=int, default=1_000_000, help="of each table")
     parser.add_argument("--seeds", type=int, default=100, help="of each configuration")
+    parser.add_argument("--folders", action="store_true", help="also read the rows from a run folder each")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         old, new = Path(folder, "old.csv"), Path(folder, "new.csv")
@@ -88,9 +103,13 @@ def main() -> None:
         print(
             f"{arguments.rows:,} rows, {arguments.rows // arguments.seeds:,} configurations, {size:.0f} MiB per table"
         )
-        for name, paths in (("one table, to dense", [old]), ("two tables", [old, new])):
+        cases = [("one table, to dense", [old]), ("two tables", [old, new])]
+        if arguments.folders:
+            write_folders(old, Path(folder, "runs"))
+            cases.append(("run folders, to dense", [Path(folder, "runs")]))
+        for name, paths in cases:
             seconds, processor, memory = measured(["compare", *paths, "--format", "csv"])
-            print(f"{name:<20} {seconds:6.1f} s ({processor:.1f} s CPU)  {memory:7.0f} MiB peak")
+            print(f"{name:<22} {seconds:6.1f} s ({processor:.1f} s CPU)  {memory:7.0f} MiB peak")
 
 
 if __name__ == "__main__":

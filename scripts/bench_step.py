@@ -1,24 +1,32 @@
 #!/usr/bin/env python3
-"""Training-step time of methods relative to the dense step, all interleaved in one run.
+"""Training-step time of methods relative to the dense step, in alternating blocks of equal length.
 
-Steps that update masks are timed separately and weighted by their frequency in a training:
-ratio = ((1 - u) · median ordinary step + u · median step with an update) / median dense step.
+Every block of a method stands between two dense ones, and its ratio is to their mean. Steps that update masks are timed
+apart and count with their frequency in a training:
+ratio = median over blocks (ordinary step / dense step) + frequency · median (update step - ordinary step) / dense step.
+`low` and `high` are a 95 % bootstrap interval over blocks. On a CPU the process is pinned to its cores.
 
     scripts/bench_step.py                                              ResNet-20, 32 pixels, batch 128
     scripts/bench_step.py --methods all --steps 24                     every method
     scripts/bench_step.py model=torchvision model.name=resnet50 --pixels 224 --batch-size 16 --images 512
+    scripts/bench_step.py --clock cpu                                  on a machine that does other work too
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import gc
+import os
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 from torch import nn
@@ -32,6 +40,8 @@ from sparsebench.training.flops import TrainingFLOPs
 from sparsebench.training.runner import RecordSettings, Runner, StepSettings, TrainingSetup
 
 WARM_UP = 2
+RECORDED = 4
+"""More steps before measurements on a GPU, where a step is recorded as a CUDA graph."""
 
 
 class Silent:
@@ -88,16 +98,51 @@ def due(runner: Runner) -> list[int]:
     return [t for t in range(runner.clock.total_steps) if schedule is not None and schedule.due(t)]
 
 
-def timed_step(runner: Runner) -> tuple[float, bool]:
-    """(seconds, whether masks were updated)."""
-    version = runner.pruner.weights.version
-    started = time.perf_counter()
-    runner.train_step()
-    if runner.device.type == "cuda":
-        torch.cuda.synchronize()
-    seconds = time.perf_counter() - started
-    runner.step += 1
-    return seconds, runner.pruner.weights.version != version
+class Block(NamedTuple):
+    """Mean seconds of the ordinary steps of a block, and those of each step that updated masks."""
+
+    ordinary: float
+    updates: list[float]
+
+
+def block(runner: Runner, steps: int, clock: Callable[[], float]) -> Block:
+    """Run and time a block of steps; where every step updates masks, an update is what is ordinary."""
+    times: dict[bool, list[float]] = {False: [], True: []}
+    for _ in range(steps):
+        version = runner.pruner.weights.version
+        started = clock()
+        runner.train_step()
+        if runner.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = clock() - started
+        runner.step += 1
+        times[runner.pruner.weights.version != version].append(seconds)
+    ordinary = times[False] or times[True]
+    return Block(statistics.fmean(ordinary), times[True] if times[False] else [])
+
+
+def ratio(blocks: Sequence[tuple[Block, float]], share: float) -> float:
+    """The ratio to dense of a method's blocks, each with the mean seconds of the dense steps around it."""
+    extra = [(update - one.ordinary) / dense for one, dense in blocks for update in one.updates]
+    plain = statistics.median(one.ordinary / dense for one, dense in blocks)
+    return plain + (share * statistics.median(extra) if extra else 0.0)
+
+
+def interval(
+    blocks: Sequence[tuple[Block, float]], share: float, resamples: int = 1000
+) -> tuple[float, float]:
+    """95 % bootstrap interval of :func:`ratio` over blocks."""
+    random = np.random.default_rng(0)
+    drawn = random.integers(len(blocks), size=(resamples, len(blocks)))
+    low, high = np.quantile([ratio([blocks[i] for i in one], share) for one in drawn], (0.025, 0.975))
+    return float(low), float(high)
+
+
+def pin(cores: int) -> None:
+    """Keep this process, and as many threads, on ``cores`` of the cores that it may use; on Linux only."""
+    torch.set_num_threads(cores)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-cores:])
 
 
 def main() -> int:
@@ -109,38 +154,58 @@ def main() -> int:
     parser.add_argument("--pixels", type=int, default=32)
     parser.add_argument("--images", type=int, default=50_000, help="in the data set (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=64, help="of each method (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=256, help="of each method (default: %(default)s)")
+    parser.add_argument("--block-steps", type=int, default=4, help="of each block (default: %(default)s)")
+    parser.add_argument("--cores", type=int, default=1, help="of a CPU (default: %(default)s)")
+    parser.add_argument(
+        "--clock", choices=("wall", "cpu"), default="wall", help="cpu: seconds of this process on a CPU"
+    )
     options = parser.parse_args()
     found = sorted(path.stem for path in (config_dir() / "prune").glob("*.yaml"))
     chosen = found if options.methods == "all" else options.methods.split(",")
-    methods = ["dense", *(method for method in chosen if method != "dense")]
+    if not (methods := [method for method in chosen if method != "dense"]):
+        parser.error("--methods: expected some to compare with dense")
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        pin(options.cores)
+    clock = time.process_time if options.clock == "cpu" else time.perf_counter
     dataset = images(options.pixels, options.images, device)
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        runners = {m: make(m, options.settings, dataset, options.batch_size) for m in methods}
-    times: dict[str, list[tuple[float, bool]]] = {m: [] for m in methods}
-    for round_ in tqdm(range(options.steps + WARM_UP), disable=not sys.stderr.isatty()):
-        for method in methods if round_ % 2 else reversed(methods):  # alternate which one goes first
-            measured = timed_step(runners[method])
-            if round_ >= WARM_UP:
-                times[method].append(measured)
-    dense = statistics.median(seconds for seconds, _ in times["dense"])
+        runners = {m: make(m, options.settings, dataset, options.batch_size) for m in ("dense", *methods)}
+    for runner in runners.values():
+        block(runner, WARM_UP + (RECORDED if device == "cuda" else 0), clock)
+    rounds = max(options.steps // options.block_steps, 2)
+    dense = [block(runners["dense"], options.block_steps, clock).ordinary]
+    blocks: dict[str, list[tuple[Block, float]]] = {method: [] for method in methods}
+    gc.disable()  # a collection would hit one block and not its neighbours
+    for round_ in tqdm(range(rounds), disable=not sys.stderr.isatty()):
+        gc.collect()
+        for method in methods if round_ % 2 else reversed(methods):  # none is always the first
+            one = block(runners[method], options.block_steps, clock)
+            dense.append(block(runners["dense"], options.block_steps, clock).ordinary)
+            blocks[method].append((one, statistics.fmean(dense[-2:])))
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["method", "step_ms", "update_ms", "updates", "steps", "ratio_to_dense"])
-    for method in methods:
-        ordinary = [seconds for seconds, update in times[method] if not update]
-        updates = [seconds for seconds, update in times[method] if update]
-        typical = statistics.median(ordinary or updates)
-        with_update = statistics.median(updates) if updates else typical
+    writer.writerow(
+        ["method", "step_ms", "update_ms", "ratio_to_dense", "low", "high", "blocks", "block_steps"]
+    )
+    # Neighbouring dense blocks differ by the noise that a method's ratio has too.
+    noise = [
+        (Block(dense[i], []), statistics.fmean((dense[i - 1], dense[i + 1])))
+        for i in range(1, len(dense) - 1)
+    ]
+    for method in ("dense", *methods):
+        pairs = noise if method == "dense" else blocks[method]
+        updates = [update - one.ordinary for one, _ in pairs for update in one.updates]
         share = len(due(runners[method])) / runners[method].clock.total_steps if updates else 0.0
-        ratio = ((1 - share) * typical + share * with_update) / dense
-        row = [
-            f"{1e3 * typical:.2f}",
-            f"{1e3 * (with_update - typical):.2f}",
-            len(updates),
-            len(times[method]),
+        step_ms = 1e3 * statistics.median(one.ordinary for one, _ in pairs)
+        update_ms = 1e3 * statistics.median(updates) if updates else 0.0
+        low, high = interval(pairs, share)
+        numbers = [
+            f"{step_ms:.2f}",
+            f"{update_ms:.2f}",
+            *(f"{x:.4f}" for x in (ratio(pairs, share), low, high)),
         ]
-        writer.writerow([method, *row, f"{ratio:.4f}"])
+        writer.writerow([method, *numbers, len(pairs), options.block_steps])
     return 0
 
 

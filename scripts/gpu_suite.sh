@@ -3,18 +3,23 @@
 #
 #   scripts/gpu_suite.sh pack FOLDER     CIFAR-10 in two parts below 64 MiB, and the wheels that GPU machines lack
 #   scripts/gpu_suite.sh unpack FOLDER   the images back into $SPARSEBENCH_DATA, once both parts have arrived
-#   scripts/gpu_suite.sh run [OUT]       step times, tests, theory, then trainings of dense, GMP and DPF; CSVs into OUT
+#   scripts/gpu_suite.sh run [OUT]       step times, tests, then trainings of dense, GMP and DPF, and more; CSVs into OUT
+#   scripts/gpu_suite.sh bundle FOLDER   all runs (finished: their tables; unfinished: their checkpoint) in parts of 15 MiB
+#   scripts/gpu_suite.sh unbundle FOLDER the runs back, on the next machine: finished ones are skipped, others resume
 #
+# The first measurement decides how runs share the GPU: as many in one process as make the most images per second, with
+# replayed steps; in processes of their own, if replayed steps should not equal ordinary ones to the bit.
 # A failed stage is reported at the end, after the others; then the status is 1. Finished stages are skipped, failed
 # ones are not retried, and an interrupted training resumes in the next call. Trainings wait for the images.
 # Settings by environment variables:
 #
 #   PYTHON   the interpreter (the repository's .venv, else python3)
 #   LIMIT    seconds of one call (540)
-#   JOBS     trainings at once (12): ResNet-20 alone does not fill a GPU
+#   JOBS     trainings at once, if in processes of their own (12): ResNet-20 alone does not fill a GPU
 #   EPOCHS   of a training (300, as published)
 #   STAGES   words of the names of the stages to run, for example "bench tests" (all)
 #   STATE    where it is remembered what is done, and where the runs lie (results/gpu)
+#   TINY     if set, everything is as small as it can be, to try the suite itself, also without a GPU
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
@@ -92,9 +97,16 @@ share_gpu() {
 
 # The experiment's own settings, so that rows join with those of other machines.
 trainings() {
+    local launcher
+    read -r -a launcher <"$state/launcher.txt"
+    [ "${launcher[*]}" != launcher=local ] || launcher+=("launcher.n_jobs=${JOBS:-12}")
+    if [ -n "${TINY:-}" ]; then
+        launcher=(launcher=packed launcher.runs=3)
+        set -- "$@" dataset.train_samples=256 batch_size=32 epochs=6 precision=fp32 prune=dense,dpf sparsity=0.9
+    fi
     "$python" -m sparsebench sweep experiment=dpf_cifar10 model=resnet model.depth=20 epochs="${EPOCHS:-300}" \
-        precision=bf16 channels_last=true eval_every=10ep save_every=10ep results_dir="$state"/runs \
-        launcher=local launcher.n_jobs="${JOBS:-12}" "$@"
+        precision=bf16 channels_last=true eval_every=10ep save_every=30ep results_dir="$state"/runs \
+        "${launcher[@]}" "$@"
 }
 
 run() {
@@ -104,20 +116,26 @@ run() {
     hardware=$("$python" -c '
 import torch
 print(torch.cuda.get_device_name().lower().replace(" ", "_") if torch.cuda.is_available() else "no_gpu")')
-    local resnet20=(scripts/bench_step.py --steps 64 --images 4096 --methods gmp,dpf,rigl,ste channels_last=true)
-    stage "bench_step_resnet20_bf16_$hardware.csv" "$python" "${resnet20[@]}" precision=bf16
-    stage "bench_step_resnet20_fp32_$hardware.csv" "$python" "${resnet20[@]}"
-    stage "bench_select_$hardware.csv" "$python" scripts/bench_select.py
+    local small=() bf16=(precision=bf16 channels_last=true)
+    [ -z "${TINY:-}" ] || small=(--images 512 --batch-size 16 --steps 2)
+    stage "bench_gpu_resnet20_bf16_$hardware.csv" "$python" scripts/bench_gpu.py --choose "$state/launcher.txt" \
+        "${small[@]}" "${bf16[@]}"
+    [ -s "$state/launcher.txt" ] || echo launcher=local >"$state/launcher.txt"
     stage tests.txt "$python" -m pytest -m gpu -q -n 4 -p no:benchmark -p no:cacheprovider tests
-    stage "bench_step_resnet50_$hardware.csv" "$python" scripts/bench_step.py model=torchvision model.name=resnet50 \
-        --pixels 224 --images 1024 --batch-size 256 --steps 48 precision=bf16 channels_last=true
+    stage "bench_select_$hardware.csv" "$python" scripts/bench_select.py ${TINY:+--weights 100000}
+    if images_are_here; then
+        export -f trainings
+        export python state
+        grep -q packed "$state/launcher.txt" || share_gpu
+        stage trainings_seed0_seed1.txt bash -c 'trainings prune=dense,gmp,dpf sparsity=0.9,0.95 seed=0,1'
+        stage trainings_seeds.txt bash -c 'trainings prune=dense,gmp,dpf sparsity=0.9,0.95 seed=0,1,2,3,4'
+        stage trainings_sparsities.txt bash -c 'trainings prune=dense,gmp,dpf sparsity=0.7,0.8,0.9,0.95 seed=0,1,2,3,4'
+        stage trainings_methods.txt bash -c 'trainings prune=dense,gmp,dpf,snip,snfs,dsr seed=0,1,2'
+    fi
+    stage "bench_step_resnet20_bf16_$hardware.csv" "$python" scripts/bench_step.py --images 4096 \
+        --methods gmp,dpf,rigl,ste "${small[@]}" "${bf16[@]}"
     stage "bench_data_$hardware.csv" "$python" scripts/bench_data.py --synthetic --device cuda
     images_are_here || leave "no cifar-10-batches-bin below SPARSEBENCH_DATA=$SPARSEBENCH_DATA: trainings wait for it"
-    export -f trainings
-    export python state
-    share_gpu
-    stage trainings.txt bash -c 'trainings prune=dense,gmp,dpf sparsity=0.9,0.95 seed=0,1,2'
-    stage more_trainings.txt bash -c 'trainings prune=dense,gmp,dpf,snfs,dsr,snip seed=0,1,2'
     stage theory.txt "$python" -m sparsebench theory study=overparam_prune device=cuda results_dir="$state"/theory \
         'study.diag={n: 4000, informative: 1200, weak: 18800, features: [800, 1200, 3000, 6000, 12000, 20000], keep: []}' \
         'study.rf={n: 4000, d: 2000, keep: 800, features: [1000, 2000, 3000, 6000, 8000], seeds: 4, draws: 8}'
@@ -127,7 +145,21 @@ print(torch.cuda.get_device_name().lower().replace(" ", "_") if torch.cuda.is_av
     report
 }
 
+# What the next machine needs of the runs: of finished ones everything but the weights, of others the newest checkpoint.
+bundle() {
+    mkdir -p "$1"
+    rm -f "$1"/runs.tar.gz.*
+    tar -C "$state" --exclude='*.previous.pt' --exclude='*.safetensors' --exclude='.sweeps' -czf - runs |
+        split -b 15M - "$1/runs.tar.gz."
+}
+
+unbundle() {
+    mkdir -p "$state"
+    cat "$1"/runs.tar.gz.* | tar -C "$state" -xzf -
+}
+
 case "${1:-} ${2:-}" in
+"bundle "?* | "unbundle "?*) "$1" "$2" ;;
 "pack "?* | "unpack "?*) exec "$python" scripts/gpu_pack.py "$1" "$2" ;;
 "run "*) run "${2:-}" ;;
 *)

@@ -14,18 +14,17 @@ if TYPE_CHECKING:
 
 
 def run(options: Namespace) -> int:
-    """Print one row per finished run, or write them with ``-o``.
+    """Print one row per finished run, and per unfinished one if asked for; or write them with ``-o``.
 
     Raises:
-        SettingError: A folder holds no finished runs, or FILE is not writable.
+        SettingError: A folder holds no such runs, or FILE is not writable.
     """
     import csv
     import io
 
     from sparsebench.files import write_text
-    from sparsebench.records.collect import rows
 
-    found = [row for path in options.paths for row in rows(path)]
+    found = [row for path in options.paths for row in _rows(path, options.unfinished)]
     columns = list(dict.fromkeys(column for row in found for column in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
@@ -41,10 +40,34 @@ def run(options: Namespace) -> int:
     return 0
 
 
+def _rows(path: Path, with_unfinished: bool) -> list[dict[str, str]]:
+    from sparsebench.records.collect import rows
+    from sparsebench.records.run_folder import unfinished
+    from sparsebench.records.unfinished import unfinished_rows
+
+    found = rows(path)
+    if with_unfinished and path.is_dir():
+        found += unfinished_rows(path).values()
+    elif left_out := len(unfinished(path)):
+        print(
+            f"sparsebench: {path}: {left_out} unfinished runs left out (--unfinished shows them)",
+            file=sys.stderr,
+        )
+    if not found:
+        raise SettingError("path", path, f"a folder with {'' if with_unfinished else 'finished '}runs")
+    return found
+
+
 def arguments(parser: ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument(
         "paths", nargs="+", type=Path, metavar="FOLDER", help="a run folder, or a folder of runs"
+    )
+    parser.add_argument(
+        "--unfinished",
+        action="store_true",
+        help="also a row for each run that has begun and has no result: its status (running, interrupted, failed, ...) "
+        "and its last evaluation; nothing takes such a row for a result",
     )
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write to FILE instead of printing")
 

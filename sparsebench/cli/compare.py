@@ -59,10 +59,39 @@ def run(options: Namespace) -> int:
         raise SettingError("fail-on-missing", None, "two tables or more to compare")
     names = _names(options.map)
     papers = [source for source in sources if source.published]
+    if options.unfinished:
+        options.below = _unfinished(sources, options)
+        if waiting := [s.given for s in sources if s.path.is_dir() and not _finished(s.path)]:
+            print(f"sparsebench: no finished run yet in {', '.join(waiting)}", file=sys.stderr)
+            _write_output("", options)
+            return 0
     failed = _published(sources, papers, names, options) if papers else _compared(sources, names, options)
     if failed:
         raise RunError(failed)
     return 0
+
+
+def _unfinished(sources: Sequence[TableSource], options: Namespace) -> str:
+    """The text below the comparison: the unfinished runs of every folder."""
+    from sparsebench.compare.table import WITH_NOTES, render
+    from sparsebench.compare.unfinished import unfinished_table
+
+    if options.format not in WITH_NOTES:
+        allowed = f"{', '.join(WITH_NOTES)}, with --unfinished; collect --unfinished writes such runs as CSV"
+        raise SettingError("format", options.format, allowed)
+    texts = []
+    for source, label in zip(sources, _labels([source.given for source in sources]), strict=True):
+        cells, notes = unfinished_table(source.path) if source.path.is_dir() else (None, [])
+        if cells is not None and len(cells):
+            comment = "% " if options.format == "latex" else ""
+            texts.append(f"\n{comment}unfinished in {label}:\n\n{render(cells, options.format, notes)}")
+    return "".join(texts) or "\nno unfinished runs\n"
+
+
+def _finished(folder: Path) -> bool:
+    from sparsebench.records.run_folder import finished_runs
+
+    return bool(finished_runs(folder))
 
 
 def _source(argument: str) -> TableSource:
@@ -171,6 +200,7 @@ def _failed_published(frame: pd.DataFrame, options: Namespace) -> str:
 
 
 def _write_output(text: str, options: Namespace) -> None:
+    text = f"{text}{options.below}".lstrip("\n")
     if options.output:
         from sparsebench.files import write_text
 
@@ -269,6 +299,12 @@ def arguments(parser: ArgumentParser) -> None:
         metavar="THEIRS=OURS",
         help="rename a column of another program's CSV",
     )
+    parser.add_argument(
+        "--unfinished",
+        action="store_true",
+        help="also list the runs without a result, as far as they have come, below the comparison",
+    )
+    parser.set_defaults(below="")
     parser.add_argument("--format", choices=FORMATS, default="table")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write to FILE instead of printing")
     parser.add_argument(

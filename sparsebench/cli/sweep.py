@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sparsebench.cli import theory, train
-from sparsebench.cli.hydra_program import INFO_FLAGS, expand_shorthand, register
+from sparsebench.cli.hydra_program import HELP_FLAGS, INFO_FLAGS, expand_shorthand, register
 from sparsebench.cli.subcommand import Section, Subcommand
 
 
@@ -23,10 +23,12 @@ def main(arguments: Sequence[str]) -> int:
         return theory.main(arguments, sweep=True)
     from sparsebench.config import renamed
 
-    register()
     argv = renamed.update_overrides(arguments)
     overrides = [expand_shorthand(override) for override in argv]
-    return train.run_hydra(argv, overrides if INFO_FLAGS & set(overrides) else [*overrides, "--multirun"])
+    if not HELP_FLAGS & set(overrides):
+        register()  # imports PyTorch
+    more = [] if (INFO_FLAGS | HELP_FLAGS) & set(overrides) else ["--multirun"]
+    return train.run_hydra(argv, [*overrides, *more], "sweep")
 
 
 COMMAND = Subcommand(

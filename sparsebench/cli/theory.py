@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sparsebench.cli import hydra_program
 from sparsebench.cli import list as listing
-from sparsebench.cli.hydra_program import INFO_FLAGS, expand_shorthand, register
+from sparsebench.cli.hydra_program import HELP_FLAGS, INFO_FLAGS, expand_shorthand, register
 from sparsebench.cli.subcommand import Section, Subcommand
 from sparsebench.errors import RunError, SettingError, one_of
 from sparsebench.paths import options
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str], sweep: bool = False) -> int:
         f"{STUDY}={override[6:]}" if override.startswith("study=") else override for override in overrides
     ]
     if not any(override.startswith(f"{STUDY}=") for override in overrides):
-        if not {"--help", "-h"} & set(overrides):
+        if not HELP_FLAGS & set(overrides):
             raise SettingError("study", None, one_of(options("theory"), ""))
         print(HELP)
         return listing.COMMAND.main(["theory"])

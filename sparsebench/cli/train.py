@@ -69,12 +69,13 @@ def main(arguments: Sequence[str]) -> int:
     return run_hydra(overrides, overrides)
 
 
-def run_hydra(argv: Sequence[str], overrides: Sequence[str]) -> int:
+def run_hydra(argv: Sequence[str], overrides: Sequence[str], command: str = "train") -> int:
     """Run Hydra's program on one config or a sweep; returns the exit status.
 
     Args:
         argv: Overrides as typed on the command line.
         overrides: The same in the form that Hydra takes.
+        command: Name of the subcommand.
 
     Raises:
         SettingError: A setting is wrong.
@@ -85,6 +86,8 @@ def run_hydra(argv: Sequence[str], overrides: Sequence[str]) -> int:
 
     try:
         _failed.clear()
+        if hydra_program.show_help(command, overrides):
+            return 0
         with main_rank_stdout_only(argv):
             hydra_program.call(_task, "train", overrides)
         if _failed:

@@ -18,11 +18,10 @@ class Generators:
 
     def __init__(self) -> None:
         self._states: tuple[object, object, torch.Tensor] | None = None
-        self._cuda = (
-            torch.cuda.default_generators[torch.cuda.current_device()].clone_state()
-            if torch.cuda.is_available() and torch.cuda.is_initialized()
-            else None
-        )
+        self._cuda: torch.Generator | None = None
+        if torch.cuda.is_available():
+            torch.cuda.init()  # else there are no generators yet
+            self._cuda = torch.cuda.default_generators[torch.cuda.current_device()].clone_state()
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

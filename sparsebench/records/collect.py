@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-import shlex
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +17,7 @@ from sparsebench.files import read_csv
 from sparsebench.records import schema
 from sparsebench.records.migrations import migrate
 from sparsebench.records.run_folder import finished_runs
-from sparsebench.records.settings import SEED
+from sparsebench.records.settings import SEED, without_places
 
 STRING_COLUMNS = dict.fromkeys(schema.TEXT_COLUMNS, str)
 """Dtypes for pandas, which would parse some of these strings as numbers."""
@@ -67,7 +67,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
     """The summary rows of the finished runs under ``folder``, unchanged, in the order of the run folders.
 
     Raises:
-        SettingError: There are none, or they have another schema.
+        SettingError: They have another schema.
     """
     found = []
     for run in finished_runs(folder):
@@ -76,48 +76,54 @@ def rows(folder: Path) -> list[dict[str, str]]:
                 raise SettingError(
                     "path", run, f"results of schema {schema.SCHEMA}; it holds {row.get('schema')}"
                 )
-            argv = shlex.split(row["command"])
-            places = ("results_dir=", "data_root=")
-            found.append({**row, "command": shlex.join(w for w in argv if not w.startswith(places))})
-    if not found:
-        raise SettingError("path", folder, "a folder with finished runs")
+            found.append({**row, "command": without_places(row["command"])})
     return found
 
 
 def _read_run_folders(path: Path) -> list[pd.DataFrame]:
     """The finished runs under ``path``; rows of the present schema are parsed at once, which is faster."""
-    plain_rows: list[dict[str, str]] = []
+    plain_rows: list[tuple[tuple[str, ...], list[str]]] = []  # (header, values)
     other_frames = []
     for run in finished_runs(path):
-        current = _read_current_schema(run / schema.SUMMARY)
+        current = _read_current_schema(f"{run}/{schema.SUMMARY}")
         plain_rows += current
         if not current:
             # Migrates it, or reports what is wrong.
             other_frames.append(_read_any_schema(run / schema.SUMMARY))
     if not plain_rows:
         return other_frames
+    headers = dict.fromkeys(header for header, _ in plain_rows)
+    columns = tuple(dict.fromkeys(column for header in headers for column in header))
+    place = {header: [header.index(c) if c in header else -1 for c in columns] for header in headers}
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(column for row in plain_rows for column in row)))
-    writer.writeheader()
-    writer.writerows(plain_rows)
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    writer.writerows(
+        row if header == columns else ["" if i < 0 else row[i] for i in place[header]]
+        for header, row in plain_rows
+    )
     text.seek(0)
     return [pd.read_csv(text, dtype=STRING_COLUMNS), *other_frames]
 
 
-def _read_current_schema(path: Path) -> list[dict[str, str]]:
-    """The rows of a summary as text; none if they have another schema or are corrupt."""
+def _read_current_schema(path: str) -> list[tuple[tuple[str, ...], list[str]]]:
+    """The rows of a summary as text, each with its header; none if they have another schema or are corrupt."""
     try:
-        found = read_csv(path)
-    except (csv.Error, UnicodeDecodeError):
+        with open(path, newline="", encoding="utf-8") as file:
+            first, *found = [row for row in csv.reader(file) if row]
+    except (csv.Error, ValueError):  # the latter if it is empty, or not text
         return []
-    current = all(
-        row.get("schema") == str(schema.SCHEMA)
-        and row.keys() >= {*schema.SUMMARY_COLUMNS}
-        and None not in row
-        and None not in row.values()
-        for row in found
-    )
-    return found if current else []
+    header = tuple(first)
+    if not _has_all_columns(header):
+        return []
+    schemas = {row[header.index("schema")] for row in found if len(row) == len(header)}
+    current = schemas == {str(schema.SCHEMA)} and all(len(row) == len(header) for row in found)
+    return [(header, row) for row in found] if current else []
+
+
+@cache
+def _has_all_columns(header: tuple[str, ...]) -> bool:
+    return {*schema.SUMMARY_COLUMNS} <= {*header} and len({*header}) == len(header)
 
 
 def _read_any_schema(path: Path) -> pd.DataFrame:

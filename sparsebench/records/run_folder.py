@@ -108,7 +108,7 @@ def runs(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
 
     Does not descend into run folders, theory studies and hidden folders; follows links, except to a folder ``above``.
     """
-    if (folder / schema.STUDY).is_file():
+    if os.path.isfile(f"{folder}/{schema.STUDY}"):  # not with a Path, which takes three times as long
         return
     if is_run(folder):
         yield folder
@@ -134,12 +134,12 @@ def unfinished(path: Path) -> list[Path]:
 
 def is_finished(folder: Path) -> bool:
     """Whether the run or theory study in this folder is finished: its summary is written last."""
-    return (folder / schema.SUMMARY).is_file()
+    return os.path.isfile(f"{folder}/{schema.SUMMARY}")
 
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is that of a run, finished or not."""
-    return is_finished(folder) or (folder / schema.PROVENANCE).is_file()
+    return is_finished(folder) or os.path.isfile(f"{folder}/{schema.PROVENANCE}")
 
 
 def training_of(folder: Path) -> int | None:

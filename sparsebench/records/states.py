@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,17 @@ class ResultsFolder:
             self.folders = {run_id_of(path / name): path / name for name in names}
         self.holders = lease.holders(path / lease.FOLDER)
 
+    @cached_property
+    def planned(self) -> dict[str, tuple[str, bool]]:
+        """run_id -> (overrides, whether a live sweep has launched it), of every run that a sweep has planned here."""
+        found: dict[str, tuple[str, bool]] = {}
+        for plan in sorted((self.path / SWEEPS).glob(f"*/{PLAN}")):
+            alive = f"{SWEEP}{plan.parent.name}" in self.holders
+            for row in read_csv(plan):
+                queued = alive and row["launched"] == "True"
+                found[row["run_id"]] = (row["overrides"], queued or found.get(row["run_id"], ("", False))[1])
+        return found
+
     def trainings(self, run_id: str) -> list[Path]:
         """The folders of all trainings of a run (one for most methods), if all have been started."""
         folder = self.folders.get(run_id)
@@ -105,14 +117,13 @@ def states(path: Path) -> list[RunState]:
     results_dirs |= dict.fromkeys(run.parent for run in runs(path))
     for results_dir in results_dirs:
         results = ResultsFolder(results_dir)
-        planned = _planned(results_dir, results.holders)
         later = {i for folder in results.folders.values() for i in _trainings(folder)[1:]}
-        ids = dict.fromkeys([*results.folders, *results.holders, *planned])
+        ids = dict.fromkeys([*results.folders, *results.holders, *results.planned])
         for run_id in ids:
             folder = results.folders.get(run_id)
             if run_id in later or run_id.startswith(SWEEP) or (folder and not is_run(folder)):
                 continue
-            found.append(results.state(run_id, *planned.get(run_id, ("", False))))
+            found.append(results.state(run_id, *results.planned.get(run_id, ("", False))))
     return found
 
 
@@ -152,17 +163,6 @@ def write_plan(folder: Path, runs: Iterable[tuple[str, str, bool]]) -> None:
     rows = ({"run_id": i, "launched": launched, "overrides": overrides} for i, overrides, launched in runs)
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / PLAN, ("run_id", "launched", "overrides"), rows)
-
-
-def _planned(results_dir: Path, holders: Mapping[str, lease.Holder]) -> dict[str, tuple[str, bool]]:
-    """run_id -> (overrides, whether a live sweep has launched it)."""
-    found: dict[str, tuple[str, bool]] = {}
-    for plan in sorted((results_dir / SWEEPS).glob(f"*/{PLAN}")):
-        alive = f"{SWEEP}{plan.parent.name}" in holders
-        for row in read_csv(plan):
-            queued = alive and row["launched"] == "True"
-            found[row["run_id"]] = (row["overrides"], queued or found.get(row["run_id"], ("", False))[1])
-    return found
 
 
 def _trainings(folder: Path) -> list[str]:

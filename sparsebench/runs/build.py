@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from omegaconf import DictConfig
@@ -16,6 +17,7 @@ from sparsebench.errors import SettingError
 from sparsebench.library import build_method
 from sparsebench.optim.lr_schedules import LRSchedule
 from sparsebench.optim.param_groups import parameter_groups
+from sparsebench.optim.uncompiled import without_compiler
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.pruning.prunable import Prunable
 from sparsebench.pruning.pruner import Pruner
@@ -59,7 +61,8 @@ def build_run(cfg: DictConfig, dataset: Dataset | None = None) -> RunComponents:
     data = net.dataset.loader(cfg.batch_size, cfg.seed, channels_last=net.device.channels_last)
     clock = Clock(data.steps_per_epoch * epochs(cfg), data.steps_per_epoch, cfg.extend)
     parameters = parameter_groups(net.model, cfg.optimizer.get("weight_decay", 0.0), cfg.norm_weight_decay)
-    optimizer = build(cfg.optimizer, "optimizer", params=parameters, **net.device.optimizer_options)
+    make = partial(build, cfg.optimizer, "optimizer", params=parameters, **net.device.optimizer_options)
+    optimizer = make() if net.device.compile else without_compiler(make)
     weights = MaskedParameters(dict(net.prunable), optimizer)
     lr_schedule = build(cfg.lr_schedule, "lr_schedule", clock=clock)
     return RunComponents(

@@ -76,7 +76,8 @@ class GridSweeper(BasicSweeper):
         if not jobs:
             fixed = sorted({f"{k}={v}" for grid in self.grids for k, v in grid.items() if not _many(v)})
             raise SettingError("grids", None, f"settings of at least one of the experiment's grids: {fixed}")
-        return list(self.split_overrides_to_chunks(list(jobs.values()), max_batch_size))
+        ordered = sorted(jobs.values(), key=_seed)  # all of one seed first: half a sweep is a table then
+        return list(self.split_overrides_to_chunks(ordered, max_batch_size))
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run everything unfinished; for an experiment, print the estimated cost before and a comparison after.
@@ -197,6 +198,11 @@ def _grid_override(setting: str, values: Any) -> str:
         return value if isinstance(value, str) and _PLAIN.match(value) else format_override("", value)[1:]
 
     return f"{setting}={','.join(text(value) for value in (values if _many(values) else [values]))}"
+
+
+def _seed(job: Sequence[str]) -> int:
+    given = next((override[5:] for override in job if override.startswith("seed=")), "0")
+    return int(given) if given.isdigit() else 0
 
 
 def _many(values: Any) -> bool:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import shlex
 
-from sparsebench.records.settings import dense_command, overrides, settings
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsebench.records.settings import dense_command, overrides, settings, words
 
 
 def test_settings_leave_out_what_columns_tell_and_where_it_ran():
@@ -17,6 +21,17 @@ def test_settings_leave_out_what_columns_tell_and_where_it_ran():
         "x": "y",
         "schedule.interval": "8it",
     }
+
+
+@given(st.text(st.sampled_from("ab=#$;[] \t\r\n\x0b\x0c\x1c\x85\xa0\u2003'\"\\")))
+def test_words_are_those_of_a_shell(command):
+    try:
+        expected = shlex.split(command)
+    except ValueError as error:
+        with pytest.raises(ValueError, match=str(error)):
+            words(command)
+    else:
+        assert words(command) == expected
 
 
 @pytest.mark.parametrize("text", ["", "python train.py", "sparsebench train 'x=", "lr=1"])
