@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Time of a whole mask update of a ResNet-50, from dense weights to projected ones, over that of w.abs().max()."""
+"""Time of a whole mask update, from dense weights to projected ones, over that of w.abs().max() of all weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torchvision.models import resnet50
+from torchvision.models import get_model
 
 from sparsebench.pruning.allocation import Global, zeros_for
 from sparsebench.pruning.parameters import MaskedParameters
@@ -22,13 +22,14 @@ from sparsebench.pruning.scores import Magnitude
 @torch.no_grad()
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="resnet50", help="one of torchvision's")
     parser.add_argument("--sparsity", type=float, default=0.9)
     parser.add_argument("--repeats", type=int, default=15)
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     with torch.device("meta"):
-        shapes = {name: p.shape for name, p in resnet50().named_parameters() if p.dim() > 1}
+        shapes = {name: p.shape for name, p in get_model(options.model).named_parameters() if p.dim() > 1}
     parameters = {
         name: nn.Parameter(torch.randn(shape, device=device).mul_((2 / shape[1:].numel()) ** 0.5))
         for name, shape in shapes.items()

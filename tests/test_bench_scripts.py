@@ -46,3 +46,18 @@ def test_step_times_are_a_row_per_method(method):
     ]
     assert (rows[1]["blocks"], rows[1]["block_steps"]) == ("2", "4")
     assert float(rows[1]["low"]) <= float(rows[1]["high"])
+
+
+@pytest.mark.slow
+def test_a_mask_update_is_its_parts():
+    argv = ("--model", "squeezenet1_1", "--repeats", "3")
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts/bench_mask_update.py", *argv], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    rows = {row["part"]: row for row in csv.DictReader(done.stdout.splitlines())}
+    assert list(rows) == ["abs_max", "score", "allocation", "set_masks", "project", "update"]
+    assert float(rows["abs_max"]["ratio"]) == 1.0
+    assert all(
+        float(row["ratio_low"]) <= float(row["ratio"]) <= float(row["ratio_high"]) for row in rows.values()
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,7 +45,17 @@ def count_kept(masks: Sequence[Tensor]) -> Tensor:
     """Number of kept weights of every mask, int64 [masks], on their device, which nothing waits for."""
     if masks[0].device.type == "cpu":  # 60 times as fast as the sum of bools
         return torch.tensor([np.count_nonzero(mask.numpy()) for mask in masks])
-    return torch.stack([mask.sum() for mask in masks])
+    return counts_by_sum(masks)
+
+
+def counts_by_sum(masks: Sequence[Tensor]) -> Tensor:
+    """:func:`count_kept` on any device, in a few kernels for all masks together."""
+    if len(masks) == 1:
+        return masks[0].sum().view(1)
+    in_memory_order = [mask.as_strided((mask.numel(),), (1,)) for mask in masks]  # views; any order will do
+    sums = torch.cat(in_memory_order).cumsum(0)
+    to_end = torch.stack([sums[end - 1] for end in accumulate(mask.numel() for mask in masks)])
+    return to_end.diff(prepend=to_end.new_zeros(1))
 
 
 class MaskedParameters:

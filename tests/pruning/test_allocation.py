@@ -116,6 +116,19 @@ def test_masks_are_the_same_whether_scores_lie_in_one_tensor_or_in_several():
         assert joined(others).data_ptr() != flat.data_ptr()
 
 
+def test_the_last_of_the_best_scores_of_a_layer_is_protected():
+    generator, numels = torch.Generator().manual_seed(0), [1, 5, 300, 40]
+    special = torch.tensor([-math.inf, -1.0, -0.0, 0.0, 1e-45, 1.0, math.inf])
+    for _ in range(50):
+        for values in (special, special[:4], special[2:4], torch.randn(9, generator=generator)):
+            flat = values[torch.randint(len(values), (sum(numels),), generator=generator)]
+            expected, end = flat.clone(), 0
+            for layer in flat.split(numels):
+                end += len(layer)
+                expected[end - 1 - int(layer.flip(0).argmax())] = math.inf
+            assert torch.equal(guarded(flat, numels), expected)
+
+
 @given(seed=st.integers(0, 10**6), levels=st.integers(2, 6), sparsity=st.floats(0, 0.99))
 def test_layers_are_kept_as_if_the_best_weight_of_each_was_protected_first(seed, levels, sparsity):
     generator = torch.Generator().manual_seed(seed)

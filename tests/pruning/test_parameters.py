@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sparsebench.pruning.parameters import MaskedParameters
+from sparsebench.pruning.parameters import MaskedParameters, count_kept, counts_by_sum
 from sparsebench.pruning.prunable import Prunable
 
 
@@ -250,3 +250,36 @@ def test_zeros_are_as_requested_where_the_masks_have_so_many_and_nothing_leaks(v
     assert found == zeros and found.as_requested(2) is fits and found.as_requested(None) is fits
     assert not found.as_requested(1) and not found.as_requested(3)
     assert found.kept == (values[0] == 0)
+
+
+@pytest.mark.parametrize("layers", [1, 4])
+def test_kept_weights_are_counted_the_same_on_every_device(layers):
+    generator = torch.Generator().manual_seed(0)
+    masks = [torch.rand(5, 3, 2, 2 + n, generator=generator) > 0.2 * n for n in range(layers)]
+    masks[-1] = masks[-1].to(memory_format=torch.channels_last)
+    counts = [int(mask.sum()) for mask in masks]
+    assert count_kept(masks).tolist() == counts_by_sum(masks).tolist() == counts
+
+
+def test_the_masks_of_forward_and_gradient_act_from_the_step_they_are_set():
+    weight = nn.Parameter(torch.tensor([1.0, -2.0, 3.0, -4.0]))
+    weights = MaskedParameters({"w": weight}, torch.optim.SGD([weight], 0.1))
+    forward, backward = (torch.tensor(m, dtype=torch.bool) for m in ([1, 0, 0, 1], [1, 1, 0, 1]))
+
+    def seen():
+        weight.grad = torch.ones(4)
+        weights.mask_grads_()
+        with weights.applied():
+            return weight.tolist(), weight.grad.tolist()
+
+    assert seen() == ([1, -2, 3, -4], [1, 1, 1, 1])  # before any mask
+    weights.set_masks({"w": forward}, backward={"w": backward})
+    assert seen() == ([1, 0, 0, -4], [1, 1, 0, 1])
+    weights.set_masks({"w": backward})
+    assert seen() == ([1, -2, 0, -4], [1, 1, 0, 1])
+    weights.set_masks({"w": ~forward}, backward={"w": ~backward})
+    assert seen() == ([0, -2, 3, 0], [0, 0, 1, 0])
+    other = MaskedParameters({"w": weight})
+    other.load_state_dict(weights.state_dict())
+    weights = other
+    assert seen() == ([0, -2, 3, 0], [0, 0, 1, 0])

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from sparsebench.clock import Clock
+from sparsebench.data.mixing import Mix
 from sparsebench.paths import config_dir
 from sparsebench.pruning.allocation import COMPAT
 from sparsebench.pruning.methods.dense import Dense
@@ -20,6 +21,7 @@ from sparsebench.pruning.schedules import Cubic
 from sparsebench.pruning.static import Static
 from sparsebench.pruning.tickets import LearnedTicket
 from sparsebench.runs.build import build_run
+from sparsebench.training.ema import WeightAverage
 from sparsebench.transfer import send, send_
 from tests.support.configs import options, train_config
 from tests.support.small import swap
@@ -141,15 +143,19 @@ def test_no_schedule_waits(trainings, schedule):
         assert any(updated for _, updated in on_meta(runner))
 
 
-@pytest.mark.parametrize("compat", ["null", *COMPAT])
-@pytest.mark.parametrize("allocation", options("allocation"))
-def test_no_allocation_waits(trainings, tmp_path, allocation, compat):
+@pytest.mark.parametrize("name", options("allocation"))
+def test_no_allocation_waits(digits, tmp_path, name):
+    layers = build_run(train_config(*TINY)[0], digits).pruner.weights.parameters
     path = tmp_path / "layers.csv"
-    names = list(build_run(train_config(*TINY)[0]).pruner.weights.parameters)
-    path.write_text("layer,sparsity\n" + "".join(f"{name},0.9\n" for name in names))
-    more = [f"allocation.path={path}"] if allocation == "from_file" else []
-    for runner in trainings("dpf", f"allocation={allocation}", f"allocation.compat={compat}", *more):
-        assert any(updated for _, updated in on_meta(runner))
+    path.write_text("layer,sparsity\n" + "".join(f"{layer},0.9\n" for layer in layers))
+    more = [f"allocation.path={path}"] if name == "from_file" else []
+    allocation = build_run(train_config(*TINY, f"allocation={name}", *more)[0], digits).pruner.allocation
+    scores = {layer: torch.empty_like(w, device="meta").detach() for layer, w in layers.items()}
+    for allocation.compat in (None, *COMPAT):
+        for allocation.allow_layer_collapse in (False, True):
+            with refusing_waits():
+                masks = allocation(scores, 0.9)
+            assert all(mask.is_meta and mask.dtype == torch.bool for mask in masks.values())
 
 
 @pytest.mark.parametrize("score", options("score"))
@@ -162,13 +168,27 @@ def test_no_score_waits(trainings, tmp_path, score):
         assert any(updated for _, updated in on_meta(runner))
 
 
-def test_the_whole_training_step_with_its_data_does_not_wait(trainings):
-    def step_of(runner, step):
-        runner.step = step
-        runner.train_step(*runner.data.batch(step))
+def whole(runner, step):
+    runner.step = step
+    runner.train_step()
 
-    for runner in trainings("dpf"):
-        assert any(updated for _, updated in on_meta(runner, step_of))
+
+def test_the_whole_training_step_with_its_data_does_not_wait(trainings):
+    (runner,) = trainings("dpf")
+    assert any(updated for _, updated in on_meta(runner, whole))
+
+
+def test_the_step_does_not_wait_with_all_that_may_be_added_to_it(trainings):
+    (runner,) = trainings("gmp", "dataset.pad=1", "dataset.flip=true", "optimizer=adamw")
+    runner.accumulate, runner.clip_norm = 2, 1.0
+    runner.average = WeightAverage(runner.model, runner.pruner.weights, 0.9)
+    mix = Mix(0.2, 1.0, 10, seed=0)  # draws on the CPU
+
+    def mixed(runner, step):
+        runner.mix = mix
+        whole(runner, step)
+
+    assert any(updated for _, updated in on_meta(runner, mixed))
 
 
 WAITS = {
