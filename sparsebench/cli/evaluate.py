@@ -57,7 +57,7 @@ def run(args: Namespace) -> int:
             run = FinishedRun(path)
             if run.row.get("status") != "finished":
                 raise RunError("diverged: there is nothing to evaluate")
-            dense = dense_run(chosen, run.cfg, run.choices, path.parent)
+            dense = dense_run(chosen, run.cfg, run.choices, path.parent, run.ranks)
             net = run.network(datasets)
             images = eval_batch_size(run.cfg, net.dataset)
             columns = apply(chosen, net, run.cfg.batch_size, images, dense, path)

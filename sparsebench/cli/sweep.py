@@ -21,9 +21,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     if any(override.startswith("study=") for override in arguments):
         return theory.main(arguments, sweep=True)
-    from sparsebench.config import renamed
-
-    argv = renamed.update_overrides(arguments)
+    argv = train.present_overrides(arguments)
     overrides = [expand_shorthand(override) for override in argv]
     if not HELP_FLAGS & set(overrides):
         register()  # imports PyTorch

@@ -47,10 +47,10 @@ def _task(cfg: DictConfig) -> float | None:
 
 def _note(cfg: DictConfig, choices: dict[str, str | None], error: Exception) -> None:
     """Record an error of a run for its sweep, even if it was raised before the run was claimed."""
-    from sparsebench.config.identity import run_id
+    from sparsebench.config.identity import known_id
     from sparsebench.runs.run_lock import note_failure
 
-    note_failure(cfg, lambda: run_id(cfg, choices), error)
+    note_failure(cfg, lambda: known_id(cfg, choices), error)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -63,10 +63,21 @@ def main(arguments: Sequence[str]) -> int:
         SettingError: A setting is wrong.
         RunError: The run diverged, or missed its target sparsity.
     """
-    from sparsebench.config import renamed
-
-    overrides = renamed.update_overrides(arguments)
+    overrides = present_overrides(arguments)
     return run_hydra(overrides, overrides)
+
+
+def present_overrides(arguments: Sequence[str]) -> list[str]:
+    """Overrides as the configs name them: no old names, no second names, no flags of this program.
+
+    Raises:
+        SettingError: A setting has two values.
+    """
+    from sparsebench.config import renamed
+    from sparsebench.config.resolve import as_settings
+
+    flags = {"--allow-other-numerics": "allow_other_numerics=true"}
+    return as_settings(renamed.update_overrides([flags.get(word, word) for word in arguments]))
 
 
 def run_hydra(argv: Sequence[str], overrides: Sequence[str], command: str = "train") -> int:

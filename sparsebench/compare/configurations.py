@@ -10,7 +10,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from sparsebench.errors import SettingError, one_of
-from sparsebench.records.settings import SEED, settings
+from sparsebench.records.settings import NUMERICS, SEED, settings
 from sparsebench.records.validity import valid_runs
 
 DESCRIBING = ("dataset", "model", "method", "target_sparsity", "epochs", "batch_size", "precision")
@@ -86,7 +86,9 @@ def join(tables: Sequence[tuple[str, pd.DataFrame]], metric: str, on: Sequence[s
         keys = list(on)
     else:
         keys, differing = _keys(values, [*DESCRIBING, ROUND, *run_settings.columns])
-        same = values.groupby(["table", *keys], dropna=False)["hash"].transform("nunique") > 1
+        same = _with_several_hashes(values, keys)
+        if same.any() and _translate_hashes(values, every["command"], same):
+            same = _with_several_hashes(values, keys)
         if same.any():
             same = values.assign(same=same).groupby(keys, dropna=False)["same"].transform("any")
             # Only where nothing else distinguishes them.
@@ -139,6 +141,29 @@ def _settings(every: pd.DataFrame) -> list[dict[str, str]]:
         best[digest] if pd.notna(digest) and digest != "" else parsed[command]
         for digest, command in zip(every["config_hash"], commands, strict=True)
     ]
+
+
+def _with_several_hashes(values: pd.DataFrame, keys: list[str]) -> pd.Series:
+    """Whether the configuration of each row has several hashes in its table."""
+    return values.groupby(["table", *keys], dropna=False)["hash"].transform("nunique") > 1
+
+
+def _translate_hashes(values: pd.DataFrame, commands: pd.Series, rows: pd.Series) -> bool:
+    """Replace hashes of earlier versions among ``rows`` by the present ones; whether there were any.
+
+    Earlier versions counted numerics. Only commands that set some are looked at, and only where hashes are all that
+    tells two configurations apart, because each takes as long as composing a config.
+    """
+    setting = commands.str.contains(rf"\b(?:{'|'.join(NUMERICS)})=", regex=True) & rows
+    if not setting.any():
+        return False
+    from sparsebench.config.open import present_hash  # imported here: it imports Hydra
+
+    plain = commands[setting].str.replace(SEED, "", regex=True)
+    earlier = list(zip(plain, values["hash"][setting], strict=True))
+    present = {one: present_hash(*map(str, one)) for one in set(earlier)}
+    values.loc[setting, "hash"] = [present[one] for one in earlier]
+    return True
 
 
 def _keys(values: pd.DataFrame, candidates: Sequence[str]) -> tuple[list[str], dict[str, list[object]]]:

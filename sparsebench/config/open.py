@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +21,11 @@ from yaml import YAMLError
 
 from sparsebench.config import renamed
 from sparsebench.config.compose import IDENTITY_GROUPS, STUDY, baseline, defaults, leaves, own_hydra
-from sparsebench.config.identity import hash_of, id_of, identity
+from sparsebench.config.identity import hash_of, id_of, identity, match
+from sparsebench.config.resolve import as_settings, resolve
 from sparsebench.errors import SettingError, is_int, one_of, require_int
 from sparsebench.paths import groups
+from sparsebench.records.settings import overrides as overrides_of
 
 
 def compose_config(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str | None]]:
@@ -34,13 +36,14 @@ def compose_config(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str 
     Raises:
         SettingError: An override is wrong.
     """
-    overrides = renamed.update_overrides(overrides)
+    overrides = as_settings(renamed.update_overrides(overrides))
     with own_hydra():
         try:
             cfg = compose("train", overrides=overrides, return_hydra_config=True)
             choices: dict[str, str | None] = dict(cfg.hydra.runtime.choices)
             del cfg.hydra
             validate(cfg, choices)
+            resolve(cfg)
         except Exception as error:
             explained = explain(error, overrides)
             if explained is None:
@@ -79,6 +82,8 @@ def _check_types(cfg: DictConfig, defaults: Mapping[str, Any], command: str) -> 
             raise SettingError(key, value, f"an existing setting; see sparsebench {command} --cfg job")
         default = defaults.get(key)
         if default in (None, "???") or key.startswith("hydra.") or type(value) is type(default):
+            continue
+        if key.removeprefix("device.") == "channels_last" and value == "auto":
             continue
         wanted = None
         if isinstance(default, bool):
@@ -125,13 +130,21 @@ class ReopenedConfig:
     config_hash: str
 
 
-def reopen_config(text: str, choices: Mapping[str, str | None], training: int = 0) -> ReopenedConfig:
+def reopen_config(
+    text: str,
+    choices: Mapping[str, str | None],
+    training: int = 0,
+    ranks: int = 1,
+    exists: Callable[[str], bool] = lambda run: False,
+) -> ReopenedConfig:
     """Read and validate the config of a finished run.
 
     Args:
         text: Content of its config.yaml.
         choices: Config group -> chosen option, from its run.json.
         training: Number of the training, for methods with several.
+        ranks: Number of ranks, from its run.json.
+        exists: Whether there is a run with an id, which may be one that an earlier version gave.
 
     Raises:
         SettingError: It is not a config, or contains an invalid value.
@@ -154,6 +167,7 @@ def reopen_config(text: str, choices: Mapping[str, str | None], training: int = 
                 cfg[key] = default
         known = leaves(present)
         _validate(cfg, known)
+        resolve(cfg)
     except YAMLError as error:
         raise SettingError("config", None, f"YAML: {' '.join(str(error).split())}") from error
     except Exception as error:
@@ -161,8 +175,27 @@ def reopen_config(text: str, choices: Mapping[str, str | None], training: int = 
         if explained is None:
             raise
         raise explained from error
-    found = identity(cfg, choices, known)
+    found = match(identity(cfg, choices, known, ranks), cfg, exists, training)
     return ReopenedConfig(cfg, dict(found["changed"]), id_of(found, training), hash_of(found, training))
+
+
+def present_hash(command: str, config_hash: str) -> str:
+    """The present ``config_hash`` of the runs of a command, if theirs is one that earlier versions gave to the same.
+
+    Takes as long as composing a config.
+
+    Args:
+        command: As recorded, without seed.
+        config_hash: Of the runs; returned if it is not shown to be of the same configuration.
+    """
+    try:
+        cfg, choices = compose_config(overrides_of(command))
+    except SettingError:
+        return config_hash
+    with own_hydra():
+        found = identity(cfg, choices, ranks=1)
+    known = match(found, cfg, lambda run: run == config_hash)  # without a seed an id is a config_hash
+    return hash_of(found) if hash_of(known) == config_hash else config_hash
 
 
 def _drop(cfg: DictConfig, key: str) -> None:

@@ -40,6 +40,11 @@ class Split:
         """The raw images in order, ``size`` at a time, uint8 [n, C, H, W]."""
         yield from self.images.split(size)
 
+    def identifying_parts(self) -> Iterator[tuple[str, bytes]]:
+        """The shape and pixels of the images, and their labels."""
+        yield f"pixels {tuple(self.images.shape)}", self.images.cpu().contiguous().numpy().tobytes()
+        yield "labels", self.labels.cpu().numpy().tobytes()
+
 
 def stratified(labels: Tensor, size: int, seed: int) -> Tensor:
     """Sorted indices of ``size`` samples, drawn so that each class keeps its fraction of ``labels``.

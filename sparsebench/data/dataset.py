@@ -26,6 +26,9 @@ class Images(Protocol):
     def chunks(self, size: int) -> Iterator[Tensor]:
         """The raw, unaugmented images in order, ``size`` at a time, uint8 [n, C, H, W]."""
 
+    def identifying_parts(self) -> Iterator[tuple[str, bytes]]:
+        """(name, content) of what tells these images from others, in their order; hashed. Reads no image from disk."""
+
 
 class Loader(Protocol):
     """Training batches by step."""
@@ -37,6 +40,9 @@ class Loader(Protocol):
 
     def size(self, step: int) -> int:
         """Global batch size of ``step``."""
+
+    def plan(self, epoch: int) -> Tensor:
+        """What decides the order and augmentation of an epoch, int64 on the CPU."""
 
     def state_dict(self) -> dict[str, Any]:
         """State of the data set; batches do not depend on it."""

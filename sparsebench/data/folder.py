@@ -69,6 +69,12 @@ class FolderSplit:
         require_int("batch_size", size, least=1)
         return self.parts(self.indices.split(size), size)
 
+    def identifying_parts(self) -> Iterator[tuple[str, bytes]]:
+        """The list of all files of the source, and the indices and labels of these."""
+        yield "files", self.source.listing()
+        yield "indices", self.indices.numpy().tobytes()
+        yield "labels", self.labels.cpu().numpy().tobytes()
+
     def parts(self, parts: Sequence[Tensor], size: int) -> Iterator[Tensor]:
         """The raw images at each of ``parts`` (indices into the source, at most ``size`` each)."""
         reader = Reader(self.source, self.view, self.dataset.fill)

@@ -36,6 +36,9 @@ class ImageSource(Protocol):
     def read(self, index: int) -> Tensor:
         """The bytes of an image file, uint8 [bytes]; raises OSError if it cannot be read."""
 
+    def listing(self) -> bytes:
+        """What lists the images in their order, the same on every machine; hashed."""
+
 
 class Files:
     """Image files under one folder.
@@ -66,6 +69,10 @@ class Files:
         """The bytes of a file."""
         content = np.fromfile(self.root / self.name(index), dtype=np.uint8)
         return torch.from_numpy(content)
+
+    def listing(self) -> bytes:
+        """The relative paths, after their ends."""
+        return self._ends.tobytes() + self._paths
 
 
 @dataclass(frozen=True, eq=False)

@@ -131,16 +131,19 @@ class TrainLoader:
         return self.normalize(images), self.labels.index_select(0, index)  # [b, C, H, W] float32, [b] int64
 
     def _plan_epoch(self, epoch: int) -> None:
-        """Draw the order, crops and flips of an epoch on the CPU, and copy them to the device without waiting."""
+        """Copy the :meth:`plan` of an epoch to the device without waiting."""
+        send_(self._plan, self.plan(epoch))
+        self._epoch = epoch
+
+    def plan(self, epoch: int) -> Tensor:
+        """The order, crops and flips of an epoch, drawn on the CPU: image, row, column, mirrored; int64 [4, N]."""
         random = torch.Generator().manual_seed(derive_seed(self.seed, epoch))  # CPU: the same on every device
         count = len(self.labels)
         offsets = 2 * self.pad + 1  # per axis
         order = torch.randperm(count, generator=random)  # first: the same with and without augmentation
         rows, columns = torch.randint(offsets, (2, count), generator=random)  # crop offsets, [N] each
-        mirrored = torch.randint(2, (count,), generator=random)  # [N], 0 or 1
-        plan = torch.stack([order, rows, columns, mirrored])  # [4, N] int64
-        send_(self._plan, plan)
-        self._epoch = epoch
+        mirrored = torch.randint(2, (count,), generator=random) * self.flip  # [N], 0 or 1
+        return torch.stack([order, rows, columns, mirrored])
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: batches are functions of their step."""

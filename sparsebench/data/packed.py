@@ -63,6 +63,10 @@ class Packed:
             raise OSError(f"{self.names[shard]} is truncated")
         return torch.frombuffer(bytearray(content), dtype=torch.uint8)
 
+    def listing(self) -> bytes:
+        """Shard, offset and size of every image, after the names of the shards."""
+        return "\n".join(self.names).encode() + self.locations.tobytes()
+
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_open": {}}
 

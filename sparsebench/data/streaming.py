@@ -250,6 +250,10 @@ class StreamedLoader:
         """Positions in the ``train`` split of the rank's slice of ``step``, int64 [B]."""
         return self._plan.positions(step)
 
+    def plan(self, epoch: int) -> Tensor:
+        """The order of an epoch: positions in the ``train`` split, int64 [N]; views are drawn from it and the seed."""
+        return self._plan.order(epoch)
+
     def state_dict(self) -> dict[str, Any]:
         """The unreadable images found so far."""
         return {"unreadable": dict(self.dataset.unreadable)}

@@ -52,6 +52,7 @@ class DDP(Device):
         channels_last: See :class:`Device`.
         compile: See :class:`Device`.
         deterministic: See :class:`Device`.
+        threads: See :class:`Device`; of each rank.
         sync_bn: Normalise over the global batch; otherwise each rank normalises over its own slice, and the running
             statistics are those of the main rank.
         timeout: Minutes to wait for a rank that does not answer. A rank whose process has ended is detected at once.
@@ -74,6 +75,7 @@ class DDP(Device):
         channels_last: bool = False,
         compile: bool = False,
         deterministic: bool = False,
+        threads: int | None = None,
         sync_bn: bool = False,
         timeout: float = 30.0,
     ) -> None:
@@ -88,7 +90,7 @@ class DDP(Device):
         if self.world_size > 1:
             _init_process_group(info, timedelta(minutes=timeout))
         self.run_on_all_ranks(
-            lambda: super(DDP, self).__init__(name, precision, channels_last, compile, deterministic)
+            lambda: super(DDP, self).__init__(name, precision, channels_last, compile, deterministic, threads)
         )
         if self.world_size > 1 and self.type == "cuda":
             self._assign_gpu(timedelta(minutes=timeout))

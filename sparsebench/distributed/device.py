@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparsebench.errors import SettingError, one_of
+from sparsebench.errors import SettingError, one_of, require_int
 
 T = TypeVar("T")
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -33,6 +33,7 @@ class Device:
         channels_last: Keep images and convolution weights in NHWC order.
         compile: Compile the model with torch.compile.
         deterministic: Use only deterministic kernels; on a GPU, needed for bitwise reproducible resumed runs.
+        threads: Threads of the CPU; ``None`` leaves PyTorch's number.
         graphs: Replay training steps as CUDA graphs: ``auto`` where the GPU, the method and the other settings allow
             it, ``True`` to insist on it, ``False`` never. Results are the same.
 
@@ -53,8 +54,10 @@ class Device:
         channels_last: bool = False,
         compile: bool = False,
         deterministic: bool = False,
+        threads: int | None = None,
         graphs: str | bool = "auto",
     ) -> None:
+        require_int("device.threads", threads, least=1, optional=True)
         if (
             not self.joins_ranks
             and (world_size := int(os.environ.get("WORLD_SIZE") or 1)) > 1
@@ -71,6 +74,8 @@ class Device:
         self.type = "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
         if precision == "tf32" and self.type == "cpu":
             raise SettingError("precision", precision, "fp32, bf16 or fp16 on a CPU")
+        if threads not in (None, torch.get_num_threads()):
+            torch.set_num_threads(threads)
         if graphs not in ("auto", True, False):
             raise SettingError("device.graphs", graphs, "auto, true or false")
         if graphs is True and self.type == "cpu":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -68,8 +68,12 @@ def _copy(folder: Path, target: Path, there: Path | None) -> None:
 def _differing(one: Path, other: Path) -> list[str]:
     """The columns in which two results of a run differ, with both values."""
     first, second = (read_csv(folder / schema.SUMMARY)[0] for folder in (one, other))
-    return [
-        f"{c} {first.get(c)} and {second.get(c)}"
-        for c in schema.REPEATED_COLUMNS
-        if first.get(c) != second.get(c)
-    ]
+    same = first.get("numerics") == second.get("numerics") and not _changed(first, second)
+    hashes = schema.HASHES if same else schema.REPEATED_HASHES
+    columns = [*schema.REPEATED_COLUMNS, *(c for c in hashes if first.get(c) and second.get(c))]
+    return [f"{c} {first.get(c)} and {second.get(c)}" for c in columns if first.get(c) != second.get(c)]
+
+
+def _changed(*rows: Mapping[str, str]) -> bool:
+    """Whether any of the runs went on with other numerics than it was begun with."""
+    return any(row.get("numerics_changed_at") for row in rows)

@@ -125,7 +125,20 @@ SUMMARY_TABLE: tuple[Column, ...] = (
     Column("command", str, "what reproduces the run", differs="run"),
 )
 
+REPEATABILITY_TABLE: tuple[Column, ...] = (
+    Column(
+        "init_hash", str, "of the weights and masks before the first step", differs="machine", optional=True
+    ),
+    Column("split_hash", str, "of the images, and of what is train, val and test", optional=True),
+    Column("order_hash", str, "of the order and augmentation of the training images", optional=True),
+    Column("weights_hash", str, "of the final weights", differs="machine", optional=True),
+    Column("numerics", str, "what the rounding depends on", differs="machine", optional=True),
+    Column("numerics_changed_at", str, "steps at which it went on with others", differs="run", optional=True),
+)
+"""Columns that every run appends to its summary, and those of earlier versions do not have."""
+
 APPENDED_TABLE: tuple[Column, ...] = (
+    *REPEATABILITY_TABLE,
     Column("round", int, "which training of several"),
     Column("rounds", int, "the last one's number"),
     Column("unreadable_images", int, "images that were shown in one colour", "lower"),
@@ -188,7 +201,13 @@ MEASURED_COLUMNS = frozenset(names(c for c in (*SUMMARY_TABLE, *METRICS_TABLE) i
 REPEATED_COLUMNS = names(column for column in SUMMARY_TABLE if column.differs is None)
 """Columns of the summary that are equal in all executions of one run, on any machine."""
 
-TEXT_COLUMNS = names(column for column in SUMMARY_TABLE if column.type is str)
+HASHES = tuple(name for name in names(REPEATABILITY_TABLE) if name.endswith("_hash"))
+"""Those of what a run starts from, its data and its result; equal where numerics are equal."""
+
+REPEATED_HASHES = names(c for c in REPEATABILITY_TABLE if c.name in HASHES and c.differs is None)
+"""Those of them that are equal on any machine."""
+
+TEXT_COLUMNS = names(column for column in (*SUMMARY_TABLE, *APPENDED_TABLE) if column.type is str)
 """Columns of the summary that are strings, even if they look like numbers."""
 
 NUMERIC_COLUMNS = names(column for column in SUMMARY_TABLE if column.type in (int, float))

@@ -24,8 +24,12 @@ VOLATILE = (
     "evaluate",
     "tracker",
     "workers",
+    "allow_other_numerics",
 )
 """Settings that do not change what is trained: device, paths, tracking and evaluation."""
+
+NUMERICS = ("channels_last", "compile", "deterministic")
+"""Settings that change how a result is rounded, and nothing else of it: recorded, and no part of a run's identity."""
 
 SUMMARY_SETTINGS = ("dataset", "model", "prune", "sparsity", "seed", "epochs", "batch_size", "precision")
 """Settings that have a column in the summary."""
@@ -78,12 +82,13 @@ def without_places(command: str) -> str:
 def settings(command: str) -> dict[str, str]:
     """Setting -> value of a command's overrides, without those that have a column in the summary.
 
-    Numbers are normalised, so that ``0.10`` equals ``1e-1``. Settings of the model are part of its name.
+    Numbers are normalised, so that ``0.10`` equals ``1e-1``. Settings of the model are part of its name, and
+    numerics make no other configuration.
     """
     found = {}
     for override in overrides(command):
         key, value = _key(override), override.partition("=")[2].strip("'\"")
-        if key not in SUMMARY_SETTINGS and not key.startswith("model."):
+        if key not in (*SUMMARY_SETTINGS, *NUMERICS) and not key.startswith("model."):
             found[key] = _canonical(value)
     return found
 

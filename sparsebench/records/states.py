@@ -76,11 +76,21 @@ class ResultsFolder:
                 found[row["run_id"]] = (row["overrides"], queued or found.get(row["run_id"], ("", False))[1])
         return found
 
+    def ranks(self, run_id: str) -> int:
+        """The number of ranks that a run was started with last; 1 if it is not known."""
+        return int(_provenance(self.folders.get(run_id)).get("ranks", 1))
+
     def trainings(self, run_id: str) -> list[Path]:
         """The folders of all trainings of a run (one for most methods), if all have been started."""
         folder = self.folders.get(run_id)
         parts = _trainings(folder) if folder else []
         return [self.folders[part] for part in parts] if all(part in self.folders for part in parts) else []
+
+    def begun(self, run_id: str) -> list[Path]:
+        """The folders of those trainings of a run that have been started."""
+        folder = self.folders.get(run_id)
+        parts = (_trainings(folder) if folder else []) or [run_id]
+        return [self.folders[part] for part in parts if part in self.folders]
 
     def state(self, run_id: str, name: str = "", queued: bool = False) -> RunState:
         """The state of a run.
@@ -167,12 +177,15 @@ def write_plan(folder: Path, runs: Iterable[tuple[str, str, bool]]) -> None:
 
 def _trainings(folder: Path) -> list[str]:
     """The run_ids of all trainings of the run whose first training is in ``folder``; for a later one, its own."""
-    if training_of(folder) != 0:
-        return [run_id_of(folder)]
+    return list(_provenance(folder).get("trainings", [])) if training_of(folder) == 0 else [run_id_of(folder)]
+
+
+def _provenance(folder: Path | None) -> dict[str, Any]:
+    """The run.json of a run folder; empty if there is none, or none that can be read."""
     try:
-        return list(json.loads((folder / schema.PROVENANCE).read_text()).get("trainings", []))
+        return dict(json.loads((folder / schema.PROVENANCE).read_text())) if folder else {}
     except (FileNotFoundError, ValueError):
-        return []
+        return {}
 
 
 def _summary(folder: Path) -> dict[str, str] | None:

@@ -16,7 +16,9 @@ from sparsebench.files import read_csv
 from sparsebench.pruning.allocation import zeros_for
 from sparsebench.pruning.parameters import Zeros
 from sparsebench.records import schema
+from sparsebench.records.settings import NUMERICS
 from sparsebench.runs.build import build_run, epochs, eval_batch_size
+from sparsebench.runs.hashes.weights import weights_hash
 from sparsebench.runs.reopen import Datasets, FinishedRun
 from sparsebench.runs.result import Network, compute_cost_columns, layer_rows
 
@@ -73,6 +75,8 @@ class _Checks:
         self.evaluations = read_table(self.path / schema.METRICS)
         layers = read_table(self.path / schema.LAYERS)
         net = run.network(datasets)
+        if self.row.get("weights_hash"):  # earlier versions did not write it
+            self.compare({"weights_hash": weights_hash(net.model.state_dict())})
         self.settings(run, net)
         target_zeros, steps = self.targets(run, net)
         self.counts(net, target_zeros)
@@ -103,8 +107,12 @@ class _Checks:
         self.compare({"run_id": run_id, "config_hash": run.opened.config_hash}, why=what)
         if not self.path.name.endswith(f"-{run_id}"):
             self.fail("folder", self.path.name, f"...-{run_id}")
-        repeated = {c: run.provenance[c] for c in schema.SUMMARY_COLUMNS if c in run.provenance}
+        columns = (*schema.SUMMARY_COLUMNS, *schema.HASHES)
+        repeated = {c: run.provenance[c] for c in columns if c in run.provenance}
         self.compare(repeated, why=f" ({schema.PROVENANCE})")
+        for name in NUMERICS:  # no part of the hashes
+            if (kept := run.provenance.get("numerics", {}).get(name, run.cfg[name])) != run.cfg[name]:
+                self.fail(f"{schema.CONFIG} {name}", run.cfg[name], f"{kept} ({schema.PROVENANCE})")
 
     def notes(self, run: FinishedRun) -> None:
         """Facts that make no claim false, but should be known."""

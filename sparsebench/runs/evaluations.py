@@ -17,7 +17,7 @@ from sparsebench.errors import RunError, SettingError
 from sparsebench.evaluation.subject import Evaluation, Subject
 from sparsebench.files import write_csv
 from sparsebench.records import schema
-from sparsebench.records.run_folder import is_finished
+from sparsebench.records.run_folder import is_finished, run_id_of
 from sparsebench.runs.result import Network, load_weights
 
 FOLDER = "evaluation"
@@ -34,7 +34,11 @@ def build_evaluations(cfg: DictConfig) -> dict[str, Evaluation]:
 
 
 def dense_run(
-    chosen: Mapping[str, Evaluation], cfg: DictConfig, choices: Mapping[str, str | None], results: Path
+    chosen: Mapping[str, Evaluation],
+    cfg: DictConfig,
+    choices: Mapping[str, str | None],
+    results: Path,
+    ranks: int = 1,
 ) -> Path | None:
     """The folder of the dense run with otherwise the same config, if an evaluation needs it.
 
@@ -43,6 +47,7 @@ def dense_run(
         cfg: Config of the run.
         choices: Config group -> chosen option.
         results: Folder of the run folders.
+        ranks: Number of ranks of the run.
 
     Returns:
         ``None`` if no evaluation needs it, or this is the dense run.
@@ -57,10 +62,11 @@ def dense_run(
     plain, defaults = compose_config(["prune=dense"])
     same.prune = plain.prune
     dense = {**choices, "prune": "dense"}
-    opened = reopen_config(OmegaConf.to_yaml(same, resolve=True), dense)
-    for path in sorted(results.glob(f"*-{opened.run_id}")):
-        if is_finished(path):
-            return path
+    folders = {run_id_of(path): path for path in results.glob("*-dense-*") if is_finished(path)}
+    text = OmegaConf.to_yaml(same, resolve=True)
+    opened = reopen_config(text, dense, ranks=ranks, exists=folders.__contains__)
+    if opened.run_id in folders:
+        return folders[opened.run_id]
     groups = ("model", "dataset", "optimizer", "lr_schedule")
     overrides = [f"{group}={choices[group]}" for group in groups if choices[group] != defaults[group]]
     overrides += [format_override(*item) for item in opened.changed.items()]

@@ -16,7 +16,7 @@ from sparsebench.errors import RunError
 from sparsebench.files import read_csv
 from sparsebench.paths import expanded
 from sparsebench.records import schema
-from sparsebench.records.run_folder import training_of
+from sparsebench.records.run_folder import run_id_of, training_of
 from sparsebench.runs.build import network
 from sparsebench.runs.result import Network, load_weights
 
@@ -71,14 +71,19 @@ class FinishedRun:
             raise RunError(f"{schema.PROVENANCE}: the chosen options are missing")
         self.choices: Mapping[str, str | None] = choices
         self.training = training_of(path) or 0
+        self.ranks, known = int(self.provenance.get("ranks", 1)), run_id_of(path)
         self.opened: ReopenedConfig = _read(
-            path / schema.CONFIG, lambda text: reopen_config(text, self.choices, self.training)
+            path / schema.CONFIG,
+            lambda text: reopen_config(
+                text, self.choices, self.training, self.ranks, lambda run: run == known
+            ),
         )
         self.cfg = self.opened.cfg
         # The device is not part of the run's identity: use the kind it was trained on if available; one process.
         alone = {key: value for key, value in self.cfg.device.items() if key in _ALONE}
         name = "cpu" if str(self.row.get("device")).endswith("cpu") else "auto"
-        self.cfg.device = {**alone, "_target_": "sparsebench.distributed.device.Device", "name": name}
+        here = {"_target_": "sparsebench.distributed.device.Device", "name": name, "threads": None}
+        self.cfg.device = {**alone, **here}
 
     def network(self, datasets: Datasets) -> Network:
         """The model with the run's final weights, and its data.

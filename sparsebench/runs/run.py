@@ -14,11 +14,14 @@ from torch import nn
 
 import sparsebench
 from sparsebench.config.build import build
-from sparsebench.config.identity import config_hash, run_id
+from sparsebench.config.identity import hash_of, id_of, identity_in
 from sparsebench.config.open import validate
+from sparsebench.config.resolve import resolve
 from sparsebench.data.mixing import Mix
 from sparsebench.distributed.ddp import broadcast_from_main
 from sparsebench.distributed.device import Device
+from sparsebench.distributed.precision import AUTO
+from sparsebench.distributed.threads import default_threads
 from sparsebench.paths import expanded
 from sparsebench.records import provenance
 from sparsebench.records.lease import Lease
@@ -28,6 +31,23 @@ from sparsebench.records.states import ResultsFolder
 from sparsebench.runs.build import RunComponents, build_run, epochs, eval_batch_size
 from sparsebench.runs.evaluations import FOLDER as EVALUATION
 from sparsebench.runs.evaluations import apply, build_evaluations, dense_run
+from sparsebench.runs.hashes.initial import init_hash
+from sparsebench.runs.hashes.order import order_hash
+from sparsebench.runs.hashes.splits import split_hash
+from sparsebench.runs.hashes.weights import weights_hash
+from sparsebench.runs.memory_format import channels_last_is_faster
+from sparsebench.runs.numerics import (
+    CHANGED_AT,
+    Numerics,
+    as_text,
+    check_numerics,
+    differences,
+    numerics_of,
+    settle,
+    stored_numerics,
+    unused_settings,
+    with_numerics,
+)
 from sparsebench.runs.result import (
     Network,
     accuracy_columns,
@@ -85,28 +105,51 @@ def advance(
         RunError: The run diverged, or its number of zeros is not the requested one.
     """
     validate(cfg, choices)
-    chosen, name, results = build_evaluations(cfg), run_id(cfg, choices), expanded(cfg.results_dir)
+    overrides = resolve(cfg, overrides)
+    chosen, results = build_evaluations(cfg), expanded(cfg.results_dir)
     tracker: Tracker = build(cfg.tracker, "tracker")
     device: Device = build(cfg.device)
-    dense = device.broadcast_from_main(lambda: dense_run(chosen, cfg, choices, results))
+    ranks = device.world_size
+    found = device.broadcast_from_main(lambda: identity_in(ResultsFolder(results), cfg, choices, ranks))
+    dense = device.broadcast_from_main(lambda: dense_run(chosen, cfg, choices, results, ranks))
 
     def find() -> RunFolder | None:
-        return _finished(ResultsFolder(results).trainings(name), chosen)
+        return _finished(ResultsFolder(results).trainings(id_of(found)), chosen)
+
+    def prepared() -> tuple[Numerics, RunComponents, list[_Training]]:
+        kept = kept_numerics()
+        settled = settle(cfg, kept, device.broadcast_from_main(default_threads))
+        for line in unused_settings(cfg, settled, overrides) if kept and device.is_main_process else ():
+            print(f"sparsebench: {line}", file=sys.stderr)
+        if settled.channels_last == AUTO:
+            settled.channels_last = device.broadcast_from_main(lambda: channels_last_is_faster(settled))
+        typed = with_numerics(overrides, settled)
+        components = build_run(settled)
+        numbers = range(components.pruner.trainings)
+        return kept, components, [_Training(settled, choices, typed, components, found, n) for n in numbers]
+
+    def kept_numerics() -> Numerics:
+        if cfg.overwrite:
+            return {}
+        return device.broadcast_from_main(lambda: stored_numerics(ResultsFolder(results).begun(id_of(found))))
 
     def prepare() -> Make[RunFolder]:
-        components = build_run(cfg)
-        numbers = range(components.pruner.trainings)
-        trainings = [_Training(cfg, choices, overrides, components, number) for number in numbers]
-        sizes = {"batch_size": cfg.batch_size, "eval_batch_size": eval_batch_size(cfg, components.dataset)}
-        evaluate = partial(apply, chosen, **sizes, dense=dense)
+        ready = prepared()
+        images = eval_batch_size(cfg, ready[1].dataset)
+        evaluate = partial(apply, chosen, batch_size=cfg.batch_size, eval_batch_size=images, dense=dense)
 
         def make(lease: Lease | None, signals: StopSignals) -> Steps[RunFolder]:
+            kept, components, trainings = ready
+            if kept_numerics() != kept:  # another process has begun the run since
+                kept, components, trainings = prepared()
+            folders = [training.folder.path for training in trainings]
+            device.broadcast_from_main(lambda: check_numerics(kept, trainings[0].numerics, folders, cfg))
             yield from _train(trainings, components, evaluate, tracker, lease, signals)
             return trainings[-1].folder
 
         return make
 
-    return (yield from find_or_make(name, cfg, device, find, prepare, signals))
+    return (yield from find_or_make(id_of(found), cfg, device, find, prepare, signals))
 
 
 def _train(
@@ -160,12 +203,14 @@ class _Training:
         choices: Mapping[str, str | None],
         overrides: list[str],
         components: RunComponents,
+        found: Mapping[str, Any],
         number: int,
     ) -> None:
         self.cfg, self.choices, self.number = cfg, choices, number
+        self.numerics = numerics_of(components.device, cfg)
         self.row: dict[str, Any] = {
             "schema": SCHEMA,
-            "run_id": run_id(cfg, choices, number),
+            "run_id": id_of(found, number),
             "dataset": components.dataset.name,
             "model": components.model.name,
             "method": choices["prune"],
@@ -176,7 +221,7 @@ class _Training:
             "device": components.device.label,
             "version": sparsebench.__version__,
             "torch": torch.__version__,
-            "config_hash": config_hash(cfg, choices, number),
+            "config_hash": hash_of(found, number),
             "command": provenance.command(_without_sweep_overrides(overrides)),
         }
         several = components.pruner.trainings > 1
@@ -220,6 +265,7 @@ class _Training:
             length, log = components.clock.total_steps / components.clock.steps_per_epoch, folder.log
             if lease is None:  # not the main rank
                 return Progress(self.label, total, done, length, shown=False)
+            self._note_first_step(components, first_step, done)
             shown = Progress(self.label, total, done, length, log)
             log(f"{self.label}: from step {done} of {total}, {components.device.label}, {lease.holder}")
             lease.progress = lambda: {"folder": folder.path.name, **shown.snapshot()}
@@ -265,7 +311,11 @@ class _Training:
         if cfg.overwrite or folder.summary() is not None:
             folder.clear()
         folder.open()
-        origin = _write_origin(folder, cfg, self.choices, {**row, "ranks": components.device.world_size}, ids)
+        kept = stored_numerics([folder.path])
+        self.other_numerics = bool(differences(kept, self.numerics))
+        more = {"ranks": components.device.world_size, "numerics": self.numerics}
+        more |= {"split_hash": split_hash(components.dataset), "order_hash": order_hash(components.data)}
+        origin = _write_origin(folder, cfg, self.choices, {**row, **more}, ids)
         if components.dataset.note and self.number == 0:
             print(f"sparsebench: {components.dataset.note}", flush=True)
         tracking.start()
@@ -273,6 +323,29 @@ class _Training:
         how = cfg.precision if components.device.type == "cpu" else f"{cfg.precision}, {graphs}"
         print(f"{self.label}: {steps} steps on {components.device.label}, {how}", flush=True)
         return origin
+
+    def _note_first_step(self, components: RunComponents, first_step: int, step: int) -> None:
+        """Add to run.json what is known when the loop is about to take its first step in this process.
+
+        That is a hash of what the training starts from; or, where it goes on with other numerics, the step.
+        """
+        origin = self.folder.provenance()
+        if step == first_step:
+            masks = components.pruner.weights.masks
+            origin |= {"init_hash": init_hash(components.model.state_dict(), masks), CHANGED_AT: []}
+        elif self.other_numerics:
+            origin[CHANGED_AT] = [*dict.fromkeys([*origin.get(CHANGED_AT, []), step])]
+        self.folder.write_provenance(origin)
+
+    def _repeatability(self, components: RunComponents) -> dict[str, str]:
+        """Columns by which it is seen whether another execution of the run is the same."""
+        origin = self.folder.provenance()
+        return {
+            **{name: origin.get(name, "") for name in ("init_hash", "split_hash", "order_hash")},
+            "weights_hash": weights_hash(components.model.state_dict()),
+            "numerics": as_text(self.numerics),
+            CHANGED_AT: " ".join(map(str, origin.get(CHANGED_AT, []))),
+        }
 
     def _write_results(
         self,
@@ -295,7 +368,8 @@ class _Training:
         if state:
             state["flops"] = runner.flops.state_dict()
             self.handover.save(state)
-        extra = components.pruner.summary() | components.dataset.summary() | components.device.summary()
+        extra = self._repeatability(components) | components.pruner.summary()
+        extra |= components.dataset.summary() | components.device.summary()
         if components.device.type == "cuda":
             extra["replayed_steps"] = runner.recorder.replayed
         if row["status"] == "finished":
@@ -381,8 +455,12 @@ class _Training:
 
 
 def _without_sweep_overrides(overrides: list[str]) -> list[str]:
-    """Remove the overrides that a sweep adds."""
-    return [override for override in overrides if override.partition("=")[0] != "wait"]
+    """Remove the overrides that a sweep adds, and the permission that one resume may have needed."""
+    return [
+        override
+        for override in overrides
+        if override.partition("=")[0] not in ("wait", "allow_other_numerics")
+    ]
 
 
 def _remove_checkpoints(folders: Iterable[Path]) -> None:
@@ -404,12 +482,14 @@ def _write_origin(
     origin = {"started": before.get("started", provenance.now()), "git_commit": commit, "git_dirty": dirty}
     folder.write_config(OmegaConf.to_yaml(cfg, resolve=True))
     resumed = [*before.get("resumed", []), provenance.now()] if before else []
+    kept = {name: before[name] for name in ("init_hash", CHANGED_AT) if name in before}
     parts = {"trainings": trainings} if len(trainings) > 1 else {}
     folder.write_provenance(
         {
             **row,
             **origin,
             **parts,
+            **kept,
             "resumed": resumed,
             "choices": dict(choices),
             "libraries": provenance.libraries(),

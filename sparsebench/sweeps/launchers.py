@@ -21,7 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from sparsebench.config.compose import STUDY
-from sparsebench.config.identity import run_id, study_id
+from sparsebench.config.identity import known_id, study_id
+from sparsebench.config.resolve import resolve
+from sparsebench.distributed.threads import available_cores, threads_of_jobs
 from sparsebench.errors import RunError, SettingError, require_int
 from sparsebench.paths import expanded
 from sparsebench.records.states import ResultsFolder
@@ -111,7 +113,11 @@ class CommandLauncher(Launcher):
     def _outcome(self, overrides: Sequence[str]) -> Outcome:
         def look() -> float:
             cfg, choices = self._composed(overrides)
-            name = run_id(cfg, choices) if self.command == "train" else study_id(cfg, choices)
+            if self.command == "train":
+                resolve(cfg)
+                name = known_id(cfg, choices, ranks_of_jobs(self.config, choices))
+            else:
+                name = study_id(cfg, choices)
             found = ResultsFolder(expanded(cfg.results_dir)).state(name)
             if found.state != "finished":
                 typed = " ".join(overrides).replace(f"{STUDY}=", "study=")
@@ -121,15 +127,29 @@ class CommandLauncher(Launcher):
         return Outcome(overrides=list(overrides), status=JobStatus.COMPLETED, look=look)
 
 
+def ranks_of_jobs(config: DictConfig, choices: Mapping[str, str | None]) -> int | None:
+    """The number of ranks of a sweep's jobs, which is part of their ids; ``None`` if they are those of this process.
+
+    Args:
+        config: The sweep's config, with Hydra's; a launcher of cluster jobs says ``nodes`` and ``tasks_per_node``.
+        choices: Config group -> chosen option, of a job.
+    """
+    launcher = config.hydra.launcher
+    if choices.get("device") != "ddp" or launcher.get("tasks_per_node") is None:
+        return None
+    return int(launcher.get("nodes") or 1) * int(launcher.tasks_per_node)
+
+
 class LocalLauncher(CommandLauncher):
-    """Runs several local processes in parallel; each gets its own GPU, or an equal part of the cores.
+    """Runs several local processes in parallel; each gets its own GPU, or an equal part of the free cores.
 
     The output of a job goes to a file next to the sweep's plan. Stop signals are forwarded to the jobs.
 
     Args:
         n_jobs: Parallel jobs; by default one per GPU, or else one per core.
         gpus: GPU numbers as in ``CUDA_VISIBLE_DEVICES``, assigned round-robin; by default all visible ones.
-        threads: CPU threads per job; by default an equal part of the cores.
+        threads: CPU threads per job; by default ``OMP_NUM_THREADS``, or else an equal part of the free cores. Chosen
+            once for all jobs.
     """
 
     def __init__(
@@ -138,9 +158,8 @@ class LocalLauncher(CommandLauncher):
         for name, value in (("n_jobs", n_jobs), ("threads", threads)):
             require_int(f"launcher.{name}", value, least=1, optional=True)
         self.gpus = [str(gpu) for gpu in (gpus if gpus is not None else _visible_gpus())]
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.n_jobs = n_jobs or len(self.gpus) or cores
-        self.threads = threads or max(cores // self.n_jobs, 1)
+        self.n_jobs = n_jobs or len(self.gpus) or available_cores()
+        self.threads = threads or threads_of_jobs(self.n_jobs)
 
     def run(self, jobs: Sequence[Sequence[str]], first: int) -> None:
         """See :class:`CommandLauncher`."""

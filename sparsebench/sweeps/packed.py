@@ -17,8 +17,12 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from sparsebench.config.identity import run_id
+from sparsebench.config.identity import known_id
+from sparsebench.config.resolve import resolve
+from sparsebench.distributed.threads import default_threads
 from sparsebench.errors import RunError, SettingError, require_int
+from sparsebench.paths import expanded
+from sparsebench.records.states import ResultsFolder
 from sparsebench.sweeps.launchers import CommandLauncher
 from sparsebench.training.signals import Interrupted, StopSignals
 
@@ -66,11 +70,16 @@ class PackedLauncher(CommandLauncher):
             raise SettingError(
                 "hydra/launcher", "packed", "local or slurm: a study fills its processor alone"
             )
+        from sparsebench.runs.numerics import settle, stored_numerics  # imported here: they import torch
+
         packs: dict[str, list[Job]] = {}
         for number, overrides in enumerate(jobs, first):
             cfg, choices = self._composed([word for word in overrides if not word.startswith("--")])
             refuse_unsuitable(cfg, choices)
-            numerics = json.dumps(OmegaConf.to_container(cfg.device, resolve=True), sort_keys=True)
+            resolve(cfg)
+            kept = stored_numerics(ResultsFolder(expanded(cfg.results_dir)).begun(known_id(cfg, choices)))
+            settled = settle(cfg, {} if cfg.overwrite else kept, default_threads())
+            numerics = json.dumps(OmegaConf.to_container(settled.device, resolve=True), sort_keys=True)
             packs.setdefault(numerics, []).append(Job(number, cfg, choices, list(overrides)))
         for pack in packs.values():
             Pack(pack, self.runs, self.folder).train()
@@ -129,10 +138,10 @@ class Member:
             except torch.OutOfMemoryError:
                 raise
             except (SettingError, RunError, OSError) as error:
-                note_failure(self.job.cfg, lambda: run_id(self.job.cfg, self.job.choices), error)
+                note_failure(self.job.cfg, lambda: known_id(self.job.cfg, self.job.choices), error)
                 print(f"sparsebench: error: {error}", file=sys.stderr)
             except Exception as error:  # such as a bug in another package's method
-                note_failure(self.job.cfg, lambda: run_id(self.job.cfg, self.job.choices), error)
+                note_failure(self.job.cfg, lambda: known_id(self.job.cfg, self.job.choices), error)
                 traceback.print_exc()
             return False
 

@@ -17,12 +17,16 @@ from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
 from sparsebench.config.build import format_override
-from sparsebench.config.identity import run_id
+from sparsebench.config.identity import id_of, identity_in
 from sparsebench.config.open import validate
+from sparsebench.config.resolve import resolve
+from sparsebench.distributed.threads import default_threads
 from sparsebench.errors import SettingError, require_int
 from sparsebench.paths import expanded, groups
 from sparsebench.records.states import ResultsFolder
+from sparsebench.runs.numerics import settle
 from sparsebench.sweeps.estimate import Estimate
+from sparsebench.sweeps.launchers import ranks_of_jobs
 from sparsebench.sweeps.scheduler import DONE, PlannedRun, Scheduler, table
 
 _PLAIN = re.compile(r"[A-Za-z_]\w*$|\d+(ep|it)$")
@@ -107,6 +111,7 @@ class GridSweeper(BasicSweeper):
 
     def _planned(self, overrides: Sequence[str]) -> tuple[list[PlannedRun], Estimate | None]:
         """The distinct runs, and for an experiment or a dry run the cost of the remaining ones."""
+        assert self.config is not None
         batches = self.split_arguments(self._parsed(overrides), None)
         costs = Estimate() if self.grids or self.dry_run else None
         runs: dict[str, PlannedRun] = {}
@@ -115,13 +120,17 @@ class GridSweeper(BasicSweeper):
         for job in tqdm(jobs, desc="planning", unit="run", disable=None, leave=False):
             cfg, choices = self._compose(job)
             validate(cfg, choices)
-            name, results = run_id(cfg, choices), expanded(cfg.results_dir)
+            job, results = (
+                resolve(cfg, job),
+                expanded(cfg.results_dir),
+            )  # once for all jobs: no auto is left to them
+            results_now = found.setdefault(results, ResultsFolder(results))
+            name = id_of(identity_in(results_now, cfg, choices, ranks_of_jobs(self.config, choices)))
             if name in runs:
                 continue
             runs[name] = PlannedRun(name, results, tuple(job), search=cfg.tune_to_target is True)
             if costs is not None:
-                results_now = found.setdefault(results, ResultsFolder(results))
-                costs.add(cfg, choices, results_now.state(name).state in DONE)
+                costs.add(settle(cfg, {}, default_threads()), choices, results_now.state(name).state in DONE)
         return list(runs.values()), costs
 
     def _parsed(self, overrides: Sequence[str]) -> list[Override]:

@@ -92,8 +92,17 @@ def test_weights_that_were_swapped_are_found(results, capsys):
     state[name] = -state[name]  # as many zeros as before
     save_file(state, path)
     status, found, _ = audit(path.parent, capsys)
-    assert status == 1 and found.keys() <= {"top1", "top5", "test_loss", "val_top1"} and "test_loss" in found
-    assert audit(path.parent, capsys, "--no-accuracy")[:2] == (0, {})
+    evaluated = {"top1", "top5", "test_loss", "val_top1"}
+    assert status == 1 and found.keys() <= {*evaluated, "weights_hash"} and "test_loss" in found
+    status, found, _ = audit(path.parent, capsys, "--no-accuracy")
+    assert status == 1 and found.keys() == {"weights_hash"}
+
+
+def test_numerics_that_were_edited_are_found(results, capsys):
+    path = folder(results, "dpf")
+    replace(path / "config.yaml", "channels_last: false", "channels_last: true")
+    status, found, _ = audit(path, capsys, "--no-accuracy")
+    assert (status, found) == (1, {"config.yaml channels_last": ("True", "False (run.json)")})
 
 
 def test_a_zero_that_came_back_is_found_in_its_layer(results, capsys):

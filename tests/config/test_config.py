@@ -50,7 +50,7 @@ def test_a_run_is_named_by_what_it_is_not_by_how_it_was_written(hydra_config):
 @pytest.mark.parametrize(
     "change",
     ["seed=1", "sparsity=0.8", "prune=gmp", "model.depth=32", "dataset=cifar10", "optimizer.lr=0.05", "precision=bf16",
-     "schedule.interval=8it", "allocation=erk", "prunable.last_fc=true", "epochs=41", "channels_last=true",
+     "schedule.interval=8it", "allocation=erk", "prunable.last_fc=true", "epochs=41", "accumulate=2",
      "dataset.train_samples=500", "eval_every=2ep"],
 )  # fmt: skip
 def test_what_changes_the_training_changes_the_name(hydra_config, change):
