@@ -166,7 +166,7 @@ class Pruner:
         return None
 
     def numbers(self, step: int) -> list[float]:
-        """Numbers that a recorded mask update of ``step`` depends on, as many at every update; empty for other steps."""
+        """Numbers that a recorded mask update of ``step`` depends on, as many each time; empty for other steps."""
         return []
 
     def prepare(self, step: int) -> None:
