@@ -17,6 +17,7 @@ from sparsebench.data.dataset import Dataset, Images
 from sparsebench.data.decoding import EvalTransform, TrainTransform, decode
 from sparsebench.data.listing import ImageSource
 from sparsebench.errors import RunError, require_int
+from sparsebench.transfer import send, send_aside
 
 CHUNK = 64
 """Images that a worker reads at a time, so that several work on one batch and about two batches are in flight."""
@@ -125,7 +126,7 @@ def next_batch(
         reason = next((line for line in str(error).splitlines()[::-1] if line.strip()), type(error).__name__)
         hint = "out of memory or of shared memory (/dev/shm)? try a smaller workers=N"
         raise RunError(f"images could not be read: {reason.strip()} ({hint})") from error
-    parts = [part.to(device, non_blocking=True) for part, _ in read]  # uint8: a quarter of float32
+    parts = send_aside([part for part, _ in read], device)  # uint8: a quarter of float32
     failures = {index: reason for _, failed in read for index, reason in failed.items()}
     return (parts[0] if len(parts) == 1 else torch.cat(parts)), failures
 
@@ -244,7 +245,7 @@ class StreamedLoader:
             return self.normalize(empty), self.labels[positions].to(self.dataset.device)
         images, failures = next_batch(self._iterator, len(positions), self.dataset.device)  # uint8
         self.dataset.record_failures(self.dataset.train, failures)
-        return self.normalize(images), self.labels[positions].to(self.dataset.device, non_blocking=True)
+        return self.normalize(images), send(self.labels[positions], self.dataset.device)
 
     def positions(self, step: int) -> Tensor:
         """Positions in the ``train`` split of the rank's slice of ``step``, int64 [B]."""
