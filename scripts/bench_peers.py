@@ -15,6 +15,7 @@ median over rounds of the rate over that of the first loop in the same round, wi
 other work too.
 
     scripts/bench_peers.py                                      needs CIFAR-10 in $SPARSEBENCH_DATA
+    scripts/bench_peers.py channels_last=true                   ours in NHWC order
     scripts/bench_peers.py --synthetic --precision bf16 --compile
 """
 
