@@ -181,11 +181,11 @@ def test_every_round_is_a_row_and_its_mask_lies_in_the_one_before(method, tmp_pa
 
 
 def test_a_method_of_several_trainings_resumes_after_the_last_finished_one(tmp_path, capsys, monkeypatch):
-    from sparsebench.runs import run as command
+    from sparsebench.runs.training import Training
 
     def break_after(trainings):
         done = []
-        original = command._Training.run
+        original = Training.run
 
         def run(self, *arguments):
             if len(done) == trainings:
@@ -193,7 +193,7 @@ def test_a_method_of_several_trainings_resumes_after_the_last_finished_one(tmp_p
             done.append(self.number)
             return original(self, *arguments)
 
-        monkeypatch.setattr(command._Training, "run", run)
+        monkeypatch.setattr(Training, "run", run)
         return done
 
     for folder, breaks in (("uninterrupted", [9]), ("broken", [1, 1, 9])):
