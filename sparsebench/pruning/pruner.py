@@ -123,6 +123,8 @@ class Pruner:
     """Why mask updates have to read values from the device, once each, and so wait for it; no other hook does."""
     step_numbers: Tensor | None = None
     """Where a recorded mask update finds the numbers of its step, float64 [k] on the device; ``None`` without any."""
+    _sent: list[float] | None = None  # the numbers that are there
+    _counted: tuple[float, list[float]] | None = None  # the last sparsity, and its numbers of zeros
     reparametrizes = False
     """Whether training differs from dense training even at target sparsity 0."""
 
@@ -171,13 +173,15 @@ class Pruner:
 
     def prepare(self, step: int) -> None:
         """Put the :meth:`numbers` of ``step`` where a recorded step finds them; called before each step that may be."""
-        if numbers := self.numbers(step):
-            values = torch.tensor(numbers, dtype=torch.float64)
-            if self.step_numbers is None:
-                self.step_numbers = torch.empty_like(
-                    values, device=next(iter(self.weights.masks.values())).device
-                )
-            send_(self.step_numbers, values)
+        numbers = self.numbers(step)
+        if not numbers or numbers == self._sent:
+            return
+        values = torch.tensor(numbers, dtype=torch.float64)
+        if self.step_numbers is None:
+            device = next(iter(self.weights.masks.values())).device
+            self.step_numbers = torch.empty_like(values, device=device)
+        send_(self.step_numbers, values)
+        self._sent = numbers
 
     @property
     def records_updates(self) -> bool:
@@ -188,8 +192,11 @@ class Pruner:
         """The :meth:`numbers` of :meth:`allocate`: numbers of zeros at ``step``."""
         if not self.records_updates:
             return []
-        shapes = {name: tuple(p.shape) for name, p in self.weights.parameters.items()}
-        return [float(count) for count in self.allocation.counts(shapes, self._sparsity(step))]
+        sparsity = self._sparsity(step)
+        if self._counted is None or self._counted[0] != sparsity:
+            shapes = {name: tuple(p.shape) for name, p in self.weights.parameters.items()}
+            self._counted = sparsity, [float(count) for count in self.allocation.counts(shapes, sparsity)]
+        return self._counted[1]
 
     def allocate(self, scores: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
         """Masks of ``step`` from scores; with the numbers of zeros in :attr:`step_numbers`, if they were put there."""
