@@ -156,11 +156,16 @@ class Device:
         """Arguments of optimisers with which their step can be recorded, in one kernel; for those that have them."""
         return {"fused": True, "capturable": True} if self.records else {}
 
-    def own_learning_rates(self, optimizer: torch.optim.Optimizer) -> None:
-        """Put the learning rates where a recorded step finds later ones: into tensors on the device."""
-        if self.records:
-            for group in optimizer.param_groups:
-                group["lr"] = torch.tensor(float(group["lr"]), device=self.torch_device)
+    def own_state(self, optimizer: torch.optim.Optimizer) -> None:
+        """Put what recorded steps find again into tensors on the device: learning rates, and with fp16 the momentum.
+
+        A fused step leaves new momentum uninitialised if the first gradients overflow; zeros give the same momentum.
+        """
+        for group in optimizer.param_groups if self.records else ():
+            group["lr"] = torch.tensor(float(group["lr"]), device=self.torch_device)
+            if self.scaler.is_enabled() and group.get("momentum"):
+                for parameter in group["params"]:
+                    optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
 
     def cannot_record(self, optimizer: torch.optim.Optimizer) -> str | None:
         """Why training steps cannot be recorded as CUDA graphs; ``None`` if they can."""

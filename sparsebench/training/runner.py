@@ -153,7 +153,7 @@ class Runner:
         self.save_seconds, self.signals = records.save_seconds, records.signals
         self.base_lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.lr = self.base_lrs[0]
-        device.own_learning_rates(self.optimizer)
+        device.own_state(self.optimizer)
         self.recorder: Recorder[Tensor] = Recorder(self._record(), self._recording_failed)
         self.note = records.note
         self._updates: dict[

@@ -271,18 +271,21 @@ def test_a_failed_run_stops_no_other_and_is_tried_again(tmp_path, monkeypatch, c
 
 
 def test_gpus_are_given_in_turn_and_cores_are_shared(monkeypatch):
+    from sparsebench.distributed.threads import available_cores
     from sparsebench.sweeps.launchers import LocalLauncher
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")
     assert LocalLauncher().gpus == ["4", "6", "7"] and LocalLauncher().n_jobs == 3
     assert LocalLauncher(n_jobs=5, gpus=[0, 1]).gpus == ["0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    cores = len(os.sched_getaffinity(0))
-    assert (
-        LocalLauncher().n_jobs == cores
-        and LocalLauncher().threads == 1
-        and LocalLauncher(n_jobs=1).threads == cores
-    )
+    monkeypatch.setattr("sparsebench.distributed.threads.busy_cores", lambda: 0.0)
+    cores = available_cores()
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert LocalLauncher().n_jobs == len(os.sched_getaffinity(0))
+    assert LocalLauncher(n_jobs=cores).threads == 1
+    assert LocalLauncher(n_jobs=1).threads == min(cores, 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert LocalLauncher(n_jobs=1).threads == 3
 
 
 @pytest.mark.slow

@@ -162,6 +162,20 @@ def check(method, more):
     assert replaying.recorder.replayed == (0 if "precision=fp16" in more else possible)
 
 
+def test_an_overflow_in_the_first_step_of_a_fused_optimizer_is_skipped():
+    made, runner = runner_of("dense", ("precision=fp16",))
+    before = [parameter.detach().clone() for parameter in made.model.parameters()]
+    made.device.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    runner.progress = Quiet()
+    runner.train_step()
+    assert made.device.skipped_steps == 1
+    assert all(torch.equal(a, b) for a, b in zip(made.model.parameters(), before, strict=True))
+    made.device.scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    runner.train_step()
+    assert made.device.skipped_steps == 1
+    assert all(parameter.isfinite().all() for parameter in made.model.parameters())
+
+
 def test_with_graphs_a_run_is_what_it_is_without(monkeypatch):
     trained = []
     for graphs in ("auto", False):
