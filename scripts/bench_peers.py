@@ -162,7 +162,8 @@ def parametrize_mask(model: nn.Module) -> Callable[[], None]:
 
 def ours(runner: Runner) -> Step:
     def step() -> None:
-        runner.train_step()
+        with runner.device.stream():  # where steps can be recorded
+            runner.train_step()
         runner.step += 1
 
     return step
@@ -200,6 +201,7 @@ def contenders(options: argparse.Namespace) -> dict[str, Step]:
             for method in ("dense", "gmp", "dpf")
         }
     pictures, model = Pictures(dataset), runners["ours_dense"].model
+    model = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # as in the loops of others
     found = {REFERENCE: loop(copy.deepcopy(model), pictures, options.workers, lambda: None)}
     for way in (prune_masks, parametrize_mask):
         network = copy.deepcopy(model)

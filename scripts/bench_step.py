@@ -111,7 +111,8 @@ def block(runner: Runner, steps: int, clock: Callable[[], float]) -> Block:
     for _ in range(steps):
         version = runner.pruner.weights.version
         started = clock()
-        runner.train_step()
+        with runner.device.stream():  # where steps can be recorded
+            runner.train_step()
         if runner.device.type == "cuda":
             torch.cuda.synchronize()
         seconds = clock() - started
