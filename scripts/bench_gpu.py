@@ -21,16 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_step import Silent, images
-from hydra import compose, initialize_config_dir
-from torch import nn
+from bench_step import images, training
+from hydra import initialize_config_dir
 
 from sparsebench.data.arrays import ArrayDataset
 from sparsebench.distributed.generators import Generators
 from sparsebench.paths import config_dir
-from sparsebench.runs.build import build_run
-from sparsebench.training.flops import TrainingFLOPs
-from sparsebench.training.runner import RecordSettings, Runner, StepSettings, TrainingSetup
 
 COLUMNS = [
     "what",
@@ -49,16 +45,6 @@ SETTLING = 12
 """Steps before a measurement: kernels are chosen and compiled, steps recorded."""
 
 
-class Nothing:
-    """A checkpoint of nothing."""
-
-    def load(self) -> None:
-        pass
-
-    def save(self, state: dict[str, Any]) -> None:
-        pass
-
-
 class Run:
     """A training that is advanced step by step, with generators of its own."""
 
@@ -67,28 +53,8 @@ class Run:
     ) -> None:
         self.generators, self.notes = Generators(), []  # type: ignore[var-annotated]
         with self.generators.in_use():
-            words = [f"prune={method}", *settings, f"batch_size={batch_size}", f"seed={seed}", "epochs=300"]
-            made = build_run(compose("train", overrides=words), dataset)
-            setup = TrainingSetup(
-                model=made.model,
-                data=made.data,
-                evaluation=lambda split: iter(()),
-                criterion=nn.CrossEntropyLoss(),
-                optimizer=made.optimizer,
-                lr_schedule=made.lr_schedule,
-                pruner=made.pruner,
-                clock=made.clock,
-                flops=TrainingFLOPs(made.layers, made.pruner.weights),
-            )
-            records = RecordSettings(
-                checkpoint=Nothing(),  # type: ignore[arg-type]
-                record=print,
-                progress=lambda total, done: Silent(),  # type: ignore[arg-type, return-value]
-                eval_every=10**9,
-                save_every=10**9,
-                note=self.notes.append,
-            )
-            self.runner = Runner(setup, StepSettings(made.device), records)
+            words = [*settings, f"seed={seed}", "epochs=300"]
+            self.runner = training(method, words, dataset, batch_size, self.notes.append)
         self.steps = self.runner.advance()
 
     def advance(self) -> None:

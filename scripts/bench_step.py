@@ -20,11 +20,9 @@ import gc
 import os
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,7 +33,6 @@ from tqdm import tqdm
 from sparsebench.data.arrays import ArrayDataset, Content, Split
 from sparsebench.paths import config_dir
 from sparsebench.runs.build import build_run
-from sparsebench.training.checkpoint import Checkpoint
 from sparsebench.training.flops import TrainingFLOPs
 from sparsebench.training.runner import RecordSettings, Runner, StepSettings, TrainingSetup
 
@@ -61,8 +58,24 @@ def images(pixels: int, count: int, device: str) -> ArrayDataset:
     return ArrayDataset(content=content, **settings, mean=[0.5] * 3, std=[0.25] * 3, device=device)
 
 
-def make(method: str, argv: list[str], dataset: ArrayDataset, batch_size: int) -> Runner:
-    """A runner of ``method``, at a mask update after three eighths of the training."""
+class Unsaved:
+    """A checkpoint of nothing."""
+
+    def load(self) -> None:
+        pass
+
+    def save(self, state: dict[str, Any]) -> None:
+        pass
+
+
+def training(
+    method: str,
+    argv: list[str],
+    dataset: ArrayDataset,
+    batch_size: int,
+    note: Callable[[str], object] = sys.stderr.write,
+) -> Runner:
+    """The training loop of ``method``, before its first step, without evaluations and checkpoints."""
     cfg = compose("train", overrides=[f"prune={method}", *argv, f"batch_size={batch_size}"])
     made = build_run(cfg, dataset)
     setup = TrainingSetup(
@@ -77,17 +90,23 @@ def make(method: str, argv: list[str], dataset: ArrayDataset, batch_size: int) -
         flops=TrainingFLOPs(made.layers, made.pruner.weights),
     )
     records = RecordSettings(
-        checkpoint=Checkpoint(Path(tempfile.gettempdir()), print),
+        checkpoint=Unsaved(),
         record=print,
         progress=lambda total, done: Silent(),
         eval_every=10**9,
         save_every=10**9,
+        note=note,
     )
-    runner = Runner(setup, StepSettings(made.device), records)
+    return Runner(setup, StepSettings(made.device), records)
+
+
+def make(method: str, argv: list[str], dataset: ArrayDataset, batch_size: int) -> Runner:
+    """A runner of ``method``, at a mask update after three eighths of the training."""
+    runner = training(method, argv, dataset, batch_size)
     runner.progress = Silent()
-    made.pruner.on_start(runner._probe())
+    runner.pruner.on_start(runner._probe())
     updates = due(runner)
-    middle = made.clock.total_steps * 3 // 8
+    middle = runner.clock.total_steps * 3 // 8
     runner.step = next((t for t in updates if t >= middle), updates[-1] if updates else middle) - WARM_UP - 1
     return runner
 

@@ -23,9 +23,12 @@ class Generators:
             torch.cuda.init()  # else there are no generators yet
             self._cuda = torch.cuda.default_generators[torch.cuda.current_device()].clone_state()
 
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Inside, the process's generators are this run's; they stay as they are for whoever comes next."""
+    def leave(self) -> None:
+        """Remember the generators as they are now."""
+        self._states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+
+    def enter(self) -> None:
+        """Make the process's generators the remembered ones; those of a new run are as they happen to be."""
         if self._states is not None:
             python, numpy, cpu = self._states
             random.setstate(python)  # type: ignore[arg-type]
@@ -33,7 +36,23 @@ class Generators:
             torch.set_rng_state(cpu)
         if self._cuda is not None:
             torch.cuda.default_generators[torch.cuda.current_device()].graphsafe_set_state(self._cuda)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Inside, the process's generators are this run's; they stay as they are for whoever comes next."""
+        self.enter()
         try:
             yield
         finally:
-            self._states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+            self.leave()
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Leave the process's generators after the block as they were before it, whoever uses them inside."""
+    before = Generators()
+    before.leave()
+    try:
+        yield
+    finally:
+        before.enter()

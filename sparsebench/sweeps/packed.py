@@ -175,12 +175,10 @@ class Pack:
         Raises:
             Interrupted: A signal has stopped them.
         """
-        from sparsebench.distributed.generators import Generators
+        from sparsebench.distributed.generators import kept
 
-        process = Generators()
-        with process.in_use():
-            pass  # remember them
         with ExitStack() as stack:
+            stack.enter_context(kept())
             signals = stack.enter_context(StopSignals())
             bars = stack.enter_context(Bars())
             stack.callback(self._close)  # after an error
@@ -192,7 +190,6 @@ class Pack:
                     self._advance(member)
                 self._grow()
                 bars.show(self.members)
-            stack.enter_context(process.in_use())
             if signals.pending:
                 signals.act()
 
