@@ -225,7 +225,7 @@ class OneShotSchedule(Schedule):
     def __init__(self, clock: Clock, sparsity: float, at: str | float = "0.75") -> None:
         if clock.steps(at, "at") >= clock.total_steps:
             raise SettingError("at", at, f"a time before the last step, {clock.total_steps - 1}")
-        super().__init__(clock, sparsity, start=at, end=at, interval=clock.total_steps)
+        super().__init__(clock, sparsity, start=at, end=at, interval=f"{clock.total_steps}it")
 
 
 class Alternating(Schedule):
