@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from sparsebench.config.build import accepted_arguments
 from sparsebench.config.compose import IDENTITY_GROUPS, STUDY, defaults, leaves
-from sparsebench.config.renamed import original_names
+from sparsebench.config.renamed import original_defaults, original_names
 from sparsebench.distributed.rank_env import rank_info_from_env
 from sparsebench.paths import expanded
 from sparsebench.records.settings import NUMERICS, VOLATILE
@@ -47,7 +47,7 @@ def identity(
         present: Setting -> default; read from the options' YAML files if not given.
         ranks: Number of ranks; by default that of this process's environment.
     """
-    known = defaults(choices) if present is None else present
+    known = {**(defaults(choices) if present is None else present), **original_defaults(choices)}
     unused = {"schedule", "allocation", "score", "sanity"} - (
         accepted_arguments(str(cfg.prune._target_)) or set()
     )
@@ -56,7 +56,7 @@ def identity(
     changed = {
         key: float(value) if isinstance(known.get(key), float) and isinstance(value, int) else value
         for key, value in leaves(cfg).items()
-        if key.split(".")[0] not in {*VOLATILE, *NUMERICS, *unused}
+        if key.split(".")[0] not in {*VOLATILE, *NUMERICS, *unused, "update_interval"}  # counts as schedule.interval
         and key.split(".")[-1] not in {"data_root", "workers", "_target_"}
         and not (key in known and known[key] == value)
     }

@@ -34,7 +34,9 @@ NUMERICS = ("channels_last", "compile", "deterministic")
 SUMMARY_SETTINGS = ("dataset", "model", "prune", "sparsity", "seed", "epochs", "batch_size", "precision")
 """Settings that have a column in the summary."""
 
-PRUNING_SETTINGS = ("prune", "schedule", "allocation", "score", "sanity", "prunable", "sparsity", "ramp_end")
+PRUNING_SETTINGS = (
+    "prune", "schedule", "allocation", "score", "sanity", "prunable", "sparsity", "ramp_end", "update_interval"
+)  # fmt: skip
 """Settings and config groups that do not apply to dense runs."""
 
 
