@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise, zip_longest
+from typing import ClassVar
 
 from sparsebench.clock import Clock
 from sparsebench.errors import SettingError
@@ -51,6 +52,8 @@ class Schedule:
     """
 
     has_ramp = True
+    only_updates: ClassVar[tuple[str, ...]] = ("stop",)
+    """Settings that change when masks are updated, and the sparsity of no step."""
 
     def __init__(
         self,
@@ -152,6 +155,7 @@ class Constant(Schedule):
     """
 
     has_ramp = False
+    only_updates = ("interval", "stop")
 
     def __init__(
         self,
@@ -184,6 +188,8 @@ class Slowing(Constant):
         Mostafa and Wang, "Parameter Efficient Training of Deep Convolutional Neural Networks by Dynamic Sparse
         Reparameterization", ICML 2019, arXiv 1902.05967.
     """
+
+    only_updates = ("interval", "stop", "doublings")
 
     def __init__(
         self,
