@@ -135,6 +135,13 @@ class Pruner:
     reparametrizes = False
     """Whether training differs from dense training even at target sparsity 0."""
 
+    def check_length(self, total_steps: int) -> None:
+        """Called by ``sparsebench train`` before it writes anything.
+
+        Raises:
+            SettingError: The training is too short for the method to do what it is named after.
+        """
+
     def begin(self, training: int, before: Mapping[str, Any]) -> int:
         """Called first in each training; returns its first step.
 
