@@ -22,7 +22,9 @@ from yaml import YAMLError
 from sparsebench.config import renamed
 from sparsebench.config.compose import IDENTITY_GROUPS, STUDY, baseline, defaults, leaves, own_hydra
 from sparsebench.config.identity import hash_of, id_of, identity, match
+from sparsebench.config.options import REVISION
 from sparsebench.config.resolve import as_settings, resolve
+from sparsebench.config.revisions import past_defaults, refuse_revisions
 from sparsebench.errors import SettingError, is_int, one_of, require_int
 from sparsebench.paths import groups
 from sparsebench.records.settings import overrides as overrides_of
@@ -63,6 +65,7 @@ def validate(cfg: DictConfig, choices: Mapping[str, str | None]) -> None:
     """
     for key in sorted(OmegaConf.missing_keys(cfg)):  # before anything is resolved
         raise SettingError(key, None, "a value, because it has no default")
+    refuse_revisions(cfg, defaults(choices))
     _validate(cfg, defaults(choices))
 
 
@@ -163,9 +166,9 @@ def reopen_config(
         with own_hydra():
             present = baseline(choices)
         for key, default in present.items():
-            if key not in cfg:
+            if key not in cfg and key != REVISION:
                 cfg[key] = default
-        known = leaves(present)
+        known = leaves(present) | past_defaults(cfg, choices)
         _validate(cfg, known)
         resolve(cfg)
     except YAMLError as error:
