@@ -76,7 +76,7 @@ def present_overrides(arguments: Sequence[str]) -> list[str]:
     from sparsebench.config import renamed
     from sparsebench.config.resolve import as_settings
 
-    flags = {"--allow-other-numerics": "allow_other_numerics=true"}
+    flags = {"--allow-other-numerics": "allow_other_numerics=true", "--redo-older": "redo_older=true"}
     return as_settings(renamed.update_overrides([flags.get(word, word) for word in arguments]))
 
 
