@@ -20,6 +20,7 @@ from sparsebench.config.renamed import target as present_target
 from sparsebench.config.revisions import MAIN, revision
 from sparsebench.config.signatures import accepted_arguments
 from sparsebench.distributed.rank_env import rank_info_from_env
+from sparsebench.errors import SettingError
 from sparsebench.paths import expanded
 from sparsebench.records.settings import NUMERICS, VOLATILE
 from sparsebench.records.states import ResultsFolder
@@ -93,7 +94,11 @@ def identity(
 
 def unused_groups(cfg: DictConfig) -> set[str]:
     """The groups, and settings outside groups, that the chosen method does not accept."""
-    accepted = accepted_arguments(str(cfg.prune._target_))
+    try:
+        accepted = accepted_arguments(str(cfg.prune._target_))
+    except Exception as error:  # importing it can raise anything
+        allowed = f"a class or function that can be imported: {' '.join(str(error).split())}"
+        raise SettingError("prune._target_", cfg.prune._target_, allowed) from error
     unused = {"schedule", "allocation", "score", "sanity"} - (accepted or set())
     if accepted is None:  # it accepts whatever there is
         return set()

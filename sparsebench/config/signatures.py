@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hydra.utils import get_object
 
+from sparsebench.config.options import stamp_of
 from sparsebench.config.renamed import target as present_target
 from sparsebench.paths import find_source
 
@@ -59,16 +60,19 @@ def imported_from(node: ast.ImportFrom, module: str, path: Path) -> str:
     return ".".join([*package[: len(package) - node.level + 1], *([node.module] if node.module else [])])
 
 
-@cache
 def parsed(path: Path) -> ast.Module:
     """A source file as a syntax tree; empty if it cannot be read or is no Python."""
+    return _parsed(path, stamp_of(path))
+
+
+@cache
+def _parsed(path: Path, stamp: object) -> ast.Module:
     try:
         return ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError):
         return ast.Module([], [])
 
 
-@cache
 def _arguments(target: str, depth: int) -> set[str] | None:
     found = locate(target) if depth else None
     if found is None or len(found[2]) != 1:

@@ -100,8 +100,6 @@ def test_every_way_to_define_one(name, tmp_path, monkeypatch):
     (tmp_path / "kinds_of_targets.py").write_text(KINDS)
     (tmp_path / "base_classes.py").write_text(OTHERS)
     monkeypatch.syspath_prepend(tmp_path)
-    accepted_arguments.__globals__["parsed"].cache_clear()
-    accepted_arguments.__globals__["_arguments"].cache_clear()
     for module in ("kinds_of_targets", "base_classes"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     assert accepted_arguments(f"kinds_of_targets.{name}") == by_import(f"kinds_of_targets.{name}")
@@ -116,15 +114,16 @@ def test_the_id_of_a_run_needs_no_import_of_torch_or_of_the_options_code(tmp_pat
     program = """
     import sys
     sys.modules["torch"] = None  # importing it is an error
-    from hydra import compose, initialize_config_dir
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
     from sparsebench.config.identity import run_id
     from sparsebench.paths import config_dir
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        for words in (["prune=dpf"], ["prune=mine", "model=torchvision"]):
-            cfg = compose("train", overrides=[*words, "hydra.searchpath=[file://conf]"], return_hydra_config=True)
-            choices = dict(cfg.hydra.runtime.choices)
-            del cfg.hydra
-            print(run_id(cfg, choices))
+    @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train")
+    def task(cfg):
+        print(run_id(cfg, dict(HydraConfig.get().runtime.choices)))
+    for words in (["prune=dpf"], ["prune=mine", "model=torchvision"]):
+        sys.argv = ["sparsebench", "--config-dir=conf", *words]
+        task()
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],
