@@ -112,7 +112,7 @@ def counted(cfg: DictConfig, unused: set[str]) -> dict[str, Any]:
         cfg: The config.
         unused: From :func:`unused_groups`.
     """
-    left_out = {*VOLATILE, *NUMERICS, *unused}
+    left_out = {*VOLATILE, *NUMERICS, *unused, "update_interval"}  # which counts as schedule.interval
     return {
         key: value
         for key, value in leaves(cfg).items()

@@ -18,6 +18,7 @@ from sparsebench.distributed.ddp import broadcast_from_main
 from sparsebench.distributed.device import Device
 from sparsebench.distributed.precision import AUTO
 from sparsebench.distributed.threads import default_threads
+from sparsebench.errors import SettingError
 from sparsebench.paths import expanded
 from sparsebench.records.lease import Lease
 from sparsebench.records.run_folder import RunFolder
@@ -101,6 +102,7 @@ def advance(
             settled.channels_last = device.broadcast_from_main(lambda: channels_last_is_faster(settled))
         typed = with_numerics(overrides, settled)
         components = build_run(settled)
+        _check_length(components, choices)
         numbers = range(components.pruner.trainings)
         return kept, components, [Training(settled, choices, typed, components, found, n) for n in numbers]
 
@@ -126,6 +128,17 @@ def advance(
         return make
 
     return (yield from find_or_make(id_of(found), cfg, device, find, prepare, signals))
+
+
+def _check_length(components: RunComponents, choices: Mapping[str, str | None]) -> None:
+    """Refuse a training that is too short for its method; with ``scale=smoke``, which is meant to be, only say so."""
+    try:
+        components.pruner.check_length(components.clock.total_steps)
+    except SettingError as error:
+        if choices.get("scale") != "smoke":
+            raise
+        if components.device.is_main_process:
+            print(f"sparsebench: note: {error}", file=sys.stderr)
 
 
 def _train(

@@ -232,7 +232,7 @@ class Training:
         if state:
             state["flops"] = runner.flops.state_dict()
             self.handover.save(state)
-        extra = self._repeatability(components) | components.pruner.summary()
+        extra = self._repeatability(components) | runner.mask_updates.columns() | components.pruner.summary()
         extra |= components.dataset.summary() | components.device.summary()
         if components.device.type == "cuda":
             extra["replayed_steps"] = runner.recorder.replayed

@@ -22,7 +22,7 @@ from sparsebench.pruning.pruner import Probe, Pruner
 from sparsebench.training.checkpoint import Checkpoint
 from sparsebench.training.ema import WeightAverage
 from sparsebench.training.flops import TrainingFLOPs
-from sparsebench.training.metrics import Accuracy, TrainLoss, evaluate
+from sparsebench.training.metrics import Accuracy, MaskUpdates, TrainLoss, evaluate
 from sparsebench.training.progress import Progress
 from sparsebench.training.recording import Recorded, Recorder
 from sparsebench.training.signals import StopSignals
@@ -161,7 +161,7 @@ class Runner:
         ] = {}  # program -> mask updates before and after the forward
         self._inputs: dict[tuple[torch.Size, torch.Size], tuple[Tensor, Tensor]] = {}  # of recorded steps
         self.train_loss = TrainLoss(device.torch_device)
-        self.history = History()
+        self.history, self.mask_updates = History(), MaskUpdates()
         self.step = setup.first_step
         self.images = 0
         self._last_masks = self.pruner.weights.packed()
@@ -206,6 +206,7 @@ class Runner:
         A step whose tensor operations were recorded is replayed; the rest of it is the same.
         """
         step, samples = self.step, self.data.size(self.step)  # of the global batch
+        masks = self.pruner.weights.version
         batch = self._next_batch()
         self._set_learning_rates()
         if self.recorder.active:
@@ -215,6 +216,7 @@ class Runner:
             loss = self._recorded_step(program, self._keep(batch), samples)
         else:
             loss = self._ordinary_step(program, batch, samples)
+        self.mask_updates.seen(step, masks, self.pruner.weights.version)
         self.images += samples
         self.train_loss.samples += samples
         self.progress.step(samples, loss, self.pruner.scheduled_sparsity(step))
@@ -412,6 +414,7 @@ class Runner:
             "data": self.device.all_gather(self.data.state_dict()),
             "train_loss": self.train_loss.state_dict(),
             "history": history,
+            "mask_updates": vars(self.mask_updates),
             "last_masks": self._last_masks,
             **({"average": self.average.state_dict()} if self.average is not None else {}),
         }
@@ -458,6 +461,7 @@ class Runner:
         self.flops.load_state_dict(state["flops"])
         self.train_loss.load_state_dict(state["train_loss"])
         self.history = History(**state["history"])
+        self.mask_updates = MaskUpdates(**state.get("mask_updates", {"count": None}))
         self._last_masks = state["last_masks"].to(self._last_masks.device)
         for seen in state.get("data", []):
             self.data.load_state_dict(seen)
