@@ -21,7 +21,7 @@ from sparsebench.data.folder import FolderDataset, ImageNet
 from sparsebench.data.listing import INDEX, ImageIndex, ImageSource
 from sparsebench.data.packed import Packed, pack, read_index, sha256
 from sparsebench.errors import require_int
-from sparsebench.files import write_csv
+from sparsebench.files import check_output, csv_text, write_output
 
 FOUND = ("split", "image", "what")
 AHEAD = 4
@@ -55,6 +55,7 @@ def check(
     Returns:
         1 if there are problems, else 0.
     """
+    check_output(output)
     found = kind.listing(root, packed)
     print(f"{kind.__name__}: {len(found.classes):,} classes")
     if kind is ImageNet:
@@ -74,7 +75,7 @@ def check(
         first = next(row for row in rows if row["what"].startswith(what))
         print(f"{what}: {count:,}, first: {first['split']}:{first['image']} ({first['what']})")
     if output is not None:
-        write_csv(output, FOUND, rows)
+        write_output(output, csv_text(FOUND, rows))
     wrong = sum(count for what, count in kinds.items() if what in ("unreadable", "checksum"))
     looked = "every image was decoded" if decoding else "no image was decoded"
     print(f"{wrong:,} problems found" if wrong else f"no problems found; {looked}")

@@ -13,7 +13,7 @@ from sparsebench.config.build import accepted_arguments
 from sparsebench.config.open import ReopenedConfig, compose_config, reopen_config
 from sparsebench.data.dataset import Dataset
 from sparsebench.errors import RunError
-from sparsebench.files import read_csv
+from sparsebench.files import read_csv, read_text
 from sparsebench.paths import expanded
 from sparsebench.records import schema
 from sparsebench.records.run_folder import run_id_of, training_of
@@ -110,7 +110,7 @@ def _only(path: Path) -> dict[str, str]:
 
 def _read(path: Path, parse: Any) -> Any:
     try:
-        return parse(path.read_text(encoding="utf-8"))
+        return parse(read_text(path))
     except FileNotFoundError as error:
         raise RunError(f"{path.name}: missing") from error
     except (OSError, ValueError) as error:  # JSON, UTF-8 and setting errors are ValueErrors

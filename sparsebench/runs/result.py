@@ -16,6 +16,7 @@ from torch import nn
 from sparsebench.data.dataset import Dataset
 from sparsebench.distributed.device import Device
 from sparsebench.errors import RunError, SettingError
+from sparsebench.files import open_plain
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.training.flops import (
     Layer,
@@ -185,6 +186,7 @@ def load_weights(model: nn.Module, path: Path) -> nn.Module:
         RunError: The file is unreadable, or belongs to another model.
     """
     try:
+        open_plain(path).close()  # what it is not, is not opened by other libraries either
         model.load_state_dict(load_file(path))
     except FileNotFoundError as error:
         raise RunError(f"{path.name}: missing") from error

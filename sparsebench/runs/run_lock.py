@@ -12,7 +12,7 @@ from typing import TypeVar
 from omegaconf import DictConfig
 
 from sparsebench.distributed.device import Device
-from sparsebench.errors import RunError, SettingError
+from sparsebench.errors import RunError, SettingError, reason
 from sparsebench.paths import expanded
 from sparsebench.records import states
 from sparsebench.records.lease import FOLDER, Holder, Lease
@@ -122,9 +122,11 @@ def writable(results: Path, given: object) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if str(error.filename or "").startswith(str(results)):
-            raise SettingError("results_dir", given, f"a writable folder: {error.strerror}") from error
-        raise
+        place = Path(str(error.filename or ""))
+        if place != results and results not in place.parents:
+            raise
+        inside = f"{place.parent}: " if results in place.parent.parents else ""
+        raise SettingError("results_dir", given, f"a writable folder: {inside}{reason(error)}") from error
 
 
 def check_still_held(lease: Lease | None) -> None:

@@ -22,7 +22,7 @@ from sparsebench.config.open import validate_study
 from sparsebench.distributed.device import Device
 from sparsebench.errors import SettingError, require_int
 from sparsebench.files import atomic
-from sparsebench.paths import expanded
+from sparsebench.paths import expanded, file_name
 from sparsebench.records import provenance
 from sparsebench.records.lease import Lease
 from sparsebench.records.study_folder import StudyFolder
@@ -61,7 +61,7 @@ def run_study(
     definition: Study = build(cfg.study, "study")
     device: Device = build(cfg.device, "device")
     require_int("threads", cfg.threads, least=1)
-    folder = StudyFolder(expanded(cfg.results_dir) / f"{name}-{identity}")
+    folder = StudyFolder(expanded(cfg.results_dir, "results_dir") / file_name(f"{name}-{identity}"))
 
     def find() -> StudyFolder | None:
         if not folder.finished:
@@ -165,7 +165,7 @@ def _write(
     (folder.path / "figures").mkdir(exist_ok=True)
     for file, content in figures:
         check_still_held(lease)
-        with atomic(folder.path / "figures" / file) as opened:
+        with atomic(folder.path / "figures" / file_name(file)) as opened:
             opened.write(content)
 
 

@@ -15,7 +15,8 @@ import sparsebench
 from sparsebench.config.build import build
 from sparsebench.config.identity import hash_of, id_of
 from sparsebench.data.mixing import Mix
-from sparsebench.paths import expanded
+from sparsebench.errors import printable
+from sparsebench.paths import expanded, file_name
 from sparsebench.records import provenance
 from sparsebench.records.lease import Lease
 from sparsebench.records.run_folder import RunFolder
@@ -90,8 +91,9 @@ class Training:
             target = cfg.sparsity  # of the last training
         model = f"{components.dataset.name}-{components.model.name}"
         method = f"{choices['prune']}{'' if target is None else f'-s{target:g}'}"
-        self.label = f"{model}-{method}-seed{cfg.seed}{f'-training{number}' if several else ''}"
-        self.folder = RunFolder(expanded(cfg.results_dir), f"{self.label}-{self.row['run_id']}")
+        label = f"{model}-{method}-seed{cfg.seed}{f'-training{number}' if several else ''}"
+        self.label = printable(label)
+        self.folder = RunFolder(expanded(cfg.results_dir), file_name(f"{label}-{self.row['run_id']}"))
         self.handover = Checkpoint(self.folder.path, self._warn, name="handover")
 
     def run(

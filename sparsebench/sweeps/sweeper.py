@@ -6,6 +6,7 @@ import copy
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from sparsebench.config.identity import id_of, identity_in
 from sparsebench.config.open import validate
 from sparsebench.config.resolve import resolve
 from sparsebench.distributed.threads import default_threads
-from sparsebench.errors import SettingError, require_int
+from sparsebench.errors import RunError, SettingError, require_int
+from sparsebench.files import make_shared, write_text
 from sparsebench.paths import expanded, groups
 from sparsebench.records.states import ResultsFolder
 from sparsebench.runs.numerics import settle
@@ -91,7 +93,7 @@ class GridSweeper(BasicSweeper):
         """
         assert self.config is not None and self.launcher is not None
         runs, costs = self._planned([*self._parse_config(), *arguments])
-        folder = Path(str(self.config.hydra.sweep.dir))
+        folder = expanded(self.config.hydra.sweep.dir, "results_dir")
         scheduler = Scheduler(runs, folder, self.retries, self.max_batch_size, bool(self.config.overwrite))
         if self.dry_run:
             print(table(scheduler.states().items()))
@@ -99,12 +101,14 @@ class GridSweeper(BasicSweeper):
             print(costs, flush=True)
         if self.dry_run:
             return []
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
+        for made in (folder.parent, folder):
+            make_shared(made)
+        write_text(folder / "multirun.yaml", OmegaConf.to_yaml(self.config))
         try:
             scheduler.finish(self.launcher.launch)
         except Exception:
-            self._compare()  # compare the other runs first; the error comes last
+            with suppress(RunError):  # said; compare the other runs first, the error comes last
+                self._compare()
             raise
         self._compare()
         return []
