@@ -168,6 +168,8 @@ def leads_out(path: Path | str, folder: Path | str) -> bool:
 def _inside(path: Path | str) -> str:
     if leads_out(path, os.path.dirname(path) or "."):
         raise OSError(errno.ELOOP, "a link out of its folder, which is not followed", str(path))
+    if not os.path.exists(path):
+        raise OSError(errno.ELOOP, "a link to nothing", str(path))
     return os.path.realpath(path)
 
 
@@ -178,8 +180,15 @@ def read_text(path: Path | str) -> str:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV as text; see :func:`open_plain` for what is not read."""
-    return list(csv.DictReader(io.StringIO(read_text(path), newline="")))
+    """The rows of a CSV as text; see :func:`open_plain` for what is not read.
+
+    Raises:
+        ValueError: It is no UTF-8, or no CSV.
+    """
+    try:
+        return list(csv.DictReader(io.StringIO(read_text(path), newline="")))
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
 
 
 def remove_temporary_files(folder: Path, pattern: str = ".*.tmp") -> None:

@@ -28,6 +28,7 @@ def run(args: Namespace) -> int:
 
     from sparsebench.cli.left_out import LeftOut
     from sparsebench.config.open import compose_config
+    from sparsebench.records.damage import read_row
     from sparsebench.records.run_folder import finished_runs
     from sparsebench.runs.build import eval_batch_size
     from sparsebench.runs.evaluations import apply, build_evaluations, dense_run
@@ -56,6 +57,7 @@ def run(args: Namespace) -> int:
     datasets, failed = Datasets(expanded(args.data_root, "--data-root") if args.data_root else None), 0
     for path in tqdm(folders, desc="evaluate", unit="run", disable=not sys.stderr.isatty()):
         try:
+            read_row(path)
             run = FinishedRun(path)
             if run.row.get("status") != "finished":
                 raise RunError("diverged: there is nothing to evaluate")

@@ -99,6 +99,8 @@ def sound_rows(path: Path, report: Report = ignore) -> Iterator[tuple[Path, Row]
             yield run, read_row(run)
         except DamagedRunError as error:
             report(run, error.why)
+        except FileNotFoundError:  # removed just now
+            continue
 
 
 def _read_run_folders(path: Path, report: Report) -> list[pd.DataFrame]:

@@ -64,7 +64,9 @@ def read_row(folder: Path) -> Row:
     if "schema" not in row.header:
         raise DamagedRunError(folder, f"{schema.SUMMARY} has no column schema")
     cells = row.cells
-    if cells["schema"] == str(schema.SCHEMA):
+    if cells["schema"] != str(schema.SCHEMA):
+        _require_migration(folder, cells["schema"])
+    else:
         if missing := _missing(row.header):
             raise DamagedRunError(folder, f"{schema.SUMMARY} has no column {', '.join(missing)}")
         if wrong := _wrong(cells):
@@ -112,6 +114,14 @@ def is_number(text: str) -> bool:
     except ValueError:
         return False
     return text.isascii() and "_" not in text
+
+
+def _require_migration(folder: Path, found: str) -> None:
+    from sparsebench.records.migrations import STEPS  # imports pandas, which status does not need otherwise
+
+    older = found.isdecimal() and int(found) < schema.SCHEMA
+    if not older or any(number not in STEPS for number in range(int(found), schema.SCHEMA)):
+        raise DamagedRunError(folder, f"results of schema {found[:20]}; this version reads {schema.SCHEMA}")
 
 
 def _row(folder: Path) -> Row:
