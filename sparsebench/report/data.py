@@ -12,7 +12,8 @@ from pandas.api.types import is_numeric_dtype
 
 from sparsebench.compare.baseline import against_dense, runs_against_dense
 from sparsebench.compare.budgets import budgets
-from sparsebench.compare.configurations import join
+from sparsebench.compare.configurations import Joined, join
+from sparsebench.compare.mixed import mixed, mixed_notes
 from sparsebench.errors import SettingError
 from sparsebench.records import schema
 from sparsebench.records.collect import read, sound_rows
@@ -52,7 +53,8 @@ def load(source: Path, report: Report = refuse, note: Callable[[str], object] = 
 
     Added columns: ``state`` and ``counts`` (:mod:`sparsebench.records.validity`), ``configuration`` (its number),
     ``budget`` and ``variant`` (strings that are equal for runs on one line), ``label`` (the line's name),
-    ``command`` without paths, ``difference_to_dense`` (percentage points, of the run), ``mean_difference_to_dense``
+    ``mixed`` (the note on its configuration, if its runs were not all computed alike), ``command`` without paths,
+    ``difference_to_dense`` (percentage points, of the run), ``mean_difference_to_dense``
     (of its configuration), ``dense_command`` (the command that trains a missing baseline).
 
     Args:
@@ -78,6 +80,7 @@ def load(source: Path, report: Report = refuse, note: Callable[[str], object] = 
     joined = join([(str(source), frame)], "top1")
     frame["state"], frame["counts"] = run_states(frame), valid_runs(frame)
     frame["configuration"] = joined.runs[0]["key"]
+    frame["mixed"] = frame["configuration"].map(_mixed(joined, frame))
     frame = frame.join(budgets(joined), on="configuration")
     frame["label"] = _labels(frame)
     given = [overrides(command) for command in texts(frame["command"])]
@@ -92,6 +95,11 @@ def load(source: Path, report: Report = refuse, note: Callable[[str], object] = 
         against_dense(joined)["difference"].rename("mean_difference_to_dense"), on="configuration"
     )
     return ReportData(source, frame, located, len(unfinished(source)), report)
+
+
+def _mixed(joined: Joined, frame: pd.DataFrame) -> dict[int, str]:
+    texts = mixed(joined, frame)
+    return {int(str(key)): "".join(mixed_notes(joined, texts[texts.index == key])) for key in texts.index}
 
 
 def points(frame: pd.DataFrame) -> pd.DataFrame:

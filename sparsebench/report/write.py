@@ -89,6 +89,8 @@ def _pairs(results: ReportData, means: pd.DataFrame) -> Iterator[Pair]:
         several = f"{len(budgets)} budgets, each with its own lines: "
         notes.insert(0, several + "; ".join(budgets) if len(budgets) > 1 else f"Budget: {budgets[0]}.")
         context = f"{dataset}, {model}" + (f": {budgets[0]}" if len(budgets) == 1 else "")
+        rows = results.frame[(results.frame["dataset"] == dataset) & (results.frame["model"] == model)]
+        notes += [note.removeprefix("note: ") for note in rows["mixed"].unique() if note]
         for drawing in drawings:
             heading(drawing.figure, f"{drawing.title}. {context}")
         files = {drawing.name: rendered(drawing.figure) for drawing in drawings}
