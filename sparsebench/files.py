@@ -77,7 +77,7 @@ def named(path: Path, temporary: Path | None = None) -> Iterator[None]:
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8, atomically."""
     with atomic(path) as file:
-        file.write(text.encode(errors="surrogateescape"))
+        file.write(text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, value: object) -> None:
@@ -131,11 +131,11 @@ def write_output(path: Path, text: str) -> None:
     if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and os.access(path, os.W_OK):
         with atomic(path) as file:
             os.chmod(file.fileno(), stat.S_IMODE(found.st_mode))
-            file.write(text.encode(errors="surrogateescape"))
+            file.write(text.encode(errors="backslashreplace"))
         return
     truncate = os.O_TRUNC if path.is_file() else 0
     with named(path), os.fdopen(os.open(path, os.O_WRONLY | truncate), "wb") as file:
-        file.write(text.encode(errors="surrogateescape"))
+        file.write(text.encode(errors="backslashreplace"))
 
 
 def open_plain(path: Path | str) -> BinaryIO:

@@ -46,11 +46,11 @@ def run(args: Namespace) -> int:
         sizes = ", ".join(f"{len(getattr(dataset, split)):,} {split}" for split in ("train", "val", "test"))
         print(f"{dataset.name}: {dataset.num_classes} classes, {sizes} images; no problems found")
         return 0
-    root = expanded(cfg.data_root)
+    root = expanded(cfg.data_root, "data_root")
     workers = max(cfg.workers if cfg.workers is not None else available_workers(), 1)
     if args.action == "check":
         return check(kind, root, cfg.dataset.packed, workers, not args.no_decode, args.output)
-    target = expanded(args.output or root)
+    target = expanded(args.output or root, "--output")
     if pack_folder(kind, root, target, args.side, args.quality, cfg.dataset._target_, workers):
         print(f"use it with dataset.packed={args.side} data_root={args.output or cfg.data_root}")
     return 0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import sys
 from collections.abc import Sequence
 
 import sparsebench
 from sparsebench.cli.subcommand import Section, subcommands
-from sparsebench.errors import RunError, SettingError, one_of, printable, reason
+from sparsebench.errors import DISK_FULL, RunError, SettingError, one_of, printable, reason
 
 HELP = """\
 usage: sparsebench COMMAND [ARGUMENT ...]
@@ -84,13 +85,17 @@ def _print_anything() -> None:
 
 def _standard_output(error: OSError) -> str:
     """How to name the standard output if it is what could not be written; nothing is left in it then."""
+    if error.errno not in DISK_FULL or sys.stdout.isatty():
+        return ""
     try:
         sys.stdout.flush()
-    except OSError as again:
-        if again.errno == error.errno:
-            _discard_output()
-            return "standard output"
-    return ""
+        descriptor = sys.stdout.fileno()
+        full = stat.S_ISCHR(os.fstat(descriptor).st_mode) or not os.fstatvfs(descriptor).f_bavail
+    except OSError:
+        full = True
+    if full:
+        _discard_output()
+    return "standard output" if full else ""
 
 
 def _discard_output() -> None:

@@ -162,7 +162,7 @@ class FolderDataset:
         self.unreadable: dict[str, str] = {}  # name of the image -> reason
         self.world_size = 1  # ranks that share the cores of this machine, at most
 
-        found = self.listing(expanded(data_root), packed)
+        found = self.listing(expanded(data_root, "data_root"), packed)
         self.found = found
         self.num_classes = len(found.classes)
         self.name, self.note = self.dataset_name(name, found)

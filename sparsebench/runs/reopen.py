@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from sparsebench.config.build import accepted_arguments
 from sparsebench.config.open import ReopenedConfig, compose_config, reopen_config
 from sparsebench.data.dataset import Dataset
-from sparsebench.errors import RunError
+from sparsebench.errors import RunError, SettingError
 from sparsebench.files import read_csv, read_text
 from sparsebench.paths import expanded
 from sparsebench.records import schema
@@ -37,8 +37,8 @@ class Datasets:
 
     def resolve_data_root(self, cfg: DictConfig) -> str:
         """Set ``data_root`` in the config; returns the cache key of its data set."""
-        recorded = expanded(cfg.data_root)
-        root = self.data_root or (recorded if recorded.is_dir() else compose_config([])[0].data_root)
+        recorded = cfg.data_root if _is_folder(cfg.data_root) else compose_config([])[0].data_root
+        root = self.data_root or recorded  # expanded only by a data set that opens it
         cfg.data_root = str(root)
         if "data_root" in cfg.dataset:
             cfg.dataset.data_root = str(root)
@@ -95,6 +95,13 @@ class FinishedRun:
         net = datasets.network(self.cfg)
         load_weights(net.model, self.path / schema.MODEL)
         return net
+
+
+def _is_folder(path: object) -> bool:
+    try:
+        return expanded(path).is_dir()
+    except SettingError:  # ~ of a user without a home folder
+        return False
 
 
 def _only(path: Path) -> dict[str, str]:

@@ -93,7 +93,9 @@ class Training:
         method = f"{choices['prune']}{'' if target is None else f'-s{target:g}'}"
         label = f"{model}-{method}-seed{cfg.seed}{f'-training{number}' if several else ''}"
         self.label = printable(label)
-        self.folder = RunFolder(expanded(cfg.results_dir), file_name(f"{label}-{self.row['run_id']}"))
+        self.folder = RunFolder(
+            expanded(cfg.results_dir, "results_dir"), file_name(f"{label}-{self.row['run_id']}")
+        )
         self.handover = Checkpoint(self.folder.path, self._warn, name="handover")
 
     def run(

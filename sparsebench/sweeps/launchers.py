@@ -118,7 +118,7 @@ class CommandLauncher(Launcher):
                 name = known_id(cfg, choices, ranks_of_jobs(self.config, choices))
             else:
                 name = study_id(cfg, choices)
-            found = ResultsFolder(expanded(cfg.results_dir)).state(name)
+            found = ResultsFolder(expanded(cfg.results_dir, "results_dir")).state(name)
             if found.state != "finished":
                 typed = " ".join(overrides).replace(f"{STUDY}=", "study=")
                 raise RunError(f"{typed}: {found.error or found.state}")

@@ -77,7 +77,9 @@ class PackedLauncher(CommandLauncher):
             cfg, choices = self._composed([word for word in overrides if not word.startswith("--")])
             refuse_unsuitable(cfg, choices)
             resolve(cfg)
-            kept = stored_numerics(ResultsFolder(expanded(cfg.results_dir)).begun(known_id(cfg, choices)))
+            kept = stored_numerics(
+                ResultsFolder(expanded(cfg.results_dir, "results_dir")).begun(known_id(cfg, choices))
+            )
             settled = settle(cfg, {} if cfg.overwrite else kept, default_threads())
             numerics = json.dumps(OmegaConf.to_container(settled.device, resolve=True), sort_keys=True)
             packs.setdefault(numerics, []).append(Job(number, cfg, choices, list(overrides)))

@@ -126,7 +126,7 @@ class GridSweeper(BasicSweeper):
             validate(cfg, choices)
             job, results = (
                 resolve(cfg, job),
-                expanded(cfg.results_dir),
+                expanded(cfg.results_dir, "results_dir"),
             )  # once for all jobs: no auto is left to them
             results_now = found.setdefault(results, ResultsFolder(results))
             name = id_of(identity_in(results_now, cfg, choices, ranks_of_jobs(self.config, choices)))
@@ -176,7 +176,7 @@ class GridSweeper(BasicSweeper):
 
     def _compare(self) -> None:
         assert self.config is not None
-        results = expanded(self.config.results_dir)
+        results = expanded(self.config.results_dir, "results_dir")
         if not self.grids or not results.is_dir():
             return
         tables = [*([f"reference:{self.reference}"] if self.reference else []), str(results)]
