@@ -15,7 +15,7 @@ from torch import nn
 
 from sparsebench.data.dataset import Dataset
 from sparsebench.distributed.device import Device
-from sparsebench.errors import RunError, SettingError
+from sparsebench.errors import RunError, SettingError, printable
 from sparsebench.files import open_plain
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.training.flops import (
@@ -214,7 +214,8 @@ def show(row: Mapping[str, Any], path: Path) -> None:
         ]
     if row["collapsed_layers"]:
         lines.append(("collapsed", row["collapsed_layers"]))
-    print("\n".join(f"  {name:<10} {value}" for name, value in [*lines, ("results", path)]), flush=True)
+    shown = [printable(f"  {name:<10} {value}") for name, value in [*lines, ("results", path)]]
+    print("\n".join(shown), flush=True)
 
 
 def check(row: Mapping[str, str]) -> None:

@@ -18,6 +18,7 @@ from sparsebench.distributed.ddp import broadcast_from_main
 from sparsebench.distributed.device import Device
 from sparsebench.distributed.precision import AUTO
 from sparsebench.distributed.threads import default_threads
+from sparsebench.errors import printable
 from sparsebench.paths import expanded, file_name
 from sparsebench.records.lease import Lease
 from sparsebench.records.run_folder import RunFolder
@@ -163,7 +164,7 @@ def _finished(folders: Sequence[Path], chosen: Collection[str]) -> RunFolder | N
     if missing := [
         extra for extra in chosen if not (last.path / EVALUATION / file_name(f"{extra}.csv")).exists()
     ]:
-        print(f"sparsebench evaluate {last.path} evaluate=[{','.join(missing)}] evaluates it")
+        print(printable(f"sparsebench evaluate {last.path} evaluate=[{','.join(missing)}] evaluates it"))
     check(summary)
     return last
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 from omegaconf import DictConfig
 
 from sparsebench.distributed.device import Device
-from sparsebench.errors import DISK_FULL, RunError, SettingError, reason
+from sparsebench.errors import DISK_FULL, RunError, SettingError, printable, reason
 from sparsebench.paths import expanded
 from sparsebench.records import states
 from sparsebench.records.lease import FOLDER, Holder, Lease
@@ -70,7 +70,7 @@ def find_or_make(
 
 def say_finished(folder: Path) -> None:
     """Tell that a run or study was found."""
-    print(f"{folder}: already finished; nothing done (overwrite=true to run it again)")
+    print(printable(f"{folder}: already finished; nothing done (overwrite=true to run it again)"))
 
 
 def note_failure(cfg: DictConfig, run_id: Callable[[], str], error: Exception) -> None:

@@ -20,7 +20,7 @@ from sparsebench.config.compose import STUDY
 from sparsebench.config.identity import study_id
 from sparsebench.config.open import validate_study
 from sparsebench.distributed.device import Device
-from sparsebench.errors import SettingError, require_int
+from sparsebench.errors import SettingError, printable, require_int
 from sparsebench.files import atomic
 from sparsebench.paths import expanded, file_name
 from sparsebench.records import provenance
@@ -173,9 +173,13 @@ def show(folder: StudyFolder) -> None:
     """Print a summary of the checks, and the failed ones in full."""
     checks = folder.checks()
     failed = [row for row in checks if row["passed"] != "True"]
-    print(f"{folder.path}: {len(checks) - len(failed)} of {len(checks)} checks passed")
+    print(printable(f"{folder.path}: {len(checks) - len(failed)} of {len(checks)} checks passed"))
     for row in failed:
         numbers = f"predicted {float(row['predicted']):.6g}, measured {float(row['measured']):.6g}"
         if float(row["standard_error"]):
             numbers += f" ± {float(row['standard_error']):.2g}"
-        print(f"  failed: {row['check']}, {row['case']}: {numbers}, tolerance {float(row['tolerance']):g}")
+        print(
+            printable(
+                f"  failed: {row['check']}, {row['case']}: {numbers}, tolerance {float(row['tolerance']):g}"
+            )
+        )

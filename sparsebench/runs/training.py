@@ -181,7 +181,7 @@ class Training:
         more |= {"split_hash": split_hash(components.dataset), "order_hash": order_hash(components.data)}
         origin = _write_origin(folder, cfg, self.choices, {**row, **more}, ids)
         if components.dataset.note and self.number == 0:
-            print(f"sparsebench: {components.dataset.note}", flush=True)
+            print(printable(f"sparsebench: {components.dataset.note}"), flush=True)
         tracking.start()
         steps = components.clock.total_steps - first_step
         how = cfg.precision if components.device.type == "cpu" else f"{cfg.precision}, {graphs}"
@@ -314,7 +314,7 @@ class Training:
         return Runner(setup, step, records)
 
     def _warn(self, text: str) -> None:
-        print(f"sparsebench: {text}", file=sys.stderr)
+        print(printable(f"sparsebench: {text}"), file=sys.stderr)
         self.folder.log(text)
 
 

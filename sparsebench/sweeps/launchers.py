@@ -22,7 +22,7 @@ from sparsebench.config.compose import STUDY
 from sparsebench.config.identity import known_id, study_id
 from sparsebench.config.resolve import resolve
 from sparsebench.distributed.threads import available_cores, threads_of_jobs
-from sparsebench.errors import RunError, SettingError, require_int
+from sparsebench.errors import RunError, SettingError, printable, require_int
 from sparsebench.files import make_shared, open_for_append
 from sparsebench.paths import expanded
 from sparsebench.records.states import ResultsFolder
@@ -268,7 +268,7 @@ class SlurmLauncher(CommandLauncher):
                 "hydra/launcher", "slurm", f"a request that sbatch accepts: {reason}"
             ) from error
         for job, overrides in zip(ids, jobs, strict=True):
-            print(f"Slurm job {job}: {' '.join(overrides)}")
+            print(printable(f"Slurm job {job}: {' '.join(overrides)}"))
         print(f"logs: {folder}", flush=True)
         try:
             self._wait(ids)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from sparsebench.config.identity import known_id
 from sparsebench.config.resolve import resolve
 from sparsebench.distributed.threads import default_threads
-from sparsebench.errors import RunError, SettingError, require_int
+from sparsebench.errors import RunError, SettingError, printable, require_int
 from sparsebench.paths import expanded
 from sparsebench.records.states import ResultsFolder
 from sparsebench.sweeps.launchers import CommandLauncher
@@ -141,7 +141,7 @@ class Member:
                 raise
             except (SettingError, RunError, OSError) as error:
                 note_failure(self.job.cfg, lambda: known_id(self.job.cfg, self.job.choices), error)
-                print(f"sparsebench: error: {error}", file=sys.stderr)
+                print(printable(f"sparsebench: error: {error}"), file=sys.stderr)
             except Exception as error:  # such as a bug in another package's method
                 note_failure(self.job.cfg, lambda: known_id(self.job.cfg, self.job.choices), error)
                 traceback.print_exc()
@@ -219,7 +219,7 @@ class Pack:
         torch.cuda.empty_cache()
         others = len(self.members) - 1
         if not others:
-            print(f"sparsebench: {member.job}: out of memory, alone", file=sys.stderr)
+            print(printable(f"sparsebench: {member.job}: out of memory, alone"), file=sys.stderr)
             return
         self.limit, self.growing = others, False
         self.waiting.appendleft(member.job)
