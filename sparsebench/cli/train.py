@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sparsebench.cli import hydra_program
 from sparsebench.cli.subcommand import Section, Subcommand
-from sparsebench.errors import RunError, SettingError
+from sparsebench.errors import RunError, SettingError, printable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -39,7 +39,7 @@ def _task(cfg: DictConfig) -> float | None:
             from sparsebench.distributed.rank_env import should_report_error
 
             if should_report_error(job.overrides.task, error):
-                print(f"sparsebench: {' '.join(job.overrides.task)}: {error}", file=sys.stderr)
+                print(printable(f"sparsebench: {' '.join(job.overrides.task)}: {error}"), file=sys.stderr)
             raise
         _failed.append(error)  # raised by main, because Hydra would print its own message
         return None

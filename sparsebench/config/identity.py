@@ -231,7 +231,7 @@ def identity_in(
 
 def known_id(cfg: DictConfig, choices: Mapping[str, str | None], ranks: int | None = None) -> str:
     """The id by which the results folder of ``cfg`` knows the run: of :func:`identity_in`."""
-    return id_of(identity_in(ResultsFolder(expanded(cfg.results_dir)), cfg, choices, ranks))
+    return id_of(identity_in(ResultsFolder(expanded(cfg.results_dir, "results_dir")), cfg, choices, ranks))
 
 
 def run_id(cfg: DictConfig, choices: Mapping[str, str | None], training: int = 0) -> str:

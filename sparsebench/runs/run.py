@@ -18,8 +18,8 @@ from sparsebench.distributed.ddp import broadcast_from_main
 from sparsebench.distributed.device import Device
 from sparsebench.distributed.precision import AUTO
 from sparsebench.distributed.threads import default_threads
-from sparsebench.errors import SettingError
-from sparsebench.paths import expanded
+from sparsebench.errors import SettingError, printable
+from sparsebench.paths import expanded, file_name
 from sparsebench.records.lease import Lease
 from sparsebench.records.run_folder import RunFolder
 from sparsebench.records.states import ResultsFolder
@@ -80,7 +80,7 @@ def advance(
     """
     validate(cfg, choices)
     overrides = resolve(cfg, overrides)
-    chosen, results = build_evaluations(cfg), expanded(cfg.results_dir)
+    chosen, results = build_evaluations(cfg), expanded(cfg.results_dir, "results_dir")
     tracker: Tracker = build(cfg.tracker, "tracker")
     device: Device = build(cfg.device)
     ranks = device.world_size
@@ -181,8 +181,10 @@ def _finished(folders: Sequence[Path], chosen: Collection[str]) -> RunFolder | N
         return None
     _remove_checkpoints(folders)
     say_finished(last.path)
-    if missing := [extra for extra in chosen if not (last.path / EVALUATION / f"{extra}.csv").exists()]:
-        print(f"sparsebench evaluate {last.path} evaluate=[{','.join(missing)}] evaluates it")
+    if missing := [
+        extra for extra in chosen if not (last.path / EVALUATION / file_name(f"{extra}.csv")).exists()
+    ]:
+        print(printable(f"sparsebench evaluate {last.path} evaluate=[{','.join(missing)}] evaluates it"))
     check(summary)
     return last
 

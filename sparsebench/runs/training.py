@@ -15,7 +15,8 @@ import sparsebench
 from sparsebench.config.build import build
 from sparsebench.config.identity import hash_of, id_of, json_hash
 from sparsebench.data.mixing import Mix
-from sparsebench.paths import expanded
+from sparsebench.errors import printable
+from sparsebench.paths import expanded, file_name
 from sparsebench.records import provenance
 from sparsebench.records.lease import Lease
 from sparsebench.records.run_folder import RunFolder
@@ -91,8 +92,11 @@ class Training:
             target = cfg.sparsity  # of the last training
         model = f"{components.dataset.name}-{components.model.name}"
         method = f"{choices['prune']}{'' if target is None else f'-s{target:g}'}"
-        self.label = f"{model}-{method}-seed{cfg.seed}{f'-training{number}' if several else ''}"
-        self.folder = RunFolder(expanded(cfg.results_dir), f"{self.label}-{self.row['run_id']}")
+        label = f"{model}-{method}-seed{cfg.seed}{f'-training{number}' if several else ''}"
+        self.label = printable(label)
+        self.folder = RunFolder(
+            expanded(cfg.results_dir, "results_dir"), file_name(f"{label}-{self.row['run_id']}")
+        )
         self.identity, self.code = dict(found), provenance.code()
         self.owner = {"run_id": self.row["run_id"], "code": json_hash(self.code)}
         self.handover = Checkpoint(self.folder.path, self._warn, "handover", self.owner)
@@ -181,7 +185,7 @@ class Training:
         more |= {"split_hash": split_hash(components.dataset), "order_hash": order_hash(components.data)}
         origin = _write_origin(folder, cfg, self.choices, {**row, **more}, ids)
         if components.dataset.note and self.number == 0:
-            print(f"sparsebench: {components.dataset.note}", flush=True)
+            print(printable(f"sparsebench: {components.dataset.note}"), flush=True)
         tracking.start()
         steps = components.clock.total_steps - first_step
         how = cfg.precision if components.device.type == "cpu" else f"{cfg.precision}, {graphs}"
@@ -314,7 +318,7 @@ class Training:
         return Runner(setup, step, records)
 
     def _warn(self, text: str) -> None:
-        print(f"sparsebench: {text}", file=sys.stderr)
+        print(printable(f"sparsebench: {text}"), file=sys.stderr)
         self.folder.log(text)
 
 

@@ -6,6 +6,7 @@ import copy
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from sparsebench.config.open import validate
 from sparsebench.config.resolve import resolve
 from sparsebench.config.used import has, setting_of
 from sparsebench.distributed.threads import default_threads
-from sparsebench.errors import SettingError, require_int
+from sparsebench.errors import RunError, SettingError, require_int
+from sparsebench.files import make_shared, write_text
 from sparsebench.paths import expanded, groups
 from sparsebench.records.states import ResultsFolder
 from sparsebench.runs.numerics import settle
@@ -95,7 +97,7 @@ class GridSweeper(BasicSweeper):
         """
         assert self.config is not None and self.launcher is not None
         runs, costs = self._planned([*self._parse_config(), *arguments], arguments)
-        folder = Path(str(self.config.hydra.sweep.dir))
+        folder = expanded(self.config.hydra.sweep.dir, "results_dir")
         scheduler = Scheduler(runs, folder, self.retries, self.max_batch_size, bool(self.config.overwrite))
         if self.dry_run:
             print(table(scheduler.states().items()))
@@ -103,12 +105,14 @@ class GridSweeper(BasicSweeper):
             print(costs, flush=True)
         if self.dry_run:
             return []
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
+        for made in (folder.parent, folder):
+            make_shared(made)
+        write_text(folder / "multirun.yaml", OmegaConf.to_yaml(self.config))
         try:
             scheduler.finish(self.launcher.launch)
         except Exception:
-            self._compare()  # compare the other runs first; the error comes last
+            with suppress(RunError):  # said; compare the other runs first, the error comes last
+                self._compare()
             raise
         self._compare()
         return []
@@ -136,7 +140,7 @@ class GridSweeper(BasicSweeper):
                 cfg, choices = self._compose(job)
             job, results = (
                 resolve(cfg, job),
-                expanded(cfg.results_dir),
+                expanded(cfg.results_dir, "results_dir"),
             )  # once for all jobs: no auto is left to them
             results_now = found.setdefault(results, ResultsFolder(results))
             name = id_of(identity_in(results_now, cfg, choices, ranks_of_jobs(self.config, choices)))
@@ -229,7 +233,7 @@ class GridSweeper(BasicSweeper):
 
     def _compare(self) -> None:
         assert self.config is not None
-        results = expanded(self.config.results_dir)
+        results = expanded(self.config.results_dir, "results_dir")
         if not self.grids or not results.is_dir():
             return
         tables = [*([f"reference:{self.reference}"] if self.reference else []), str(results)]
