@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sparsebench.cli import hydra_program
 from sparsebench.cli.subcommand import Section, Subcommand
-from sparsebench.errors import RunError, SettingError
+from sparsebench.errors import RunError, SettingError, printable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -39,7 +39,7 @@ def _task(cfg: DictConfig) -> float | None:
             from sparsebench.distributed.rank_env import should_report_error
 
             if should_report_error(job.overrides.task, error):
-                print(f"sparsebench: {' '.join(job.overrides.task)}: {error}", file=sys.stderr)
+                print(printable(f"sparsebench: {' '.join(job.overrides.task)}: {error}"), file=sys.stderr)
             raise
         _failed.append(error)  # raised by main, because Hydra would print its own message
         return None
@@ -91,7 +91,7 @@ def present_overrides(arguments: Sequence[str]) -> list[str]:
     from sparsebench.config import renamed
     from sparsebench.config.resolve import as_settings
 
-    flags = {"--allow-other-numerics": "allow_other_numerics=true"}
+    flags = {"--allow-other-numerics": "allow_other_numerics=true", "--redo-older": "redo_older=true"}
     return as_settings(renamed.update_overrides([flags.get(word, word) for word in arguments]))
 
 

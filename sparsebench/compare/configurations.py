@@ -26,6 +26,7 @@ NEEDED = (
     *("schema", "run_id", "status", "sparsity_ok", "seed", "sparsity", "train_flops", "prunable", "started"),
     *DESCRIBING,
     *(ROUND, "config_hash", "command", "weights_hash"),
+    *("version", "torch", "device", "numerics", "numerics_changed_at"),
 )
 """Columns that a comparison needs in addition to the metric."""
 

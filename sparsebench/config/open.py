@@ -22,11 +22,12 @@ from yaml import YAMLError, safe_load
 from sparsebench.config import renamed
 from sparsebench.config.compose import IDENTITY_GROUPS, STUDY, baseline, defaults, leaves, own_hydra
 from sparsebench.config.identity import hash_of, id_of, identity, match
+from sparsebench.config.options import REVISION
 from sparsebench.config.resolve import as_settings, resolve
+from sparsebench.config.revisions import past_defaults, refuse_revisions
 from sparsebench.errors import SettingError, is_int, one_of, require_int
 from sparsebench.paths import groups, options
 from sparsebench.records.settings import overrides as overrides_of
-
 
 _NOTHING = object()
 
@@ -66,6 +67,7 @@ def validate(cfg: DictConfig, choices: Mapping[str, str | None]) -> None:
     """
     for key in sorted(OmegaConf.missing_keys(cfg)):  # before anything is resolved
         raise SettingError(key, None, "a value, because it has no default")
+    refuse_revisions(cfg, defaults(choices))
     _validate(cfg, defaults(choices))
 
 
@@ -166,9 +168,9 @@ def reopen_config(
         with own_hydra():
             present = baseline(choices)
         for key, default in present.items():
-            if key not in cfg:
+            if key not in cfg and key != REVISION:
                 cfg[key] = default
-        known = leaves(present)
+        known = leaves(present) | past_defaults(cfg, choices)
         _validate(cfg, known)
         resolve(cfg)
     except YAMLError as error:
@@ -242,7 +244,7 @@ def _hint(key: str, overrides: Sequence[str], command: str) -> str:
     swept = next((o.partition("=")[2] for o in overrides if o.startswith(f"{group}=") and "," in o), "")
     if having and group in choices:
         return f": {key} exists for {group}={', '.join(having)}; chosen was {swept or choices[group]}"
-    for_sweep = {name: "it is one of sparsebench sweep" for name in ("retries", "launcher")}
+    for_sweep = dict.fromkeys(("retries", "launcher"), "it is one of sparsebench sweep")
     close = difflib.get_close_matches(key, {*known, *(for_sweep if command == "train" else ())}, n=1)
     if close and close[0] in for_sweep:
         return f" (did you mean '{close[0]}'? {for_sweep[close[0]]})"

@@ -26,29 +26,6 @@ OPTIONS: dict[str, dict[str, str]] = {}
 SETTINGS: dict[str, str] = {}
 """Old setting, dotted -> present one."""
 
-SAME_OPTIONS: dict[str, dict[str, str]] = {"schedule": {"evenly": "per_epoch"}}
-"""Config group -> option -> the one that ids call it: the same class with other defaults."""
-
-ORIGINAL_DEFAULTS: dict[str, dict[str, dict[str, str]]] = {
-    "schedule": {"dynamic": {"interval": "100it"}, "evenly": {"interval": "1ep"}}
-}
-"""Config group -> option -> defaults that it had at first; ids hold the differences to these."""
-
-
-def original_defaults(chosen: Mapping[str, str | None]) -> dict[str, str]:
-    """Setting, dotted -> the default that it had at first, for those of the chosen options that have another now.
-
-    Example:
-        >>> original_defaults({"schedule": "dynamic", "score": "random"})
-        {'schedule.interval': '100it'}
-    """
-    return {
-        f"{group}.{name}": value
-        for group, options in ORIGINAL_DEFAULTS.items()
-        for name, value in options.get(str(chosen.get(group)), {}).items()
-    }
-
-
 def target(name: str) -> str:
     """The present name of the class or function ``name``.
 
@@ -106,7 +83,6 @@ def _update_override(override: str) -> str:
 def original_names(found: Mapping[str, Any]) -> dict[str, Any]:
     """An identity in terms of the original names of options and settings."""
     options = {group: {new: old for old, new in names.items()} for group, names in OPTIONS.items()}
-    options = {group: {**options.get(group, {}), **SAME_OPTIONS.get(group, {})} for group in found}
     settings = {new: old for old, new in SETTINGS.items()}
     named = {group: options.get(group, {}).get(str(option), option) for group, option in found.items()}
     return {**named, "changed": {settings.get(key, key): value for key, value in found["changed"].items()}}

@@ -25,6 +25,7 @@ VOLATILE = (
     "tracker",
     "workers",
     "allow_other_numerics",
+    "redo_older",
 )
 """Settings that do not change what is trained: device, paths, tracking and evaluation."""
 
@@ -76,6 +77,12 @@ def words(command: str) -> list[str]:
         ValueError: A quotation is not closed.
     """
     return shlex.split(command) if QUOTED.search(command) else WORD.findall(command)
+
+
+def typed_config_dirs(command: str) -> list[str]:
+    """The folders of configs that a command names."""
+    option = "--config-dir="
+    return [word.removeprefix(option) for word in words(command) if word.startswith(option)]
 
 
 def without_places(command: str) -> str:

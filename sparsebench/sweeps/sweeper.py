@@ -6,6 +6,7 @@ import copy
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,14 @@ from sparsebench.config.open import validate
 from sparsebench.config.resolve import resolve
 from sparsebench.config.used import has, setting_of
 from sparsebench.distributed.threads import default_threads
-from sparsebench.errors import SettingError, require_int
+from sparsebench.errors import RunError, SettingError, require_int
+from sparsebench.files import make_shared, write_text
 from sparsebench.paths import expanded, groups
 from sparsebench.records.states import ResultsFolder
 from sparsebench.runs.numerics import settle
 from sparsebench.sweeps.estimate import Estimate
 from sparsebench.sweeps.launchers import ranks_of_jobs
+from sparsebench.sweeps.older import OlderRuns
 from sparsebench.sweeps.scheduler import DONE, PlannedRun, Scheduler, table
 from sparsebench.sweeps.unused import UnusedInSweep, exists_in_some
 
@@ -95,7 +98,7 @@ class GridSweeper(BasicSweeper):
         """
         assert self.config is not None and self.launcher is not None
         runs, costs = self._planned([*self._parse_config(), *arguments], arguments)
-        folder = Path(str(self.config.hydra.sweep.dir))
+        folder = expanded(self.config.hydra.sweep.dir, "results_dir")
         scheduler = Scheduler(runs, folder, self.retries, self.max_batch_size, bool(self.config.overwrite))
         if self.dry_run:
             print(table(scheduler.states().items()))
@@ -103,12 +106,14 @@ class GridSweeper(BasicSweeper):
             print(costs, flush=True)
         if self.dry_run:
             return []
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
+        for made in (folder.parent, folder):
+            make_shared(made)
+        write_text(folder / "multirun.yaml", OmegaConf.to_yaml(self.config))
         try:
             scheduler.finish(self.launcher.launch)
         except Exception:
-            self._compare()  # compare the other runs first; the error comes last
+            with suppress(RunError):  # said; compare the other runs first, the error comes last
+                self._compare()
             raise
         self._compare()
         return []
@@ -128,7 +133,7 @@ class GridSweeper(BasicSweeper):
         runs: dict[str, PlannedRun] = {}
         found: dict[Path, ResultsFolder] = {}
         jobs = self._where_settings_exist([job for batch in batches for job in batch])
-        unused = UnusedInSweep(typed)
+        unused, older = UnusedInSweep(typed), OlderRuns()
         for full in tqdm(jobs, desc="planning", unit="run", disable=None, leave=False):
             cfg, choices = self._compose(full)
             validate(cfg, choices)
@@ -136,17 +141,19 @@ class GridSweeper(BasicSweeper):
                 cfg, choices = self._compose(job)
             job, results = (
                 resolve(cfg, job),
-                expanded(cfg.results_dir),
+                expanded(cfg.results_dir, "results_dir"),
             )  # once for all jobs: no auto is left to them
             results_now = found.setdefault(results, ResultsFolder(results))
             name = id_of(identity_in(results_now, cfg, choices, ranks_of_jobs(self.config, choices)))
             unused.planned(full, job, choices, name)
             if name in runs:
                 continue
-            runs[name] = PlannedRun(name, results, tuple(job), search=cfg.tune_to_target is True)
+            again = older.is_made_anew(results_now.begun(name), cfg)
+            runs[name] = PlannedRun(name, results, tuple(job), search=cfg.tune_to_target is True, again=again)
             if costs is not None:
-                costs.add(settle(cfg, {}, default_threads()), choices, results_now.state(name).state in DONE)
-        for line in unused.check():
+                done = not again and results_now.state(name).state in DONE
+                costs.add(settle(cfg, {}, default_threads()), choices, done)
+        for line in (*unused.check(), *older.check()):
             print(line, flush=True)
         return list(runs.values()), costs
 
@@ -229,7 +236,7 @@ class GridSweeper(BasicSweeper):
 
     def _compare(self) -> None:
         assert self.config is not None
-        results = expanded(self.config.results_dir)
+        results = expanded(self.config.results_dir, "results_dir")
         if not self.grids or not results.is_dir():
             return
         tables = [*([f"reference:{self.reference}"] if self.reference else []), str(results)]

@@ -282,7 +282,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(tmp_path, capsys):
         (line,) = [line for line in capsys.readouterr().err.splitlines() if "epoch" not in line]
         assert (
             line
-            == f"sparsebench: error: results_dir={small}/runs: expected a writable folder: No space left on device"
+            == f"sparsebench: error: results_dir={small}/runs: expected a writable folder: the disk is full"
         )
         assert not list(small.glob("**/*.tmp")) and not list(small.glob("**/summary.csv"))
     finally:
