@@ -51,7 +51,9 @@ def test_the_commands_of_the_readme_run_in_their_order(tmp_path, monkeypatch, ca
         elif argv[0] in ("train", "sweep") and "--cfg" not in argv:
             # Images may not be here, and a training takes long: those compose, the others run two epochs.
             short = ["epochs=2", "schedule.interval=1it", "dataset.train_samples=200"]
-            if argv[0] == "train" and not needs_images(argv):  # a sweep leaves out what a run does not use itself
+            if argv[0] == "train" and not needs_images(
+                argv
+            ):  # a sweep leaves out what a run does not use itself
                 words = [word for word in argv[1:] if not word.startswith("-")]
                 ignored = unused_overrides(short, *compose_config([*words, *short]))
                 short = [word for word in short if word not in ignored]

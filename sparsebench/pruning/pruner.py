@@ -122,7 +122,7 @@ class Pruner:
 
     Settings of the schedule that matter for more than that are not used, and refused on the command line.
     """
-    ignores: ClassVar[Mapping[str, Mapping[str, object]]] = {}
+    ignores: ClassVar[dict[str, dict[str, object]]] = {}
     """Setting, or part that it is given -> values of others with which it has no effect: ``{}`` if it never has one."""
     trainings = 1
     """Number of consecutive trainings that make up one result; each is a run with its own row."""

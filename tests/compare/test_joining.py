@@ -344,7 +344,9 @@ def test_how_often_a_run_is_evaluated_makes_no_variant_of_it(tmp_path, capsys):
     capsys.readouterr()
     assert main(["compare", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert [line.split()[2] for line in said.splitlines()[1:3]] == ["dense", "snip"] and said.count("(1)") == 2
+    assert [line.split()[2] for line in said.splitlines()[1:3]] == ["dense", "snip"] and said.count(
+        "(1)"
+    ) == 2
     assert "note: 4 rows of the same configuration and seed as another have the same weights_hash" in said
     assert main(["compare", str(tmp_path), "--metric", "best_val_top1"]) == 0  # these depend on it
     said = capsys.readouterr().out

@@ -16,7 +16,14 @@ from sparsebench.paths import options
 from sparsebench.runs.build import build_run
 from tests.support.training import Unsaved, runner_of
 
-TINY = ("model=mlp", "model.hidden=[16,8]", "dataset.train_samples=320", "batch_size=32", "epochs=1", "device=cpu")
+TINY = (
+    "model=mlp",
+    "model.hidden=[16,8]",
+    "dataset.train_samples=320",
+    "batch_size=32",
+    "epochs=1",
+    "device=cpu",
+)
 """Ten steps."""
 
 OTHER = {
@@ -84,7 +91,9 @@ def trained(method, *more):
         before = made.pruner.handover()
         parts = [*made.model.state_dict().values(), *made.pruner.weights.masks.values()]
         seen += [part.detach().numpy().tobytes() for part in parts]
-        seen += [history.rows[-1][name] for name in ("scheduled_sparsity", "sparsity", "explored", "train_loss")]
+        seen += [
+            history.rows[-1][name] for name in ("scheduled_sparsity", "sparsity", "explored", "train_loss")
+        ]
         seen += [*runner.flops.totals(), runner.mask_updates.columns()]
     return seen
 
@@ -109,25 +118,52 @@ def test_what_is_unused_changes_no_byte_and_what_is_used_changes_some(method):
         ignored = {bool(unused_overrides([override], *composed(method, override))) for override in overrides}
         assert len(ignored) == 1, setting
         changed = [differs(method, override) for override in overrides]
-        if (any(changed) if ignored == {True} else not any(changed) and (method, setting) not in EXEMPT):
+        if any(changed) if ignored == {True} else not any(changed) and (method, setting) not in EXEMPT:
             wrong[setting] = "ignored" if ignored == {True} else "used"
     assert not wrong
 
 
 REFUSED = [
-    (("prune=snip", "score=magnitude"), "score=magnitude: prune=snip ignores it; it is used by acdc, dnw, dpf"),
-    (("prune=snip", "schedule.interval=3it"), "schedule.interval=3it: prune=snip ignores it; it is used by dpf, dsr"),
-    (("prune=snip", "schedule=linear"), "schedule=linear: prune=snip ignores it; it is used by acdc, dnw, dpf"),
-    (("prune=gmp", "sanity.reinit=true"), "sanity.reinit=true: prune=gmp ignores it; it is used by grasp, magnitude_init"),
+    (
+        ("prune=snip", "score=magnitude"),
+        "score=magnitude: prune=snip ignores it; it is used by acdc, dnw, dpf",
+    ),
+    (
+        ("prune=snip", "schedule.interval=3it"),
+        "schedule.interval=3it: prune=snip ignores it; it is used by dpf, dsr",
+    ),
+    (
+        ("prune=snip", "schedule=linear"),
+        "schedule=linear: prune=snip ignores it; it is used by acdc, dnw, dpf",
+    ),
+    (
+        ("prune=gmp", "sanity.reinit=true"),
+        "sanity.reinit=true: prune=gmp ignores it; it is used by grasp, magnitude_init",
+    ),
     (("prune=dense", "sanity.reinit=true"), "sanity.reinit=true: prune=dense ignores it"),
     (("prune=dense", "schedule=linear"), "schedule=linear: prune=dense ignores it"),
-    (("prune=dense", "allocation.allow_layer_collapse=true"), "allocation.allow_layer_collapse=true: prune=dense ignores"),
+    (
+        ("prune=dense", "allocation.allow_layer_collapse=true"),
+        "allocation.allow_layer_collapse=true: prune=dense ignores",
+    ),
     (("prune=str", "sparsity=0.5"), "sparsity=0.5: prune=str ignores it; it is used by acdc"),
     (("prune=gmp", "schedule.stop=0.9"), "schedule.stop=0.9: prune=gmp with schedule=cubic ignores it"),
-    (("prune=ste", "ramp_end=0.5"), "ramp_end=0.5: prune=ste with schedule=constant ignores it; it is used by dpf, gmp"),
-    (("prune=dpf", "schedule.end=0.5", "ramp_end=0.5"), "ramp_end=0.5: prune=dpf with schedule=cubic ignores it"),
-    (("prune=dpf", "prune.fine_tune=true"), "prune.fine_tune=true: prune=dpf ignores it with schedule.stop=null"),
-    (("prune=dpf", "update_interval.dynamic=0.1"), "update_interval.dynamic=0.1: prune=dpf with schedule=cubic ignores"),
+    (
+        ("prune=ste", "ramp_end=0.5"),
+        "ramp_end=0.5: prune=ste with schedule=constant ignores it; it is used by dpf, gmp",
+    ),
+    (
+        ("prune=dpf", "schedule.end=0.5", "ramp_end=0.5"),
+        "ramp_end=0.5: prune=dpf with schedule=cubic ignores it",
+    ),
+    (
+        ("prune=dpf", "prune.fine_tune=true"),
+        "prune.fine_tune=true: prune=dpf ignores it with schedule.stop=null",
+    ),
+    (
+        ("prune=dpf", "update_interval.dynamic=0.1"),
+        "update_interval.dynamic=0.1: prune=dpf with schedule=cubic ignores",
+    ),
     (("sync_bn=true",), "sync_bn=true: device=cpu ignores it; it is used by device=ddp"),
     (("epochs=1", "dataset.recipe.epochs=2"), "dataset.recipe.epochs=2: no setting refers to it here"),
 ]
@@ -163,12 +199,26 @@ def test_dense_training_notes_a_sparsity_and_its_command_has_none(tmp_path, caps
 
 
 def test_what_an_experiment_recipe_scale_or_method_sets_is_never_refused(tmp_path):
-    argv = ["experiment=synflow_collapse", "recipe=rigl_cifar", "scale=smoke", "model=mlp", "prune=dense", "device=cpu"]
+    argv = [
+        "experiment=synflow_collapse",
+        "recipe=rigl_cifar",
+        "scale=smoke",
+        "model=mlp",
+        "prune=dense",
+        "device=cpu",
+    ]
     assert main(["train", *argv, f"results_dir={tmp_path}"]) == 0
 
 
 def test_a_setting_of_the_process_is_never_refused():
-    for override in ("save_seconds=5", "device.threads=2", "wait=false", "workers=1", "channels_last=true", "tracker=none"):
+    for override in (
+        "save_seconds=5",
+        "device.threads=2",
+        "wait=false",
+        "workers=1",
+        "channels_last=true",
+        "tracker=none",
+    ):
         assert not unused_overrides([override], *compose_config(["prune=dense", override]))
 
 

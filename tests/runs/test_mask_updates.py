@@ -9,7 +9,14 @@ from sparsebench.files import read_csv
 from sparsebench.records.run_folder import RunFolder
 from sparsebench.training.metrics import MaskUpdates
 
-TINY = ("model=mlp", "model.hidden=[8]", "dataset.train_samples=320", "batch_size=32", "epochs=2", "device=cpu")
+TINY = (
+    "model=mlp",
+    "model.hidden=[8]",
+    "dataset.train_samples=320",
+    "batch_size=32",
+    "epochs=2",
+    "device=cpu",
+)
 """Twenty steps."""
 
 GROWING = ("set", "rigl", "srigl", "snfs", "itop", "granet", "mest", "dsr")

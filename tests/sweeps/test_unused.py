@@ -14,7 +14,14 @@ from sparsebench.paths import options
 from sparsebench.records.settings import words
 from tests.support import ROOT
 
-TINY = ("model=mlp", "model.hidden=[8]", "dataset.train_samples=200", "batch_size=20", "epochs=1", "device=cpu")
+TINY = (
+    "model=mlp",
+    "model.hidden=[8]",
+    "dataset.train_samples=200",
+    "batch_size=20",
+    "epochs=1",
+    "device=cpu",
+)
 PLANNED = json.loads((ROOT / "tests" / "data" / "planned_runs.json").read_text())
 """Sweeps of the README, docs and conf/experiment -> the ids that they planned before unused settings were left out."""
 
@@ -42,7 +49,9 @@ def test_a_setting_that_no_cell_uses_is_refused(tmp_path, capsys):
     argv = [*TINY, "prune=snip,dense", "schedule.interval=1it,2it", f"results_dir={tmp_path / 'runs'}"]
     assert main(["sweep", *argv]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("sparsebench: error: schedule.interval=1it,2it: prune=") and "is used by dpf" in line
+    assert (
+        line.startswith("sparsebench: error: schedule.interval=1it,2it: prune=") and "is used by dpf" in line
+    )
     assert not list(tmp_path.iterdir())
 
 
