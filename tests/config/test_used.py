@@ -34,7 +34,7 @@ OTHER = {
     "schedule": ("constant", "linear"),
     "schedule.sparsity": ("0.5",),
     "schedule.start": ("2it",),
-    "schedule.end": ("0.5",),
+    "schedule.end": ("0.3",),
     "schedule.interval": ("2it",),
     "schedule.stop": ("7it", "5it"),
     "schedule.at": ("3it",),
@@ -42,7 +42,7 @@ OTHER = {
     "schedule.sparse_starts": ("[2it,6it]",),
     "schedule.dense_starts": ("[3it]",),
     "allocation": ("uniform", "erk"),
-    "allocation.compat": ("floor",),
+    "allocation.compat": ("floor", "bernoulli"),
     "score": ("random", "magnitude"),
     "sanity.invert_scores": ("true",),
     "sanity.shuffle_within_layer": ("true",),
@@ -64,6 +64,8 @@ EVERY_STEP = ("dpf", "gmp", "powerprop", "topkast")  # by default every 16 steps
 def composed(method, *more):
     """(config, choices) of a training of ten steps."""
     short = ("schedule.interval=1it",) if method in EVERY_STEP else SHORT.get(method, ())
+    if any(word.startswith("schedule=") for word in more):  # which has other settings
+        short = (*(word for word in short if not word.startswith("schedule.")), "schedule.interval=1it")
     last = {word.partition("=")[0]: word for word in (*TINY, f"prune={method}", *short, *more)}
     return compose_config(list(last.values()))
 
