@@ -227,7 +227,9 @@ def test_a_sweep_says_which_version_its_finished_runs_are_of_and_makes_them_agai
     after = [(path / "summary.csv").stat().st_mtime_ns for path in folders]
     assert [a != b for a, b in zip(before, after, strict=True)] == [True, True, False]
     text = (folders[2] / "config.yaml").read_text()
-    (folders[2] / "config.yaml").write_text(text.replace("norm_weight_decay: true", "norm_weight_decay: false"))
+    (folders[2] / "config.yaml").write_text(
+        text.replace("norm_weight_decay: true", "norm_weight_decay: false")
+    )
     assert main([*argv, "prune=dense,gmp"]) == 2
     said = capsys.readouterr()
     assert "norm_weight_decay=False, now True; --redo-older" in said.err and said.err.count("\n") == 1
