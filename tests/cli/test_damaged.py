@@ -128,7 +128,7 @@ def test_every_command_leaves_a_damaged_run_out_and_says_so(what, results, tmp_p
         assert main(argv) == 1, argv
         said = capsys.readouterr()
         assert f"{folder}: left out: " in said.err, argv
-        assert said.err.splitlines()[-1].endswith("1 run could not be read and left out"), argv
+        assert said.err.splitlines()[-1].endswith("left out what cannot be read: 1 run"), argv
         assert "secret" not in said.out + said.err
         assert all(len(line) < 1000 for line in said.err.splitlines())
     assert len(read_csv(table)) == 2 and run_id not in table.read_text()
