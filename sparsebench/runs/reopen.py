@@ -9,8 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from sparsebench.config.build import accepted_arguments
 from sparsebench.config.open import ReopenedConfig, compose_config, reopen_config
+from sparsebench.config.signatures import accepted_arguments
 from sparsebench.data.dataset import Dataset
 from sparsebench.errors import RunError, SettingError
 from sparsebench.files import read_csv, read_text
