@@ -208,6 +208,14 @@ def test_links_out_of_the_folder_are_not_followed(results, made, tmp_path, capsy
         assert f"{results / 'theirs'}: left out: a link to another folder, which is not followed" in said.err
         if argv[0] == "collect":
             assert len(said.out.splitlines()) == 4, "each run once"
+    (dpf,) = made.glob(f"*-{BAD}-*")
+    (results / "theirs").unlink()
+    shutil.rmtree(results / dpf.name)
+    (results / dpf.name).symlink_to(dpf)
+    for argv in (["status", str(results), "--all"], ["collect", str(results), "--unfinished"]):
+        assert main(argv) == 1
+        said = capsys.readouterr()
+        assert f"{results / dpf.name}: left out: a link" in said.err and dpf.name not in said.out
     link = tmp_path / "link"
     link.symlink_to(made)
     assert main(["collect", str(link)]) == 0, "a link that the user names is followed"
