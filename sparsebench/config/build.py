@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -49,7 +50,7 @@ def build(node: DictConfig, group: str = "", **runtime: Any) -> Any:
     Raises:
         SettingError: The target refuses the value of an argument.
     """
-    accepted = accepted_arguments(str(node._target_))
+    accepted = accepted_arguments(str(node._target_), f"{group}._target_")
     settings = targets(OmegaConf.to_container(node, resolve=True))
     assert isinstance(settings, dict)
     settings.pop("recipe", None)  # training defaults that come with a data set
@@ -70,6 +71,44 @@ def build(node: DictConfig, group: str = "", **runtime: Any) -> Any:
         raise SettingError(group, None, f"values that {node._target_} takes: {error}") from error
 
 
+def require_targets(cfg: DictConfig, defaults: Mapping[str, Any]) -> None:
+    """Import every ``_target_`` that is not a default of this package's, and refuse those that do not exist.
+
+    So that a sweep fails before its first run, and a run before it writes anything. Only for configs of the user's own:
+    importing executes code.
+
+    Args:
+        cfg: The config.
+        defaults: Dotted setting -> default.
+
+    Raises:
+        SettingError: A ``_target_`` names nothing that can be called.
+    """
+
+    def walk(prefix: str, node: Any) -> None:
+        for name, value in node.items() if isinstance(node, dict) else ():
+            if name != "_target_":
+                walk(f"{prefix}{name}.", value)
+            elif value != defaults.get(f"{prefix}{name}") or not str(value).startswith(
+                ("sparsebench.", "torch.")
+            ):
+                _object(value, f"{prefix}{name}")
+
+    walk("", OmegaConf.to_container(cfg, resolve=True))
+
+
+def _object(target: object, setting: str) -> Any:
+    name = present_target(str(target))
+    try:
+        found = get_object(name)
+    except Exception as error:  # importing somebody else's module can raise anything
+        reason = " ".join(str(error).split())
+        raise SettingError(setting, name, f"the dotted name of a class or function: {reason}") from error
+    if not callable(found):
+        raise SettingError(setting, name, "the dotted name of a class or function")
+    return found
+
+
 def _as_written(node: DictConfig, group: str, setting: str) -> str:
     """The name by which a user sets the argument ``setting`` of ``node``."""
     if not group or setting not in node:
@@ -78,9 +117,17 @@ def _as_written(node: DictConfig, group: str, setting: str) -> str:
     return reference[1] if reference else f"{group}.{setting}"
 
 
-def accepted_arguments(target: str) -> set[str] | None:
-    """Names of the arguments that a class or function accepts; ``None`` if it accepts any."""
-    parameters = inspect.signature(get_object(present_target(target))).parameters.values()
+def accepted_arguments(target: str, setting: str = "_target_") -> set[str] | None:
+    """Names of the arguments that a class or function accepts; ``None`` if it accepts any.
+
+    Raises:
+        SettingError: There is no such class or function; ``setting`` is what the error names.
+    """
+    found = _object(target, setting)
+    try:
+        parameters = inspect.signature(found).parameters.values()
+    except (ValueError, TypeError):  # of a class in C, such as ``int``
+        return None
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return None
     return {p.name for p in parameters}

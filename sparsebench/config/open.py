@@ -21,10 +21,11 @@ from yaml import YAMLError
 
 from sparsebench.config import renamed
 from sparsebench.config.compose import IDENTITY_GROUPS, STUDY, baseline, defaults, leaves, own_hydra
+from sparsebench.config.declared import check, comments, evaluations
 from sparsebench.config.identity import hash_of, id_of, identity, match
 from sparsebench.config.resolve import as_settings, resolve
-from sparsebench.errors import SettingError, is_int, one_of, require_int
-from sparsebench.paths import groups
+from sparsebench.errors import SettingError, one_of
+from sparsebench.paths import groups, options
 from sparsebench.records.settings import overrides as overrides_of
 
 
@@ -53,17 +54,19 @@ def compose_config(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str 
 
 
 def validate(cfg: DictConfig, choices: Mapping[str, str | None]) -> None:
-    """Refuse values of the wrong type or range, before anything is built or written.
+    """Refuse values that are not allowed, before anything is built or written.
 
-    A value must have the type of its default in the YAML file: a number stays a number, a boolean a boolean;
-    strings accept any scalar, and settings that default to null accept anything.
+    What a setting allows is written beside it in its YAML file (:mod:`sparsebench.config.declarations`).
 
     Raises:
         SettingError: The first invalid value.
     """
+    for group in (*IDENTITY_GROUPS, "device", "tracker"):
+        if not choices.get(group):
+            raise SettingError(group, "null", one_of(options(group), ""))
     for key in sorted(OmegaConf.missing_keys(cfg)):  # before anything is resolved
         raise SettingError(key, None, "a value, because it has no default")
-    _validate(cfg, defaults(choices))
+    _validate(cfg, choices, defaults(choices))
 
 
 def validate_study(cfg: DictConfig, choices: Mapping[str, str | None]) -> None:
@@ -73,44 +76,14 @@ def validate_study(cfg: DictConfig, choices: Mapping[str, str | None]) -> None:
         SettingError: The first value of a wrong type.
     """
     chosen = compose("theory", overrides=[f"{STUDY}={choices[STUDY]}"])
-    _check_types(cfg, leaves(chosen), "theory")
+    check(cfg, comments(choices, "theory"), leaves(chosen), leaves(cfg), "theory")
 
 
-def _check_types(cfg: DictConfig, defaults: Mapping[str, Any], command: str) -> None:
-    for key, value in leaves(cfg).items():
-        if key not in defaults and "." not in key:
-            raise SettingError(key, value, f"an existing setting; see sparsebench {command} --cfg job")
-        default = defaults.get(key)
-        if default in (None, "???") or key.startswith("hydra.") or type(value) is type(default):
-            continue
-        if key.removeprefix("device.") == "channels_last" and value == "auto":
-            continue
-        wanted = None
-        if isinstance(default, bool):
-            wanted = "true or false"
-        elif isinstance(default, int):
-            wanted = f"an integer, for example {default}"
-        elif isinstance(default, float) and not is_int(value):
-            wanted = f"a number, for example {default}"
-        elif isinstance(default, list) or (
-            isinstance(default, str) and value is not None and isinstance(value, list)
-        ):
-            wanted = f"{'a list' if isinstance(default, list) else 'one value'}, for example {default}"
-        if wanted:
-            raise SettingError(key, value, wanted)
-
-
-def _validate(cfg: DictConfig, defaults: Mapping[str, Any]) -> None:
-    _check_types(cfg, defaults, "train")
-    for key, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("seed", 0)):
-        require_int(key, cfg[key], least)
-    require_int("eval_batch_size", cfg.eval_batch_size, least=1, optional=True)
-    if cfg.extend <= 0:
-        raise SettingError("extend", cfg.extend, "a factor above 0, for example 2.0 or 5.0")
-    if not 0 <= cfg.sparsity < 1:
-        raise SettingError("sparsity", cfg.sparsity, "a fraction of zeros in [0, 1), for example 0.9")
-    if not 0 <= cfg.label_smoothing < 1:
-        raise SettingError("label_smoothing", cfg.label_smoothing, "a number in [0, 1)")
+def _validate(
+    cfg: DictConfig, choices: Mapping[str, str | None], defaults: Mapping[str, Any], complete: bool = True
+) -> None:
+    declared = comments(choices, "train", evaluations(cfg))
+    check(cfg, declared, defaults, leaves(cfg), complete=complete)
 
 
 @dataclass(frozen=True)
@@ -166,7 +139,7 @@ def reopen_config(
             if key not in cfg:
                 cfg[key] = default
         known = leaves(present)
-        _validate(cfg, known)
+        _validate(cfg, choices, known, complete=False)
         resolve(cfg)
     except YAMLError as error:
         raise SettingError("config", None, f"YAML: {' '.join(str(error).split())}") from error

@@ -16,7 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
-from sparsebench.config.build import format_override
+from sparsebench.config.build import format_override, require_targets
+from sparsebench.config.compose import defaults
 from sparsebench.config.identity import id_of, identity_in
 from sparsebench.config.open import validate
 from sparsebench.config.resolve import resolve
@@ -120,6 +121,7 @@ class GridSweeper(BasicSweeper):
         for job in tqdm(jobs, desc="planning", unit="run", disable=None, leave=False):
             cfg, choices = self._compose(job)
             validate(cfg, choices)
+            require_targets(cfg, defaults(choices))
             job, results = (
                 resolve(cfg, job),
                 expanded(cfg.results_dir),
