@@ -26,11 +26,20 @@ class SettingError(ValueError):
 
     def __init__(self, setting: str, given: object, allowed: str) -> None:
         self.setting, self.given, self.allowed = setting, given, allowed
-        head = setting if given is None else f"{setting}={given}"
-        super().__init__(f"{head}: expected {allowed}")
+        head = setting if given is None else f"{setting}={given if str(given) else repr(given)}"
+        super().__init__(_one_line(f"{_short(head)}: expected {allowed}"))
 
     def __reduce__(self) -> tuple[Any, ...]:  # so that the error can be sent to another process
         return type(self), (self.setting, self.given, self.allowed), self.__dict__
+
+
+def _short(text: str, most: int = 500) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def _one_line(text: str) -> str:
+    """``text`` with control characters, such as line breaks, and halves of surrogate pairs escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def one_of(options: Iterable[object], given: object) -> str:

@@ -13,6 +13,9 @@ from sparsebench.errors import RunError, SettingError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+MULTIRUN = frozenset({"--multirun", "-m"})
+"""Hydra's flags for what is ``sparsebench sweep`` here."""
+
 _failed: list[Exception] = []
 
 
@@ -21,6 +24,7 @@ def _task(cfg: DictConfig) -> float | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from sparsebench.config.open import explained
     from sparsebench.runs.run import run
     from sparsebench.runs.tune_to_target import tune
 
@@ -28,8 +32,10 @@ def _task(cfg: DictConfig) -> float | None:
     choices = dict(job.runtime.choices)
     try:
         extra = [f"--config-dir={s.path}" for s in job.runtime.config_sources if s.provider == "command-line"]
-        todo = tune if cfg.tune_to_target is True else run
-        return todo(cfg, choices, [*extra, *job.overrides.task])
+        todo = tune if cfg.get("tune_to_target") is True else run
+        with explained():
+            overrides = [*extra, *job.overrides.task]  # resolves them
+        return todo(cfg, choices, overrides)
     except (SettingError, RunError, OSError) as error:
         _note(cfg, choices, error)
         if job.mode == RunMode.MULTIRUN:  # the others continue; the sweep prints the summary
@@ -63,6 +69,10 @@ def main(arguments: Sequence[str]) -> int:
         SettingError: A setting is wrong.
         RunError: The run diverged, or missed its target sparsity.
     """
+    if any(word in MULTIRUN or word.upper() == "HYDRA.MODE=MULTIRUN" for word in arguments):
+        from sparsebench.cli import sweep
+
+        return sweep.main(arguments)
     overrides = present_overrides(arguments)
     return run_hydra(overrides, overrides)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,6 +70,18 @@ def build(node: DictConfig, group: str = "", **runtime: Any) -> Any:
         raise SettingError(_as_written(node, group, error.setting), error.given, error.allowed) from error
     except ValueError as error:
         raise SettingError(group, None, f"values that {node._target_} takes: {error}") from error
+    except TypeError as error:
+        if not _of_the_call(error):
+            raise
+        raise SettingError(
+            f"{group}._target_", node._target_, f"a class or function for {group}: {error}"
+        ) from error
+
+
+def _of_the_call(error: TypeError) -> bool:
+    """Whether the arguments did not fit, so that no line of what was called has run."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith(("hydra.", __name__))
 
 
 def require_targets(cfg: DictConfig, defaults: Mapping[str, Any]) -> None:

@@ -90,7 +90,7 @@ def _alternative(text: str) -> Test | None:
         if len(words) < 2 or not all(re.fullmatch(r"[\w.:/-]+", word) for word in words):
             return None
         options = [WORDS.get(word, word) for word in words]
-        return lambda value: any(type(value) is type(o) and value == o or str(value) == o for o in options)
+        return lambda value: any((type(value) is type(o) and value == o) or str(value) == o for o in options)
     if text.startswith("list of "):
         return _list(text.removeprefix("list of "))
     if kind in ("int", "number", "time"):

@@ -55,7 +55,7 @@ def _search_path() -> list[Any]:
 
 
 def _is_folder(place: str | None) -> bool:
-    return bool(place) and (place.startswith("file://") or "://" not in place)
+    return place is not None and (place.startswith("file://") or "://" not in place)
 
 
 def _files(folders: list[Path], group: str, option: str) -> Iterator[SettingsFile]:

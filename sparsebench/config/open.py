@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,9 +66,16 @@ def validate(cfg: DictConfig, choices: Mapping[str, str | None]) -> None:
     for group in (*IDENTITY_GROUPS, "device", "tracker"):
         if not choices.get(group):
             raise SettingError(group, "null", one_of(options(group), ""))
-    for key in sorted(OmegaConf.missing_keys(cfg)):  # before anything is resolved
-        raise SettingError(key, None, "a value, because it has no default")
-    _validate(cfg, choices, defaults(choices))
+    for group, option in choices.items():
+        if option and re.search(r"\.ya?ml$|^\.|^/|\.\.", str(option)):
+            raise SettingError(group, option, "the name of an option, not that of a file")
+    with explained():
+        for key in sorted(OmegaConf.missing_keys(cfg)):  # before anything is resolved
+            raise SettingError(key, None, "a value, because it has no default")
+        for group in ("prune", "model", "dataset", "optimizer"):  # asked for before they are built
+            if not isinstance(OmegaConf.select(cfg, f"{group}._target_"), str):
+                raise SettingError(f"{group}._target_", None, "the dotted name of a class or function")
+        _validate(cfg, choices, defaults(choices))
 
 
 def validate_study(cfg: DictConfig, choices: Mapping[str, str | None]) -> None:
@@ -76,7 +85,8 @@ def validate_study(cfg: DictConfig, choices: Mapping[str, str | None]) -> None:
         SettingError: The first value of a wrong type.
     """
     chosen = compose("theory", overrides=[f"{STUDY}={choices[STUDY]}"])
-    check(cfg, comments(choices, "theory"), leaves(chosen), leaves(cfg), "theory")
+    with explained():
+        check(cfg, comments(choices, "theory"), leaves(chosen), leaves(cfg), "theory")
 
 
 def _validate(
@@ -84,6 +94,45 @@ def _validate(
 ) -> None:
     declared = comments(choices, "train", evaluations(cfg))
     check(cfg, declared, defaults, leaves(cfg), complete=complete)
+
+
+def validate_sweep(cfg: DictConfig) -> None:
+    """Refuse settings of the launcher and the sweeper that are not allowed, before anything is started.
+
+    Args:
+        cfg: The config of a sweep, with Hydra's part.
+
+    Raises:
+        SettingError: The first invalid value, named as on the command line of ``sparsebench sweep``.
+    """
+    hydra, parts = cfg.hydra, ("launcher", "sweeper")
+    for part in parts:
+        if OmegaConf.select(cfg, f"hydra.{part}") is None:
+            raise SettingError(part, "null", one_of(options(f"hydra/{part}"), ""))
+    choices = {f"hydra/{part}": hydra.runtime.choices[f"hydra/{part}"] for part in parts}
+    values = {
+        f"hydra.{part}.{key}": value
+        for part in parts
+        for key, value in leaves(OmegaConf.select(cfg, f"hydra.{part}")).items()
+    }
+    try:
+        check(cfg, comments(choices, ""), values, values, "sweep", complete=False)
+    except SettingError as error:
+        name = re.sub(r"^hydra\.(sweeper\.(?=retries$))?(?=launcher|retries)", "", error.setting)
+        raise SettingError(name, error.given, error.allowed) from error
+    if not str(hydra.sweep.dir).strip():
+        raise SettingError("hydra.sweep.dir", "", "a path")
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn an error in resolving a user's config into a :class:`SettingError`."""
+    try:
+        yield
+    except OmegaConfBaseException as error:
+        reason = explain(error, [])
+        assert reason is not None
+        raise reason from error
 
 
 @dataclass(frozen=True)
@@ -184,6 +233,8 @@ def explain(error: Exception, overrides: list[str], command: str = "train") -> S
         overrides: Overrides on the command line.
         command: ``train`` or ``theory``.
     """
+    if isinstance(error, SettingError):
+        return None
     text = " ".join(str(error).split()) or " ".join(str(error.__cause__ or type(error).__name__).split())
     given = dict(override.lstrip("+~").split("=", 1) for override in overrides if "=" in override)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
@@ -191,6 +242,14 @@ def explain(error: Exception, overrides: list[str], command: str = "train") -> S
         return SettingError(group or "config", option, one_of(error.options or [], option))
     if isinstance(error, OverrideParseException):
         return SettingError(error.override, None, "key=value, with quotes around special characters")
+    if isinstance(error, YAMLError):
+        mark = getattr(error, "problem_mark", None)
+        place = "config" if mark is None else f"{mark.name}, line {mark.line + 1}"
+        return SettingError(place, None, f"YAML: {getattr(error, 'problem', None) or text}")
+    if text.startswith(
+        ("Config group override must be", "Ambiguous value for argument", "Sweep parameters", "range()")
+    ):
+        return _not_one_value(given)
     if isinstance(error, (ConfigCompositionException, HydraException)):
         match = re.search(r"Could not (?:override|append to config\. An item is already at) '([^']+)'", text)
         if match:
@@ -199,10 +258,49 @@ def explain(error: Exception, overrides: list[str], command: str = "train") -> S
             close = difflib.get_close_matches(key, known, n=1)
             hint = f" (did you mean '{close[0]}'?)" if close else f"; see sparsebench {command} --cfg job"
             return SettingError(key, given.get(key), f"an existing setting{hint}")
+        if match := re.search(r"Error merging override ([^=\s]+)=", text):
+            reason = " ".join(str(error.__cause__ or "").split()).partition(" full_key:")[0]
+            return SettingError(match[1], given.get(match[1]), f"a value that fits its place: {reason}")
+        if match := re.search(r"Could not delete (?:from config\. )?'([^']+)'", text):
+            return SettingError(f"~{match[1]}", None, "an existing setting")
         return SettingError("config", None, f"a config that composes: {text}")
     if isinstance(error, OmegaConfBaseException):
         return SettingError(error.full_key or "config", None, f"a value that resolves: {text}")
+    if match := re.fullmatch(r"Hydra (launcher|sweeper) is not configured", text):
+        return SettingError(match[1], "null", one_of(options(f"hydra/{match[1]}"), ""))
+    if isinstance(error, (ValueError, TypeError, RecursionError)) and _is_of_composing(error):
+        return SettingError("config", None, f"a config that composes: {text}")
     return None
+
+
+def _is_of_composing(error: BaseException) -> bool:
+    """Whether Hydra has raised ``error`` before it called anything of this package."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    modules = [str(frame.f_globals.get("__name__")) for frame in frames]
+    reached = any(frame.f_code.co_name == "_task" for frame in frames)
+    ours = any(module.startswith(("sparsebench.sweeps", "sparsebench.runs")) for module in modules)
+    return not reached and not ours and any(module.startswith("hydra.") for module in modules)
+
+
+def _not_one_value(given: Mapping[str, str]) -> SettingError:
+    """For Hydra's errors about a value that is none, or several, which do not always name it."""
+    for key, value in given.items():
+        group = key.split("@")[0]
+        if group in groups() or "/" in group or not group:
+            if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", value) or re.fullmatch(
+                r"null|true|false|[\d.e+-]+", value
+            ):
+                return SettingError(group or f"={value}", value if group else None, _option_of(group))
+        elif re.search(r"[,(]", value):
+            several = "a range with a step" if re.search(r"range\(.*,\s*0\)", value) else "one value"
+            return SettingError(key, value, f"{several}; sparsebench sweep takes several")
+    return SettingError("overrides", None, "one value for each setting")
+
+
+def _option_of(group: str) -> str:
+    if not group:
+        return "key=value"
+    return one_of(options(group), "") if group in groups() else "one of its options"
 
 
 def _known_settings(command: str, chosen: list[str]) -> list[str]:
