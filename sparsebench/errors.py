@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, TypeGuard
 
 
@@ -81,6 +82,23 @@ def require_int(
     above = "" if least is None else f", at least {least}" if most is None else f" from {least} to {most}"
     below = "" if most is None or least is not None else f", at most {most}"
     raise SettingError(setting, value, f"an integer{above}{below}{', or null' if optional else ''}")
+
+
+def require_file(setting: str, path: Path) -> None:
+    """Refuse what is no regular file: a pipe or a device has no end, or waits for a writer.
+
+    Raises:
+        SettingError: ``path`` is not one.
+    """
+    if not path.is_file():
+        found = (
+            "there is none"
+            if not path.exists()
+            else "it is a folder"
+            if path.is_dir()
+            else "it is a pipe or device"
+        )
+        raise SettingError(setting, path, f"a regular file: {found}")
 
 
 class RunError(RuntimeError):

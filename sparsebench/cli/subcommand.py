@@ -6,6 +6,7 @@ import importlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -90,6 +91,13 @@ class Subcommand(NamedTuple):  # not a dataclass, which imports inspect: the hel
             shown = f"example{'s' * (len(self.examples) > 1)}: {'; '.join(self.examples)}"
             parser.epilog = " ".join(filter(None, (parser.epilog, shown)))
         return parser
+
+
+def number(text: str) -> float:
+    """The ``type`` of an argument that is a finite number."""
+    if not isfinite(value := float(text)):
+        raise ValueError(text)
+    return value
 
 
 def parser_error(message: str) -> SettingError:

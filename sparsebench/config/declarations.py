@@ -41,7 +41,7 @@ class Declaration:
         int | number | time, each optionally followed by >= 1, > 0, <= 1, < 1 or in [0, 1)
         text | path | mapping | true | false | null | auto | []
         one of WORD, WORD, ...
-        list of ALTERNATIVE    list of pairs of ALTERNATIVE
+        list of ALTERNATIVE    pair of ALTERNATIVE    list of pairs of ALTERNATIVE
 
     Every number is finite, every list has elements unless ``[]`` is an alternative, a text or path is not empty.
 
@@ -93,6 +93,8 @@ def _alternative(text: str) -> Test | None:
         return lambda value: any((type(value) is type(o) and value == o) or str(value) == o for o in options)
     if text.startswith("list of "):
         return _list(text.removeprefix("list of "))
+    if text.startswith("pair of "):
+        return _pair(text.removeprefix("pair of "))
     if kind in ("int", "number", "time"):
         inside = _range(rest)
         return inside and _numeric(kind, inside)
@@ -101,17 +103,18 @@ def _alternative(text: str) -> Test | None:
 
 
 def _list(element: str) -> Test | None:
-    pairs, element = element.startswith("pairs of "), element.removeprefix("pairs of ")
-    inner = _alternative(element)
+    """``list of pairs of int`` and the like; ``element`` is what follows the first ``of``."""
+    inner = (
+        _pair(element.removeprefix("pairs of ")) if element.startswith("pairs of ") else _alternative(element)
+    )
     if inner is None:
         return None
-    if not pairs:
-        return lambda value: isinstance(value, list) and 0 < len(value) <= LONGEST and all(map(inner, value))
-    return lambda value: (
-        isinstance(value, list)
-        and 0 < len(value) <= LONGEST
-        and all(isinstance(pair, list) and len(pair) == 2 and all(map(inner, pair)) for pair in value)
-    )
+    return lambda value: isinstance(value, list) and 0 < len(value) <= LONGEST and all(map(inner, value))
+
+
+def _pair(element: str) -> Test | None:
+    inner = _alternative(element)
+    return inner and (lambda value: isinstance(value, list) and len(value) == 2 and all(map(inner, value)))
 
 
 def _is_text(value: object) -> bool:
@@ -169,7 +172,7 @@ def _value(text: str) -> float:
 
 def _in_words(text: str) -> str:
     kind, _, rest = text.partition(" ")
-    if text.startswith(("one of ", "list of ")):
+    if text.startswith(("one of ", "list of ", "pair of ")):
         return text if text.startswith("one") else f"a {text}"
     noun = _NOUNS.get(kind, f"a {kind}" if kind in ("number", "time") else kind)
     sign, _, bound = rest.partition(" ")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ def check(
         SettingError: The first such setting.
     """
     written = OmegaConf.to_container(cfg, resolve=False)
-    references = {key: _reference(written, key, values) for key in {*values, *declared}}
+    references = {key: _reference(written, key, {*values, *declared}) for key in {*values, *declared}}
     for key in sorted(declared, key=lambda key: (references.get(key) is not None, key)):  # sources first
         declaration = declared[key].declaration
         if declaration is None:
@@ -127,7 +127,7 @@ def _find(values: Mapping[str, Any], key: str) -> tuple[bool, Any]:
     """Whether there is a value of ``key``, and the value; a mapping where it has settings of its own."""
     if key in values:
         return True, values[key]
-    below = {name: value for name, value in values.items() if name.startswith(f"{key}.")}
+    below = {name[len(key) + 1 :]: value for name, value in values.items() if name.startswith(f"{key}.")}
     return bool(below), below
 
 
@@ -145,12 +145,12 @@ def _of_option(cfg: DictConfig, key: str) -> bool:
     return any(isinstance(node, DictConfig) and "_target_" in node for node in nodes)
 
 
-def _reference(written: Any, key: str, values: Mapping[str, Any]) -> str | None:
+def _reference(written: Any, key: str, known: Set[str]) -> str | None:
     """The setting whose value ``key`` has, if it is another one's."""
     for part in key.split("."):
         written = written.get(part) if isinstance(written, dict) else None
     match = REFERENCE.fullmatch(written) if isinstance(written, str) else None
-    return match[1] if match and match[1] in values else None
+    return match[1] if match and match[1] in known else None
 
 
 def _require_type(key: str, value: Any, default: Any) -> None:
