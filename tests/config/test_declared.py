@@ -1,4 +1,4 @@
-"""What settings declare in their YAML files: that all do, that wrong values end in one line, and that the rest builds."""
+"""What settings declare in their YAML files: all of them do, wrong values are refused, and the bounds build."""
 
 from __future__ import annotations
 
