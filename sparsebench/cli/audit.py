@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsebench.cli.subcommand import Section, Subcommand, number
-from sparsebench.errors import SettingError
+from sparsebench.errors import SettingError, printable
 from sparsebench.paths import expanded
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
+    from sparsebench.cli.left_out import LeftOut
     from sparsebench.runs.audit import Finding
 
 ELSEWHERE = 0.1
@@ -31,16 +32,17 @@ def run(options: Namespace) -> int:
     """
     from tqdm import tqdm
 
-    from sparsebench.files import write_text
+    from sparsebench.cli.left_out import LeftOut
+    from sparsebench.files import check_output, write_output
     from sparsebench.runs.audit import audit
     from sparsebench.runs.reopen import Datasets
 
     if options.tolerance is not None and not options.tolerance >= 0:
         raise SettingError("tolerance", options.tolerance, "percentage points, 0 or more")
-    if options.output and (options.output.is_dir() or not options.output.parent.is_dir()):
-        raise SettingError("output", options.output, "a file in a folder that exists")
-    folders, left_out = _folders(options.paths)
-    datasets = Datasets(expanded(options.data_root) if options.data_root else None)
+    check_output(options.output)
+    not_read = LeftOut()
+    folders, left_out = _folders(options.paths, not_read)
+    datasets = Datasets(expanded(options.data_root, "--data-root") if options.data_root else None)
     tolerances = (0.0, ELSEWHERE) if options.tolerance is None else (options.tolerance, options.tolerance)
     found: list[Finding] = []
     for path in tqdm(folders, desc="audit", unit="run", disable=not sys.stderr.isatty()):
@@ -51,21 +53,21 @@ def run(options: Namespace) -> int:
     last = f"{len(folders)} runs audited{left_out}{accuracy}, {len(failed)} claims do not hold{bad}"
     text = _text(found, options.format)
     if options.output:
-        write_text(options.output, text)
+        write_output(options.output, text)
     else:
         sys.stdout.write(text)
     print(last, file=sys.stdout if options.format == "table" or options.output else sys.stderr)
-    return 1 if failed else 0
+    return 1 if failed or not_read.found else 0
 
 
-def _folders(paths: Sequence[Path]) -> tuple[list[Path], str]:
+def _folders(paths: Sequence[Path], not_read: LeftOut) -> tuple[list[Path], str]:
     """The finished runs under ``paths``, each once, and a remark on the others."""
     from sparsebench.records.run_folder import finished_runs, unfinished
 
     found: dict[Path, Path] = {}
     left_out = 0
     for path in paths:
-        if not (finished := finished_runs(path)):
+        if not (finished := finished_runs(path, not_read)):
             raise SettingError("path", path, "a folder with finished runs; a table has no models to verify")
         left_out += len(unfinished(path))
         found |= {run.resolve(): run for run in finished}
@@ -90,9 +92,10 @@ def _text(found: Sequence[Finding], form: str) -> str:
 def _lines(found: Sequence[Finding]) -> Iterator[str]:
     for finding in found:
         if finding.kind == "note":
-            yield f"{finding.run}  note: {finding.column}={finding.claimed}: {finding.found}"
+            line = f"{finding.run}  note: {finding.column}={finding.claimed}: {finding.found}"
         else:
-            yield f"{finding.run}  {finding.column}: claimed {finding.claimed}, found {finding.found}"
+            line = f"{finding.run}  {finding.column}: claimed {finding.claimed}, found {finding.found}"
+        yield printable(line)
 
 
 def arguments(parser: ArgumentParser) -> None:

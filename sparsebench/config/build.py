@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 import traceback
 from collections.abc import Mapping
@@ -13,8 +12,10 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from sparsebench.config.options import REVISION
 from sparsebench.config.renamed import target as present_target
 from sparsebench.config.renamed import targets
+from sparsebench.config.signatures import accepted_arguments
 from sparsebench.errors import SettingError, one_of
 
 
@@ -51,10 +52,15 @@ def build(node: DictConfig, group: str = "", **runtime: Any) -> Any:
     Raises:
         SettingError: The target refuses the value of an argument.
     """
-    accepted = accepted_arguments(str(node._target_), f"{group}._target_")
+    _object(node._target_, f"{group}._target_")
+    try:
+        accepted = accepted_arguments(str(node._target_))
+    except (ValueError, TypeError):  # of a class in C, such as ``int``
+        accepted = None
     settings = targets(OmegaConf.to_container(node, resolve=True))
     assert isinstance(settings, dict)
     settings.pop("recipe", None)  # training defaults that come with a data set
+    settings.pop(REVISION, None)  # of the option
     given = {name: value for name, value in runtime.items() if accepted is None or name in accepted}
     for name, value in ((str(name), value) for name, value in settings.items()):
         if accepted is not None and not name.startswith("_") and name not in accepted:
@@ -128,19 +134,3 @@ def _as_written(node: DictConfig, group: str, setting: str) -> str:
         return setting
     reference = re.fullmatch(r"\$\{([\w.]+)\}", str(OmegaConf.to_container(node, resolve=False)[setting]))  # type: ignore[index, call-overload]
     return reference[1] if reference else f"{group}.{setting}"
-
-
-def accepted_arguments(target: str, setting: str = "_target_") -> set[str] | None:
-    """Names of the arguments that a class or function accepts; ``None`` if it accepts any.
-
-    Raises:
-        SettingError: There is no such class or function; ``setting`` is what the error names.
-    """
-    found = _object(target, setting)
-    try:
-        parameters = inspect.signature(found).parameters.values()
-    except (ValueError, TypeError):  # of a class in C, such as ``int``
-        return None
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return None
-    return {p.name for p in parameters}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,16 +19,20 @@ from hydra.errors import (
 )
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import YAMLError, safe_load
 
 from sparsebench.config import renamed
 from sparsebench.config.compose import IDENTITY_GROUPS, STUDY, baseline, defaults, leaves, own_hydra
 from sparsebench.config.declared import check, comments, evaluations
 from sparsebench.config.identity import hash_of, id_of, identity, match
+from sparsebench.config.options import REVISION
 from sparsebench.config.resolve import as_settings, resolve
+from sparsebench.config.revisions import past_defaults, refuse_revisions
 from sparsebench.errors import SettingError, one_of
 from sparsebench.paths import groups, options
 from sparsebench.records.settings import overrides as overrides_of
+
+_NOTHING = object()
 
 
 def compose_config(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str | None]]:
@@ -75,6 +79,7 @@ def validate(cfg: DictConfig, choices: Mapping[str, str | None]) -> None:
         for group in ("prune", "model", "dataset", "optimizer"):  # asked for before they are built
             if not isinstance(OmegaConf.select(cfg, f"{group}._target_"), str):
                 raise SettingError(f"{group}._target_", None, "the dotted name of a class or function")
+        refuse_revisions(cfg, defaults(choices))
         _validate(cfg, choices, defaults(choices))
 
 
@@ -185,9 +190,9 @@ def reopen_config(
         with own_hydra():
             present = baseline(choices)
         for key, default in present.items():
-            if key not in cfg:
+            if key not in cfg and key != REVISION:
                 cfg[key] = default
-        known = leaves(present)
+        known = leaves(present) | past_defaults(cfg, choices)
         _validate(cfg, choices, known, complete=False)
         resolve(cfg)
     except YAMLError as error:
@@ -201,7 +206,7 @@ def reopen_config(
     return ReopenedConfig(cfg, dict(found["changed"]), id_of(found, training), hash_of(found, training))
 
 
-def present_hash(command: str, config_hash: str) -> str:
+def present_hash(command: str, config_hash: str, left_out: Collection[str] = ()) -> str:
     """The present ``config_hash`` of the runs of a command, if theirs is one that earlier versions gave to the same.
 
     Takes as long as composing a config.
@@ -209,6 +214,7 @@ def present_hash(command: str, config_hash: str) -> str:
     Args:
         command: As recorded, without seed.
         config_hash: Of the runs; returned if it is not shown to be of the same configuration.
+        left_out: Settings that do not count in the hash that is returned.
     """
     try:
         cfg, choices = compose_config(overrides_of(command))
@@ -217,7 +223,8 @@ def present_hash(command: str, config_hash: str) -> str:
     with own_hydra():
         found = identity(cfg, choices, ranks=1)
     known = match(found, cfg, lambda run: run == config_hash)  # without a seed an id is a config_hash
-    return hash_of(found) if hash_of(known) == config_hash else config_hash
+    changed = {key: value for key, value in found["changed"].items() if key not in left_out}
+    return hash_of({**found, "changed": changed}) if hash_of(known) == config_hash else config_hash
 
 
 def _drop(cfg: DictConfig, key: str) -> None:
@@ -254,10 +261,7 @@ def explain(error: Exception, overrides: list[str], command: str = "train") -> S
         match = re.search(r"Could not (?:override|append to config\. An item is already at) '([^']+)'", text)
         if match:
             key = match[1].split("@")[0]
-            known = _known_settings(command, [word for word in overrides if word.startswith(f"{STUDY}=")])
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f" (did you mean '{close[0]}'?)" if close else f"; see sparsebench {command} --cfg job"
-            return SettingError(key, given.get(key), f"an existing setting{hint}")
+            return SettingError(key, given.get(key), f"an existing setting{_hint(key, overrides, command)}")
         if match := re.search(r"Error merging override ([^=\s]+)=", text):
             reason = " ".join(str(error.__cause__ or "").split()).partition(" full_key:")[0]
             return SettingError(match[1], given.get(match[1]), f"a value that fits its place: {reason}")
@@ -303,9 +307,54 @@ def _option_of(group: str) -> str:
     return one_of(options(group), "") if group in groups() else "one of its options"
 
 
-def _known_settings(command: str, chosen: list[str]) -> list[str]:
+def _hint(key: str, overrides: Sequence[str], command: str) -> str:
+    """What may have been meant by a setting that does not exist with the chosen options."""
+    known, choices = _known_settings(command, overrides)
+    group, _, name = key.partition(".")
+    having = options_with(group, name) if name else []
+    swept = next((o.partition("=")[2] for o in overrides if o.startswith(f"{group}=") and "," in o), "")
+    if having and group in choices:
+        return f": {key} exists for {group}={', '.join(having)}; chosen was {swept or choices[group]}"
+    for_sweep = dict.fromkeys(("retries", "launcher"), "it is one of sparsebench sweep")
+    close = difflib.get_close_matches(key, {*known, *(for_sweep if command == "train" else ())}, n=1)
+    if close and close[0] in for_sweep:
+        return f" (did you mean '{close[0]}'? {for_sweep[close[0]]})"
+    return f" (did you mean '{close[0]}'?)" if close else f"; see sparsebench {command} --cfg job"
+
+
+def options_with(group: str, name: str) -> list[str]:
+    """The options of a config group that have a setting, dotted below the group, in their own file."""
+    found = []
+    for option, path in options(group).items():
+        try:
+            node: Any = safe_load(path.read_text(encoding="utf-8"))
+        except (YAMLError, UnicodeDecodeError):
+            continue
+        if isinstance(node, dict) and isinstance(node.get(group), dict):
+            node = node[group]  # an option that also sets other groups
+        for part in name.split("."):
+            node = node[part] if isinstance(node, dict) and part in node else _NOTHING
+        if node is not _NOTHING:
+            found.append(option)
+    return found
+
+
+def _known_settings(command: str, overrides: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """The groups and settings of the chosen options, and these options."""
+    known = set(groups()) | {STUDY}
+    chosen = [o for o in overrides if o.partition("=")[0].lstrip("+~") in known and "," not in o]
     with own_hydra():
-        return [
-            *(set(groups()) - {"theory"} if command == "train" else ()),
-            *leaves(compose(command, overrides=chosen)),
-        ]
+        try:
+            cfg = compose(command, overrides=chosen, return_hydra_config=True)
+        except HydraException:  # another of them is wrong too
+            cfg = compose(command, return_hydra_config=True)
+        choices = dict(cfg.hydra.runtime.choices)
+        del cfg.hydra
+        return [*(set(groups()) - {"theory"} if command == "train" else ()), *_keys(cfg)], choices
+
+
+def _keys(cfg: DictConfig) -> list[str]:
+    try:
+        return list(leaves(cfg))
+    except OmegaConfBaseException:  # a value that is missing
+        return [str(key) for key in cfg]

@@ -9,11 +9,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from sparsebench.config.build import accepted_arguments
 from sparsebench.config.open import ReopenedConfig, compose_config, reopen_config
+from sparsebench.config.signatures import accepted_arguments
 from sparsebench.data.dataset import Dataset
-from sparsebench.errors import RunError
-from sparsebench.files import read_csv
+from sparsebench.errors import RunError, SettingError
+from sparsebench.files import read_csv, read_text
 from sparsebench.paths import expanded
 from sparsebench.records import schema
 from sparsebench.records.run_folder import run_id_of, training_of
@@ -37,8 +37,8 @@ class Datasets:
 
     def resolve_data_root(self, cfg: DictConfig) -> str:
         """Set ``data_root`` in the config; returns the cache key of its data set."""
-        recorded = expanded(cfg.data_root)
-        root = self.data_root or (recorded if recorded.is_dir() else compose_config([])[0].data_root)
+        recorded = cfg.data_root if _is_folder(cfg.data_root) else compose_config([])[0].data_root
+        root = self.data_root or recorded  # expanded only by a data set that opens it
         cfg.data_root = str(root)
         if "data_root" in cfg.dataset:
             cfg.dataset.data_root = str(root)
@@ -97,6 +97,13 @@ class FinishedRun:
         return net
 
 
+def _is_folder(path: object) -> bool:
+    try:
+        return expanded(path).is_dir()
+    except SettingError:  # ~ of a user without a home folder
+        return False
+
+
 def _only(path: Path) -> dict[str, str]:
     """The one row of a CSV."""
     try:
@@ -110,7 +117,7 @@ def _only(path: Path) -> dict[str, str]:
 
 def _read(path: Path, parse: Any) -> Any:
     try:
-        return parse(path.read_text(encoding="utf-8"))
+        return parse(read_text(path))
     except FileNotFoundError as error:
         raise RunError(f"{path.name}: missing") from error
     except (OSError, ValueError) as error:  # JSON, UTF-8 and setting errors are ValueErrors
