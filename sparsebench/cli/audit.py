@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsebench.cli.subcommand import Section, Subcommand
+from sparsebench.cli.subcommand import Section, Subcommand, number
 from sparsebench.errors import SettingError, printable
 from sparsebench.paths import expanded
 
@@ -106,7 +106,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--no-accuracy", action="store_true", help="skip the evaluation of accuracies (fast)")
     parser.add_argument(
         "--tolerance",
-        type=float,
+        type=number,
         metavar="POINTS",
         help="percentage points by which accuracies may differ (default: 0 on the run's kind of device with its "
         f"version of PyTorch, {ELSEWHERE} elsewhere)",
