@@ -26,6 +26,7 @@ def run(args: Namespace) -> int:
     """
     from tqdm import tqdm
 
+    from sparsebench.cli.audit import trust_of
     from sparsebench.config.open import compose_config
     from sparsebench.records.run_folder import finished_runs
     from sparsebench.runs.build import eval_batch_size
@@ -51,13 +52,17 @@ def run(args: Namespace) -> int:
         if not found:
             raise SettingError("path", path, "a folder with finished runs")
         folders += found
-    datasets, failed = Datasets(expanded(args.data_root) if args.data_root else None), 0
+    trust = trust_of(args, paths)
+    datasets, failed = Datasets(expanded(args.data_root) if args.data_root else None, trust), 0
     for path in tqdm(folders, desc="evaluate", unit="run", disable=not sys.stderr.isatty()):
         try:
-            run = FinishedRun(path)
+            run = FinishedRun(path, trust)
+            if refused := run.refused("model", "dataset", "device", "prunable"):
+                raise RunError(f"not built without --trust: {'; '.join(refused)}")
             if run.row.get("status") != "finished":
                 raise RunError("diverged: there is nothing to evaluate")
-            dense = dense_run(chosen, run.cfg, run.choices, path.parent, run.ranks)
+            with trust.searching():
+                dense = dense_run(chosen, run.cfg, run.choices, path.parent, run.ranks)
             net = run.network(datasets)
             images = eval_batch_size(run.cfg, net.dataset)
             columns = apply(chosen, net, run.cfg.batch_size, images, dense, path)
@@ -85,9 +90,9 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "arguments", nargs="+", metavar="FOLDER|SETTING", help="run folders, evaluate=... and its settings"
     )
-    parser.add_argument(
-        "--data-root", type=Path, metavar="FOLDER", help="folder of the data sets on this machine"
-    )
+    from sparsebench.cli.audit import add_trust_arguments
+
+    add_trust_arguments(parser)
 
 
 COMMAND = Subcommand(
@@ -95,7 +100,8 @@ COMMAND = Subcommand(
     help="evaluate calibration, classes, corruptions, ... of finished runs",
     section=Section.RESULTS,
     order=3,
-    description="Evaluates finished runs and writes the results to evaluation/NAME.csv in each run folder.",
+    description="Evaluates finished runs and writes the results to evaluation/NAME.csv in each run folder. Builds no "
+    "class and opens no file that only a run names.",
     examples=("sparsebench evaluate results/runs 'evaluate=[calibration,per_class]'",),
     files=True,
     candidates=candidates,
