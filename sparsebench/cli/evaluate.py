@@ -66,8 +66,10 @@ def run(args: Namespace) -> int:
             net = run.network(datasets)
             images = eval_batch_size(run.cfg, net.dataset)
             columns = apply(chosen, net, run.cfg.batch_size, images, dense, path)
-        except (RunError, SettingError) as error:  # of this run; continue with the others
-            tqdm.write(f"sparsebench: {path}: {error}", file=sys.stderr)
+        except Exception as error:  # of this run, which may be damaged in any way; continue with the others
+            known = isinstance(error, (RunError, SettingError, OSError))
+            what = str(error) if known else f"{type(error).__name__}: {error}"
+            tqdm.write(f"sparsebench: {path}: {' '.join(what.split())}", file=sys.stderr)
             failed += 1
             continue
         tqdm.write(f"{path.name}  " + "  ".join(f"{name} {_shown(value)}" for name, value in columns.items()))

@@ -18,13 +18,14 @@ from sparsebench.config import renamed
 from sparsebench.config.build import accepted_arguments
 from sparsebench.config.compose import IDENTITY_GROUPS
 from sparsebench.config.open import ReopenedConfig, compose_config, reopen_config
-from sparsebench.config.trusted import Trust, read_config
+from sparsebench.config.trusted import PLAIN, Trust, read_config
 from sparsebench.data.dataset import Dataset
 from sparsebench.distributed.threads import available_cores
 from sparsebench.errors import RunError, SettingError
 from sparsebench.paths import expanded
 from sparsebench.records import schema
 from sparsebench.records.run_folder import run_id_of, training_of
+from sparsebench.records.settings import NUMERICS
 from sparsebench.runs.build import network
 from sparsebench.runs.result import Network, load_weights
 
@@ -96,6 +97,10 @@ class FinishedRun:
         ):
             raise RunError(f"{schema.PROVENANCE}: the chosen options are missing")
         self.choices: Mapping[str, str | None] = renamed.choices(choices)
+        named = ((group, option) for group, option in self.choices.items() if not group.startswith("hydra/"))
+        for group, option in named:
+            if option is not None and not (PLAIN.fullmatch(group) and PLAIN.fullmatch(option)):
+                raise RunError(f"{schema.PROVENANCE}: {group}={option}: expected the name of an option")
         if missing := [group for group in IDENTITY_GROUPS if group not in self.choices]:
             raise RunError(f"{schema.PROVENANCE}: an option of {', '.join(missing)} is missing")
         self.training = training_of(path) or 0
@@ -128,7 +133,11 @@ class FinishedRun:
             )
         self.cfg = self.opened.cfg
         # The device is not part of the run's identity: use the kind it was trained on if available; one process.
+        kept = self.provenance.get("numerics") or {}
+        for name in NUMERICS:
+            self.cfg[name] = kept.get(name) is True if name in kept else self.cfg[name]
         alone = {key: value for key, value in self.cfg.device.items() if key in _ALONE}
+        alone |= {name: self.cfg[name] for name in NUMERICS if name in alone}
         name = "cpu" if str(self.row.get("device")).endswith("cpu") else "auto"
         here = {"_target_": "sparsebench.distributed.device.Device", "name": name, "threads": self._threads()}
         self.cfg.device = {**alone, **here}

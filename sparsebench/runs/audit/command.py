@@ -103,7 +103,7 @@ def _differing(claimed: dict[str, Any], composed: dict[str, Any], run: FinishedR
     found = []
     for key in [*composed, *(claimed.keys() - composed.keys())]:
         one, other = claimed.get(key), composed.get(key)
-        if key in CHOSEN_THERE or key.split(".")[0] in (*ELSEWHERE, *NUMERICS):
+        if key in CHOSEN_THERE or key.removeprefix("device.").split(".")[0] in (*ELSEWHERE, *NUMERICS):
             continue
         if key.endswith("_target_"):
             one, other = renamed.target(str(one)), renamed.target(str(other))

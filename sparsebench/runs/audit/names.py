@@ -77,12 +77,13 @@ def _check_provenance(run: FinishedRun, report: Report) -> None:
 
 def _check_numerics(run: FinishedRun, report: Report) -> None:
     kept: dict[str, Any] = run.provenance.get("numerics") or {}
-    for name in NUMERICS:  # no part of the hashes
-        if name in kept and kept[name] != (value := run.settings.get(name)):
-            report.fail(f"{schema.CONFIG} {name}", value, f"{kept[name]} ({schema.PROVENANCE})")
-    why = f" ({schema.PROVENANCE})"
     device = run.settings.get("device")
     configured = device if isinstance(device, dict) else {}
+    for name in NUMERICS:  # no part of the hashes
+        places = {name: run.settings.get(name), f"device.{name}": configured.get(name)}
+        for place, value in places.items():
+            if name in kept and kept[name] != value and (value is not None or place == name):
+                report.fail(f"{schema.CONFIG} {place}", value, f"{kept[name]} ({schema.PROVENANCE})")
     for name, value in (("threads", kept.get("threads")), ("name", kept.get("device"))):
         if value is not None and configured.get(name, value) not in (value, "auto", None):
             report.fail(f"{schema.CONFIG} device.{name}", configured[name], f"{value} ({schema.PROVENANCE})")
