@@ -77,6 +77,7 @@ def _check_provenance(run: FinishedRun, report: Report) -> None:
 
 def _check_numerics(run: FinishedRun, report: Report) -> None:
     kept: dict[str, Any] = run.provenance.get("numerics") or {}
+    why = f" ({schema.PROVENANCE})"
     device = run.settings.get("device")
     configured = device if isinstance(device, dict) else {}
     for name in NUMERICS:  # no part of the hashes
