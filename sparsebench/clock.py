@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from sparsebench.errors import SettingError
 
 _TIME = re.compile(r"^(?P<number>\d+(\.\d*)?|\.\d+)(?P<unit>ep|it)?$")
-ALLOWED = (
-    'a time: a fraction of training in [0, 1] ("0.75"), epochs ("30ep") or steps ("500it" or an integer)'
-)
+ALLOWED = 'a time: a fraction of training in [0, 1] ("0.75"), epochs ("30ep") or steps ("500it")'
 
 
 @dataclass(frozen=True)
@@ -26,8 +24,8 @@ class Clock:
 
     Example:
         >>> clock = Clock(total_steps=1000, steps_per_epoch=100)
-        >>> clock.steps("0.75"), clock.steps("2.5ep"), clock.steps("16it"), clock.steps(16)
-        (750, 250, 16, 16)
+        >>> clock.steps("0.75"), clock.steps("2.5ep"), clock.steps("16it")
+        (750, 250, 16)
         >>> Clock(2000, 100, extend=2).steps("2.5ep"), Clock(2000, 100, extend=2).duration("100it")
         (500, 100)
     """
@@ -43,7 +41,8 @@ class Clock:
     def steps(self, time: str | float, setting: str = "time") -> int:
         """Convert ``time`` to a step, rounded to the nearest.
 
-        An integer without a unit counts steps; a number with a decimal point is a fraction of training.
+        A number with a decimal point is a fraction of training. One without a point needs a unit, because it may be
+        meant in epochs or in steps; only 0 is the same in both.
 
         Raises:
             SettingError: ``time`` is not of that form, negative, or a fraction above 1.
@@ -70,6 +69,11 @@ class Clock:
         number, unit = float(match["number"]), match["unit"]
         if unit == "ep":
             return math.floor(number * self.steps_per_epoch * factor + 0.5)
+        if unit is None and "." not in text and number:
+            allowed = (
+                f"a time with a unit: {text}ep for epochs or {text}it for steps, or a fraction such as 0.5"
+            )
+            raise SettingError(setting, time, allowed)
         if unit == "it" or "." not in text:
             if number != int(number):
                 raise SettingError(setting, time, ALLOWED)

@@ -3,8 +3,44 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import re
 from collections.abc import Iterable
 from typing import Any, TypeGuard
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Error numbers of a write for which there is no room."""
+
+
+def printable(text: object, keep: str = "") -> str:
+    r"""``text`` with everything that a terminal would act on escaped: control characters, line breaks, directions.
+
+    Names, logs and messages of run folders and configs go through here before they are printed.
+
+    Args:
+        text: Anything with a string.
+        keep: Characters to leave as they are, such as the line breaks of a log.
+
+    Example:
+        >>> print(printable("a\x1b[31m\nb"))
+        a\x1b[31m\nb
+    """
+    given = str(text)
+    if given.isprintable():
+        return given
+    return "".join(
+        c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii") for c in given
+    )
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, in one line; of the operating system's, without the number and the file."""
+    if isinstance(error, OSError):
+        if error.errno in DISK_FULL:
+            return "the disk is full" + (" (quota exceeded)" if error.errno == errno.EDQUOT else "")
+        if error.strerror:
+            return printable(error.strerror)
+    return printable(re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__)
 
 
 class SettingError(ValueError):
@@ -27,7 +63,7 @@ class SettingError(ValueError):
     def __init__(self, setting: str, given: object, allowed: str) -> None:
         self.setting, self.given, self.allowed = setting, given, allowed
         head = setting if given is None else f"{setting}={given}"
-        super().__init__(f"{head}: expected {allowed}")
+        super().__init__(printable(f"{head}: expected {allowed}"))
 
     def __reduce__(self) -> tuple[Any, ...]:  # so that the error can be sent to another process
         return type(self), (self.setting, self.given, self.allowed), self.__dict__
@@ -76,6 +112,9 @@ def require_int(
 
 class RunError(RuntimeError):
     """A run failed after it had started; one line, exit status 1."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 def origin(error: BaseException) -> int:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from sparsebench.clock import Clock
-from sparsebench.config.build import accepted_arguments, build, format_override
+from sparsebench.config.build import build, format_override
 from sparsebench.config.open import compose_config
+from sparsebench.config.signatures import accepted_arguments
 from sparsebench.errors import SettingError, one_of
 from sparsebench.optim.lr_schedules import LRSchedule
 from sparsebench.pruning.loop import LoopPruner, unwrapped_modules

@@ -1,19 +1,67 @@
-"""Locations of the config files: this package's own, and those of packages that provide some."""
+"""Paths: of the config files, of this package and of others; as users write them; and file names made of any text."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import os
 import sys
 from functools import cache
 from pathlib import Path
+
+from sparsebench.errors import SettingError, printable
 
 ENTRY_POINTS = "sparsebench.conf"
 """Entry-point group; each value names a package whose folder holds config groups such as ``prune/``."""
 
 
-def expanded(path: object) -> Path:
-    """``path`` as it was written, with ``~`` as the user's home folder."""
-    return Path(str(path)).expanduser()
+LONGEST = 255
+"""Bytes that file systems allow in a file name."""
+
+
+def expanded(path: object, setting: str = "path") -> Path:
+    """``path`` as it was written, with ``~`` as the user's home folder.
+
+    Call it where the path is opened: in a container there may be no home folder, and most runs need none.
+
+    Args:
+        path: As written.
+        setting: Its name, for the error.
+
+    Raises:
+        SettingError: There is no such home folder.
+    """
+    try:
+        return Path(str(path)).expanduser()
+    except RuntimeError as error:  # no HOME, and no entry in passwd
+        raise SettingError(setting, path, "a path without ~: this user has no home folder") from error
+
+
+def file_name(text: object) -> str:
+    """A file name that says ``text``: ``text`` itself if it is one that can be listed and printed.
+
+    Otherwise the characters that make it a path, a hidden file or more than one line are written as in URLs, and the
+    middle of one that is too long is replaced by a hash.
+
+    Example:
+        >>> [file_name(text) for text in ("resnet20-s0.9", "org/name", "../../out", ".hidden")]
+        ['resnet20-s0.9', 'org%2Fname', '%2E.%2F..%2Fout', '%2Ehidden']
+    """
+    given = str(text)
+    name = "".join(c if c.isprintable() and c != "/" else _in_percent(c) for c in given) or "%"
+    if name.startswith("."):
+        name = f"{_in_percent('.')}{name[1:]}"
+    encoded = os.fsencode(name)
+    if len(encoded) <= LONGEST:
+        return name
+    digest = hashlib.sha256(given.encode(errors="surrogatepass")).hexdigest()[:10]
+    half = (LONGEST - len(digest) - 2) // 2
+    first, last = (part.decode(errors="ignore") for part in (encoded[:half], encoded[-half:]))
+    return f"{first}~{digest}~{last}"
+
+
+def _in_percent(character: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in character.encode(errors="surrogatepass"))
 
 
 def config_dir() -> Path:
@@ -105,4 +153,4 @@ def find_source(name: str) -> Path | None:
 
 
 def _warn(text: str) -> None:
-    print(f"sparsebench: warning: {text}", file=sys.stderr)
+    print(f"sparsebench: warning: {printable(text)}", file=sys.stderr)

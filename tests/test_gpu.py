@@ -39,7 +39,7 @@ def test_the_same_masks_as_on_the_cpu_ties_included():
 
 
 def test_dpf_equals_its_oracle_on_the_gpu():
-    schedule = Cubic(Clock(40), 0.8, end="0.75", interval=4)
+    schedule = Cubic(Clock(40), 0.8, end="0.75", interval="4it")
     torch.manual_seed(0)
     model = Net().cuda()
     torch.manual_seed(0)

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsebench.cli.subcommand import Section, Subcommand
-from sparsebench.errors import SettingError
+from sparsebench.errors import SettingError, printable
 from sparsebench.paths import expanded
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
+    from sparsebench.cli.left_out import LeftOut
     from sparsebench.config.trusted import Trust
     from sparsebench.runs.audit.findings import Finding
     from sparsebench.runs.audit.one_run import Audited
@@ -33,7 +34,8 @@ def run(options: Namespace) -> int:
     """
     from tqdm import tqdm
 
-    from sparsebench.files import write_text
+    from sparsebench.cli.left_out import LeftOut
+    from sparsebench.files import write_output
     from sparsebench.runs.audit.accuracies import Tolerances
     from sparsebench.runs.audit.across import check_across
     from sparsebench.runs.audit.findings import CLAIM
@@ -41,9 +43,11 @@ def run(options: Namespace) -> int:
     from sparsebench.runs.reopen import Datasets
 
     _check(options)
-    folders, left_out = _folders(options.paths)
+    not_read = LeftOut()
+    folders, left_out = _folders(options.paths, not_read)
     datasets = Datasets(
-        expanded(options.data_root) if options.data_root else None, trust_of(options, options.paths)
+        expanded(options.data_root, "--data-root") if options.data_root else None,
+        trust_of(options, options.paths),
     )
     tolerances = (
         Tolerances() if options.tolerance is None else Tolerances(options.tolerance, options.tolerance)
@@ -62,11 +66,11 @@ def run(options: Namespace) -> int:
     last = f"{len(folders)} runs audited{left_out}{accuracy}, {len(failed)} claims do not hold{bad}"
     text = _text(found, options.format)
     if options.output:
-        write_text(options.output, text)
+        write_output(options.output, text)
     else:
         sys.stdout.write(text)
     print(last, file=sys.stdout if options.format == "table" or options.output else sys.stderr)
-    return 1 if failed else 0
+    return 1 if failed or not_read.found else 0
 
 
 def trust_of(options: Namespace, paths: Sequence[Path]) -> Trust:
@@ -105,10 +109,11 @@ def add_trust_arguments(parser: ArgumentParser) -> None:
 
 
 def _check(options: Namespace) -> None:
+    from sparsebench.files import check_output
+
     if options.tolerance is not None and not options.tolerance >= 0:
         raise SettingError("tolerance", options.tolerance, "percentage points, 0 or more")
-    if options.output and (options.output.is_dir() or not options.output.parent.is_dir()):
-        raise SettingError("output", options.output, "a file in a folder that exists")
+    check_output(options.output)
     if options.sample is not None and not (options.retrain and options.sample > 0):
         raise SettingError("sample", options.sample, "a number of runs above 0, together with --retrain")
 
@@ -125,20 +130,22 @@ def _retrain(audited: Sequence[Audited], options: Namespace) -> list[Finding]:
     if options.sample is not None and options.sample < len(runs):
         runs = random.SystemRandom().sample(runs, options.sample)
     found: list[Finding] = []
-    with Retraining(expanded(options.data_root) if options.data_root else None, options.evaluations) as again:
+    with Retraining(
+        expanded(options.data_root, "--data-root") if options.data_root else None, options.evaluations
+    ) as again:
         for one in tqdm(runs, desc="retrain", unit="run", disable=not sys.stderr.isatty()):
             found += again.check(one)
     return found
 
 
-def _folders(paths: Sequence[Path]) -> tuple[list[Path], str]:
+def _folders(paths: Sequence[Path], not_read: LeftOut) -> tuple[list[Path], str]:
     """The finished runs under ``paths``, each once, and a remark on the others."""
     from sparsebench.records.run_folder import finished_runs, unfinished
 
     found: dict[Path, Path] = {}
     left_out = 0
     for path in paths:
-        if not (finished := finished_runs(path)):
+        if not (finished := finished_runs(path, not_read)):
             raise SettingError("path", path, "a folder with finished runs; a table has no models to verify")
         left_out += len(unfinished(path))
         found |= {run.resolve(): run for run in finished}
@@ -170,14 +177,17 @@ def _lines(found: Sequence[Finding]) -> Iterator[str]:
             key = finding.found, finding.column
             unchecked[key] = unchecked.get(key, 0) + 1
         elif finding.kind == NOTE:
-            yield f"{finding.run}  note: {finding.column}={finding.claimed}: {finding.found}"
+            yield printable(f"{finding.run}  note: {finding.column}={finding.claimed}: {finding.found}")
         else:
-            yield f"{finding.run}  {finding.column}: claimed {finding.claimed}, found {finding.found}"
+            yield printable(
+                f"{finding.run}  {finding.column}: claimed {finding.claimed}, found {finding.found}"
+            )
     reasons: dict[tuple[str, int], list[str]] = {}
     for (why, column), number in unchecked.items():
         reasons.setdefault((why, number), []).append(column)
     for (why, number), columns in reasons.items():
-        yield f"not checked in {number} run{'s' * (number != 1)}: {', '.join(columns)}: {why}"
+        runs = f"{number} run{'s' * (number != 1)}"
+        yield printable(f"not checked in {runs}: {', '.join(columns)}: {why}")
 
 
 def arguments(parser: ArgumentParser) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsebench.cli.subcommand import Section, Subcommand
-from sparsebench.errors import SettingError
+from sparsebench.errors import SettingError, printable
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
+
+    from sparsebench.cli.left_out import LeftOut
 
 
 def run(options: Namespace) -> int:
@@ -18,41 +21,49 @@ def run(options: Namespace) -> int:
 
     Raises:
         SettingError: A folder holds no such runs, or FILE is not writable.
+        RunError: Runs could not be read; the others have been written.
     """
-    import csv
-    import io
+    from sparsebench.cli.left_out import LeftOut
+    from sparsebench.files import check_output, csv_text, write_output
 
-    from sparsebench.files import write_text
-
-    found = [row for path in options.paths for row in _rows(path, options.unfinished)]
-    columns = list(dict.fromkeys(column for row in found for column in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found)
+    check_output(options.output)
+    left_out = LeftOut()
+    found = _once(
+        [row for path in options.paths for row in _rows(path, options.unfinished, left_out)], left_out
+    )
+    text = csv_text(list(dict.fromkeys(column for row in found for column in row)), found)
     if options.output is None:
-        sys.stdout.write(text.getvalue())
-        return 0
-    if options.output.is_dir() or not options.output.parent.is_dir():
-        raise SettingError("output", options.output, "a file in a folder that exists")
-    write_text(options.output, text.getvalue())
-    print(f"{len(found)} runs in {options.output}", file=sys.stderr)
+        sys.stdout.write(text)
+    else:
+        write_output(options.output, text)
+        print(f"{len(found)} runs in {printable(options.output)}", file=sys.stderr)
+    left_out.check()
     return 0
 
 
-def _rows(path: Path, with_unfinished: bool) -> list[dict[str, str]]:
+def _once(found: Sequence[dict[str, str]], left_out: LeftOut) -> list[dict[str, str]]:
+    """Each run once, where it is first; of those that were made more than once, the one started last."""
+    from sparsebench.records.repeats import disagreement
+
+    rows: dict[str, list[dict[str, str]]] = {}
+    for row in found:
+        rows.setdefault(row["run_id"], []).append(row)
+    for run_id, (first, *others) in rows.items():
+        for line in disagreement(run_id, first, *others):
+            left_out.note(f"{line}; the row is that of the one started last")
+    return [max(same, key=lambda row: row.get("started", "")) for same in rows.values()]
+
+
+def _rows(path: Path, with_unfinished: bool, left_out: LeftOut) -> list[dict[str, str]]:
     from sparsebench.records.collect import rows
     from sparsebench.records.run_folder import unfinished
     from sparsebench.records.unfinished import unfinished_rows
 
-    found = rows(path)
+    found = rows(path, left_out)
     if with_unfinished and path.is_dir():
-        found += unfinished_rows(path).values()
-    elif left_out := len(unfinished(path)):
-        print(
-            f"sparsebench: {path}: {left_out} unfinished runs left out (--unfinished shows them)",
-            file=sys.stderr,
-        )
+        found += unfinished_rows(path, left_out).values()
+    elif count := len(unfinished(path)):
+        left_out.note(f"{path}: {count} unfinished runs left out (--unfinished shows them)")
     if not found:
         raise SettingError("path", path, f"a folder with {'' if with_unfinished else 'finished '}runs")
     return found

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from sparsebench.cli.left_out import LeftOut
 from sparsebench.cli.subcommand import Section, Subcommand
-from sparsebench.errors import RunError, SettingError, one_of
+from sparsebench.errors import RunError, SettingError, one_of, printable
 from sparsebench.paths import references
 
 if TYPE_CHECKING:
@@ -48,10 +49,12 @@ def run(options: Namespace) -> int:
 
     Raises:
         SettingError: A path holds no results, a column does not exist, or FILE is not writable.
-        RunError: A condition of ``--fail-below`` or ``--fail-on-missing`` holds; the table has been written.
+        RunError: A condition of ``--fail-below`` or ``--fail-on-missing`` holds, or runs could not be read; the table
+            has been written.
     """
-    if options.output and (options.output.is_dir() or not options.output.parent.is_dir()):
-        raise SettingError("output", options.output, "a file in a folder that exists")
+    from sparsebench.files import check_output
+
+    check_output(options.output)
     sources = [_source(argument) for argument in options.paths]
     if options.fail_below is not None and len(sources) < 2:
         raise SettingError("fail-below", options.fail_below, "two tables or more to compare")
@@ -62,11 +65,12 @@ def run(options: Namespace) -> int:
     if options.unfinished:
         options.below = _unfinished(sources, options)
         if waiting := [s.given for s in sources if s.path.is_dir() and not _finished(s.path)]:
-            print(f"sparsebench: no finished run yet in {', '.join(waiting)}", file=sys.stderr)
+            options.left_out.note(f"no finished run yet in {', '.join(waiting)}")
             _write_output("", options)
+            options.left_out.check()
             return 0
     failed = _published(sources, papers, names, options) if papers else _compared(sources, names, options)
-    if failed:
+    if failed := "; ".join(text for text in (failed, str(options.left_out)) if text):
         raise RunError(failed)
     return 0
 
@@ -81,7 +85,7 @@ def _unfinished(sources: Sequence[TableSource], options: Namespace) -> str:
         raise SettingError("format", options.format, allowed)
     texts = []
     for source, label in zip(sources, _labels([source.given for source in sources]), strict=True):
-        cells, notes = unfinished_table(source.path) if source.path.is_dir() else (None, [])
+        cells, notes = unfinished_table(source.path, options.left_out) if source.path.is_dir() else (None, [])
         if cells is not None and len(cells):
             comment = "% " if options.format == "latex" else ""
             texts.append(f"\n{comment}unfinished in {label}:\n\n{render(cells, options.format, notes)}")
@@ -120,18 +124,16 @@ def _read(source: TableSource, label: str, names: dict[str, str], options: Names
     from sparsebench.records.run_folder import unfinished
 
     columns = {*NEEDED, options.metric, *(options.on or ())}
-    frame = read(source.path, columns, names)
-    if options.metric not in frame:
-        frame = read(source.path, names=names)  # all columns, so that the error can list them
+    left_out: LeftOut = options.left_out
+    frame = read(source.path, columns, names, left_out, left_out.note)
+    if options.metric not in frame:  # all columns, so that the error can list them
+        frame = read(source.path, names=names, report=left_out)
     if warning := _excluded_runs(frame, len(unfinished(source.path))):
-        print(f"sparsebench: {source.given}: {warning}", file=sys.stderr)
+        left_out.note(f"{source.given}: {warning}")
     if options.metric in ("top1", "val_top1") and "schema" not in frame:
         values = pd.to_numeric(frame[options.metric], errors="coerce") if options.metric in frame else None
         if values is not None and values.max() <= 1:
-            print(
-                f"sparsebench: warning: {label}: {options.metric} is at most 1; ours is in percent",
-                file=sys.stderr,
-            )
+            left_out.note(f"warning: {label}: {options.metric} is at most 1; ours is in percent")
     return frame
 
 
@@ -202,16 +204,16 @@ def _failed_published(frame: pd.DataFrame, options: Namespace) -> str:
 def _write_output(text: str, options: Namespace) -> None:
     text = f"{text}{options.below}".lstrip("\n")
     if options.output:
-        from sparsebench.files import write_text
+        from sparsebench.files import write_output
 
-        write_text(options.output, text)
+        write_output(options.output, text)
     else:
         sys.stdout.write(text)
 
 
 def _print_notes(notes: Iterable[str]) -> None:
     for note in notes:
-        print(f"sparsebench: {note}", file=sys.stderr)
+        print(f"sparsebench: {printable(note)}", file=sys.stderr)
 
 
 def _regressions(result: Comparison, least: float, decimals: int | None) -> str:
@@ -304,7 +306,7 @@ def arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="also list the runs without a result, as far as they have come, below the comparison",
     )
-    parser.set_defaults(below="")
+    parser.set_defaults(below="", left_out=LeftOut())
     parser.add_argument("--format", choices=FORMATS, default="table")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write to FILE instead of printing")
     parser.add_argument(

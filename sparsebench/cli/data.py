@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsebench.cli.subcommand import Section, Subcommand
-from sparsebench.errors import SettingError, one_of
+from sparsebench.errors import SettingError, one_of, printable
 from sparsebench.paths import expanded, options
 
 if TYPE_CHECKING:
@@ -44,15 +44,15 @@ def run(args: Namespace) -> int:
         # Reads everything, and raises for damaged files.
         dataset = build(cfg.dataset, "dataset", device="cpu")
         sizes = ", ".join(f"{len(getattr(dataset, split)):,} {split}" for split in ("train", "val", "test"))
-        print(f"{dataset.name}: {dataset.num_classes} classes, {sizes} images; no problems found")
+        print(printable(f"{dataset.name}: {dataset.num_classes} classes, {sizes} images; no problems found"))
         return 0
-    root = expanded(cfg.data_root)
+    root = expanded(cfg.data_root, "data_root")
     workers = max(cfg.workers if cfg.workers is not None else available_workers(), 1)
     if args.action == "check":
         return check(kind, root, cfg.dataset.packed, workers, not args.no_decode, args.output)
-    target = expanded(args.output or root)
+    target = expanded(args.output or root, "--output")
     if pack_folder(kind, root, target, args.side, args.quality, cfg.dataset._target_, workers):
-        print(f"use it with dataset.packed={args.side} data_root={args.output or cfg.data_root}")
+        print(printable(f"use it with dataset.packed={args.side} data_root={args.output or cfg.data_root}"))
     return 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsebench.cli.subcommand import Section, Subcommand
-from sparsebench.errors import RunError, SettingError, one_of
+from sparsebench.errors import DISK_FULL, RunError, SettingError, one_of, printable, reason
 from sparsebench.paths import expanded, options
 
 if TYPE_CHECKING:
@@ -27,7 +27,9 @@ def run(args: Namespace) -> int:
     from tqdm import tqdm
 
     from sparsebench.cli.audit import trust_of
+    from sparsebench.cli.left_out import LeftOut
     from sparsebench.config.open import compose_config
+    from sparsebench.records.damage import read_row
     from sparsebench.records.run_folder import finished_runs
     from sparsebench.runs.build import eval_batch_size
     from sparsebench.runs.evaluations import apply, build_evaluations, dense_run
@@ -42,20 +44,23 @@ def run(args: Namespace) -> int:
         )
     if not paths:
         raise SettingError("path", None, "a folder with finished runs")
+    left_out = LeftOut()
     folders = []
     for path in paths:
         if not path.is_dir() and "=" in str(path):
             raise SettingError(
                 str(path), None, f"a folder, or a setting of {one_of(['evaluate'], str(path))}"
             )
-        found = finished_runs(path)
+        found = finished_runs(path, left_out)
         if not found:
             raise SettingError("path", path, "a folder with finished runs")
         folders += found
     trust = trust_of(args, paths)
-    datasets, failed = Datasets(expanded(args.data_root) if args.data_root else None, trust), 0
+    datasets = Datasets(expanded(args.data_root, "--data-root") if args.data_root else None, trust)
+    failed = 0
     for path in tqdm(folders, desc="evaluate", unit="run", disable=not sys.stderr.isatty()):
         try:
+            read_row(path)
             run = FinishedRun(path, trust)
             if refused := run.refused("model", "dataset", "device", "prunable"):
                 raise RunError(f"not built without --trust: {'; '.join(refused)}")
@@ -67,13 +72,14 @@ def run(args: Namespace) -> int:
             images = eval_batch_size(run.cfg, net.dataset)
             columns = apply(chosen, net, run.cfg.batch_size, images, dense, path)
         except Exception as error:  # of this run, which may be damaged in any way; continue with the others
-            known = isinstance(error, (RunError, SettingError, OSError))
-            what = str(error) if known else f"{type(error).__name__}: {error}"
-            tqdm.write(f"sparsebench: {path}: {' '.join(what.split())}", file=sys.stderr)
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
+                raise
+            tqdm.write(f"sparsebench: {printable(path)}: {reason(error)}", file=sys.stderr)
             failed += 1
             continue
-        tqdm.write(f"{path.name}  " + "  ".join(f"{name} {_shown(value)}" for name, value in columns.items()))
-    return 1 if failed else 0
+        shown = "  ".join(f"{name} {_shown(value)}" for name, value in columns.items())
+        tqdm.write(printable(f"{path.name}  {shown}"))
+    return 1 if failed or left_out.found else 0
 
 
 def _shown(value: object) -> str:

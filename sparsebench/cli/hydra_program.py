@@ -84,6 +84,7 @@ def expand_shorthand(override: str) -> str:
         ("launcher.", "hydra.launcher."),
         ("retries=", "hydra.sweeper.retries="),
         ("--dry-run", "hydra.sweeper.dry_run=true"),
+        ("--where-it-exists", "hydra.sweeper.where_it_exists=true"),
     ):
         if override.startswith(short):
             return full + override[len(short) :]

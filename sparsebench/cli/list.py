@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from sparsebench.cli.subcommand import Section, Subcommand, subcommands
-from sparsebench.errors import SettingError, one_of
+from sparsebench.errors import SettingError, one_of, printable
 from sparsebench.paths import groups
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def run(args: Namespace) -> int:
         width = max((len(entry.name) for entry in made), default=0)
         for entry in made:
             paper = f"  [{entry.reference}]" if entry.reference else ""
-            print(f"  {entry.name:<{width}}  {entry.description}{paper}")
+            print(printable(f"  {entry.name:<{width}}  {entry.description}{paper}"))
     return 0
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsebench.cli.subcommand import Section, Subcommand
-from sparsebench.errors import SettingError, require_int
+from sparsebench.errors import SettingError, printable, require_int
+from sparsebench.files import open_plain
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -25,9 +27,10 @@ def run(args: Namespace) -> int:
     """
     require_int("--lines", args.lines, least=0, optional=True)
     path = _run(args.run, args.results)
+    escaped = sys.stdout.isatty()  # elsewhere, the bytes of the log
     try:
         for text in _follow(path, args.lines, args.follow):
-            print(text, end="", flush=True)
+            print(printable(text, keep="\n\t") if escaped else text, end="", flush=True)
     except KeyboardInterrupt:
         pass
     return 0
@@ -44,7 +47,7 @@ def _run(name: str, results: Path) -> Path:
         raise SettingError("run", name, f"a run folder with {schema.LOG}")
     if not results.is_dir():
         raise SettingError("results", results, "a folder of results")
-    found = [path.parent for path in sorted(results.glob(f"**/{schema.LOG}"))]
+    found = [path.parent for path in sorted(results.glob(f"**/{schema.LOG}")) if path.is_file()]
     found = [p for p in found if p.name.startswith(name) or run_id_of(p).startswith(name)]
     if len(found) == 1:
         return found[0] / schema.LOG
@@ -56,13 +59,14 @@ def _run(name: str, results: Path) -> Path:
 
 def _follow(path: Path, lines: int | None, follow: bool) -> Iterator[str]:
     """The text of a file, or its last ``lines``, then with ``follow`` everything appended to it."""
-    text = path.read_text(encoding="utf-8", errors="replace")
-    position = path.stat().st_size
+    with open_plain(path) as file:
+        content = file.read()
+    position, text = len(content), content.decode("utf-8", errors="replace")
     yield text if lines is None else "".join(text.splitlines(keepends=True)[-lines or len(text) :])
     while follow:
         time.sleep(0.5)
         if (size := path.stat().st_size) != position:
-            with open(path, "rb") as file:
+            with open_plain(path) as file:
                 file.seek(position if size > position else 0)
                 added = file.read()
             position = size

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
+import stat
 import sys
 from collections.abc import Sequence
 
 import sparsebench
 from sparsebench.cli.subcommand import Section, subcommands
-from sparsebench.errors import RunError, SettingError, one_of
+from sparsebench.errors import DISK_FULL, RunError, SettingError, one_of, printable, reason
 
 HELP = """\
 usage: sparsebench COMMAND [ARGUMENT ...]
@@ -25,6 +27,9 @@ not comparable with published ones. The benchmark is dataset=cifar10. Settings a
 the configs are in {configs}.
 """
 
+_EVERYWHERE = frozenset({"-h", "--help", "help", "-V", "--version", "version"})
+"""What answers on every system."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
@@ -37,6 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         the command again), 130 by Ctrl-C, 143 by SIGTERM.
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
+    _print_anything()
+    if sys.platform == "win32" and argv and argv[0] not in _EVERYWHERE:
+        print("sparsebench: error: sparsebench runs on Linux and macOS; on Windows, in WSL", file=sys.stderr)
+        return 2
     try:
         status = _dispatch(argv)
         sys.stdout.flush()  # a closed pipe raises here, not at the interpreter's exit
@@ -53,19 +62,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = f"stopped by {stop}; the same command resumes from there"
         return _fail(message, int(stop.code or 1), argv, stop)
     except BrokenPipeError:
-        # Otherwise the interpreter prints an error at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 1
     except OSError as error:
         if os.environ.get("SPARSEBENCH_DEBUG") == "1":
             raise
-        what = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
-        return _fail(what, 2, argv, error)
+        place = error.filename or _standard_output(error)
+        return _fail(": ".join(str(part) for part in (place, reason(error)) if part), 2, argv, error)
     except KeyboardInterrupt as error:
         command = subcommands().get(argv[0]) if argv else None
         resumable = command is not None and command.config  # commands that run something
         more = "; the same command resumes from the last checkpoint" if resumable else ""
         return _fail(f"interrupted{more}", 130, argv, error)
+
+
+def _print_anything() -> None:
+    """Replace what the encoding of the terminal or the pipe does not have, such as ± in ASCII, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="replace")
+
+
+def _standard_output(error: OSError) -> str:
+    """How to name the standard output if it is what could not be written; nothing is left in it then."""
+    if error.errno not in DISK_FULL or sys.stdout.isatty():
+        return ""
+    try:
+        sys.stdout.flush()
+        descriptor = sys.stdout.fileno()
+        full = stat.S_ISCHR(os.fstat(descriptor).st_mode) or not os.fstatvfs(descriptor).f_bavail
+    except OSError:
+        full = True
+    if full:
+        _discard_output()
+    return "standard output" if full else ""
+
+
+def _discard_output() -> None:
+    """Write what is left for the standard output to nowhere; otherwise the interpreter prints an error at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -107,5 +142,5 @@ def _fail(text: str, status: int, argv: Sequence[str], error: BaseException) -> 
     from sparsebench.distributed.rank_env import should_report_error
 
     if should_report_error(argv, error):
-        print(f"sparsebench: error: {text}", file=sys.stderr)
+        print(f"sparsebench: error: {printable(text)}", file=sys.stderr)
     return status

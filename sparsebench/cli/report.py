@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsebench.cli.subcommand import Section, Subcommand
+from sparsebench.errors import printable
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -17,22 +18,26 @@ def run(options: Namespace) -> int:
 
     Raises:
         SettingError: RESULTS holds no results, or FOLDER cannot be created.
+        RunError: Runs could not be read; the report is on the others.
     """
     import shlex
 
+    from sparsebench.cli.left_out import LeftOut
     from sparsebench.report.write import PAGE, write
 
     source: Path = options.results
     beside = source.with_name(f"{source.stem}-report") if source.is_file() else source / "report"
     output: Path = options.output or beside
-    results, studies = write(source, output, shlex.join(["sparsebench", "report", str(source)]))
+    left_out, command = LeftOut(), shlex.join(["sparsebench", "report", str(source)])
+    results, studies = write(source, output, command, left_out, left_out.note)
     summary_parts = [f"{studies} theory stud{'y' if studies == 1 else 'ies'}"] if studies else []
     if results is not None:
         valid = int(results.frame["counts"].sum())
         summary_parts.append(f"{valid} of {len(results.frame)} runs are valid")
         summary_parts += [f"{results.unfinished} unfinished"] if results.unfinished else []
     print(", ".join(summary_parts), file=sys.stderr)
-    print(output / PAGE)
+    print(printable(output / PAGE))
+    left_out.check()
     return 0
 
 

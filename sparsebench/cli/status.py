@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.cli.subcommand import Section, Subcommand
-from sparsebench.errors import SettingError, one_of
+from sparsebench.errors import SettingError, one_of, printable
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -25,11 +25,12 @@ def run(args: Namespace) -> int:
     """Print the states of a folder's runs, once or repeatedly.
 
     Returns:
-        The exit status, 0.
+        The exit status: 0, or 1 if there are damaged runs.
 
     Raises:
         SettingError: There is no such folder.
     """
+    from sparsebench.cli.left_out import LeftOut
     from sparsebench.records.states import states
 
     if not args.path.is_dir():
@@ -38,12 +39,13 @@ def run(args: Namespace) -> int:
         raise SettingError("--format", args.format, one_of(FORMATS, args.format))
     if args.watch is not None and args.watch <= 0:
         raise SettingError("--watch", args.watch, "a number of seconds above 0")
+    left_out = LeftOut()
     while True:
-        found = states(args.path)
+        found = states(args.path, left_out)
         text = _json(found) if args.format == "json" else _text(found, args.all)
         if args.watch is None:
             print(text)
-            return 0
+            return int(bool(left_out.found) or any(run.state == "damaged" for run in found))
         clear = "\x1b[H\x1b[2J" if sys.stdout.isatty() else ""
         print(f"{clear}{text}", flush=True)
         try:
@@ -85,7 +87,9 @@ def _text(found: Sequence[RunState], everything: bool) -> str:
     counts = Counter(run.state for run in found)
     summary = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
     shown = [run for run in found if everything or run.state != "finished"]
-    rows = [_cells(run) for run in sorted(shown, key=lambda run: STATES.index(run.state))]
+    rows = [
+        tuple(map(printable, _cells(run))) for run in sorted(shown, key=lambda run: STATES.index(run.state))
+    ]
     widths = [max(len(row[i]) for row in [COLUMNS, *rows]) for i in range(len(COLUMNS) - 1)]
     room = shutil.get_terminal_size((120, 24)).columns if sys.stdout.isatty() else 10**6
     lines = [
@@ -104,8 +108,8 @@ def _cells(run: RunState) -> tuple[str, ...]:
     row = run.row
     epoch = _number(row.get("epoch"), ".1f")
     if epoch and row.get("epochs"):
-        epoch += f"/{float(row['epochs']):g}"
-    eta = row.get("eta") if run.state == "running" else None
+        epoch += f"/{_number(row['epochs'], 'g')}"
+    eta = _number(row.get("eta"), ".3f") if run.state == "running" else ""
     return (
         run.state,
         run.name,
@@ -114,13 +118,17 @@ def _cells(run: RunState) -> tuple[str, ...]:
         _number(row.get("sparsity"), ".4f"),
         _number(row.get("images_per_second"), ",.0f"),
         "" if run.heartbeat is None else f"{age(run.heartbeat):.0f} s ago",
-        "" if eta is None else format_duration(float(eta)),
+        format_duration(float(eta)) if eta not in ("", "nan", "inf", "-inf") else "",
         run.error or (f"process {row.get('pid')} on {row.get('host')}" if run.state == "running" else ""),
     )
 
 
 def _number(value: Any, form: str) -> str:
-    return "" if value in (None, "") else format(float(value), form)
+    """A number of a row or a heartbeat; empty if it is missing or none."""
+    try:
+        return format(float(value), form)
+    except (TypeError, ValueError):
+        return ""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -143,7 +151,8 @@ COMMAND = Subcommand(
     help="the state of the runs in a folder",
     section=Section.FOLLOW,
     order=0,
-    description="Shows planned, queued, running, interrupted, failed, diverged and finished runs.",
+    description="Shows planned, queued, running, interrupted, failed, diverged and finished runs. If the files of any "
+    "are damaged, the exit status is 1.",
     files=True,
     arguments=arguments,
     run=run,

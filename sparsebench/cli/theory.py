@@ -10,7 +10,7 @@ from sparsebench.cli import hydra_program
 from sparsebench.cli import list as listing
 from sparsebench.cli.hydra_program import HELP_FLAGS, INFO_FLAGS, expand_shorthand, register
 from sparsebench.cli.subcommand import Section, Subcommand
-from sparsebench.errors import RunError, SettingError, one_of
+from sparsebench.errors import RunError, SettingError, one_of, printable
 from sparsebench.paths import options
 
 if TYPE_CHECKING:
@@ -52,7 +52,9 @@ def _task(cfg: DictConfig) -> None:
     except (SettingError, RunError, OSError) as error:
         note_failure(cfg, lambda: study_id(cfg, choices), error)
         if job.mode == RunMode.MULTIRUN:  # the others continue
-            print(f"sparsebench: {' '.join(_as_typed(job.overrides.task))}: {error}", file=sys.stderr)
+            print(
+                printable(f"sparsebench: {' '.join(_as_typed(job.overrides.task))}: {error}"), file=sys.stderr
+            )
             if not _collected:
                 raise
         _failed.append(error)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sparsebench.cli import hydra_program
 from sparsebench.cli.subcommand import Section, Subcommand
-from sparsebench.errors import RunError, SettingError
+from sparsebench.errors import RunError, SettingError, printable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -29,20 +29,35 @@ def _task(cfg: DictConfig) -> float | None:
     try:
         extra = [f"--config-dir={s.path}" for s in job.runtime.config_sources if s.provider == "command-line"]
         todo = tune if cfg.tune_to_target is True else run
-        return todo(cfg, choices, [*extra, *job.overrides.task])
+        typed = list(job.overrides.task)
+        if job.mode == RunMode.RUN:  # a sweep has left out what its jobs do not use
+            typed = _used(typed, cfg, choices)
+        return todo(cfg, choices, [*extra, *typed])
     except (SettingError, RunError, OSError) as error:
         _note(cfg, choices, error)
         if job.mode == RunMode.MULTIRUN:  # the others continue; the sweep prints the summary
             from sparsebench.distributed.rank_env import should_report_error
 
             if should_report_error(job.overrides.task, error):
-                print(f"sparsebench: {' '.join(job.overrides.task)}: {error}", file=sys.stderr)
+                print(printable(f"sparsebench: {' '.join(job.overrides.task)}: {error}"), file=sys.stderr)
             raise
         _failed.append(error)  # raised by main, because Hydra would print its own message
         return None
     except Exception as error:  # such as a bug in another package's method: the sweep reports it
         _note(cfg, choices, error)
         raise
+
+
+def _used(typed: list[str], cfg: DictConfig, choices: dict[str, str | None]) -> list[str]:
+    """The overrides without ``sparsity``, if the method ignores it; refuses any other that has no effect."""
+    from sparsebench.config.used import refuse, setting_of, unused_overrides
+
+    ignored = unused_overrides(typed, cfg, choices)
+    for override, why in ignored.items():
+        if setting_of(override) != "sparsity" or choices["prune"] != "dense":
+            raise refuse(override, why)
+        print(f"sparsebench: note: {override}: {why}", file=sys.stderr)
+    return [override for override in typed if override not in ignored]
 
 
 def _note(cfg: DictConfig, choices: dict[str, str | None], error: Exception) -> None:
@@ -76,7 +91,7 @@ def present_overrides(arguments: Sequence[str]) -> list[str]:
     from sparsebench.config import renamed
     from sparsebench.config.resolve import as_settings
 
-    flags = {"--allow-other-numerics": "allow_other_numerics=true"}
+    flags = {"--allow-other-numerics": "allow_other_numerics=true", "--redo-older": "redo_older=true"}
     return as_settings(renamed.update_overrides([flags.get(word, word) for word in arguments]))
 
 

@@ -11,6 +11,8 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from sparsebench.compare.baseline import against_dense, training_keys
 from sparsebench.compare.configurations import Joined, describe_differences, join
+from sparsebench.compare.mixed import mixed, mixed_notes
+from sparsebench.compare.shared import shared_runs
 from sparsebench.compare.statistics import differences, statistics
 from sparsebench.errors import SettingError, one_of
 from sparsebench.records.schema import lower_is_better
@@ -50,7 +52,8 @@ def compare(
     Runs that diverged or missed their sparsity only count in ``excluded``. With one table, ``difference_to_dense`` is
     the difference to the dense runs with the same training settings; with several, ``difference [label]`` is the
     difference to the first, paired by seed if possible. ``low`` and ``high`` are 95 % confidence intervals. Ranks (1 is
-    best) are among the configurations that all tables have, within one training setup and target sparsity.
+    best) are among the configurations that all tables have, within one training setup and target sparsity. ``mixed``
+    says what the runs of a mean were computed with where that is not one version, device and numerics.
 
     Args:
         tables: (label, summary rows) of each.
@@ -67,17 +70,20 @@ def compare(
     joined = join(tables, metric, on)
     labels = [label for label, _ in tables]
     result = Comparison(joined.table.copy(), joined.keys, labels, metric, joined.notes)
-    several = len(tables) > 1
-    for label, runs in zip(labels, joined.runs, strict=True):
-        part = statistics(runs).reindex(joined.table.index)
+    several, mixed_runs = len(tables) > 1, list[str]()
+    for number, (label, frame) in enumerate(tables):
+        part = statistics(joined.runs[number]).reindex(joined.table.index)
         for column in ("n", "excluded"):
             part[column] = part[column].astype("Int64")
+        part["mixed"] = mixed(joined, frame, number)
+        mixed_runs += mixed_notes(joined, part["mixed"], label if several else "")
         result.frame = result.frame.join(part.add_suffix(f" [{label}]") if several else part)
     if several:
         _differences(result, joined)
         result.notes[:0] = _comparability_warnings(joined, labels)
     else:
         _to_dense(result, joined)
+    result.notes += [*mixed_runs, *shared_runs(tables)]
     result.frame = result.frame.reset_index(drop=True)
     return result
 

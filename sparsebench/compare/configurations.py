@@ -10,7 +10,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from sparsebench.errors import SettingError, one_of
-from sparsebench.records.settings import NUMERICS, SEED, settings
+from sparsebench.records.settings import NUMERICS, RECORDING, SEED, settings
 from sparsebench.records.validity import valid_runs
 
 DESCRIBING = ("dataset", "model", "method", "target_sparsity", "epochs", "batch_size", "precision")
@@ -19,10 +19,14 @@ DESCRIBING = ("dataset", "model", "method", "target_sparsity", "epochs", "batch_
 ROUND = "round"
 """Column that distinguishes the trainings of one command, for methods with several."""
 
+RECORDED = ("best_val_top1", "test_top1_at_best_val")
+"""Metrics that depend on how often a run is evaluated."""
+
 NEEDED = (
     *("schema", "run_id", "status", "sparsity_ok", "seed", "sparsity", "train_flops", "prunable", "started"),
     *DESCRIBING,
-    *(ROUND, "config_hash", "command"),
+    *(ROUND, "config_hash", "command", "weights_hash"),
+    *("version", "torch", "device", "numerics", "numerics_changed_at"),
 )
 """Columns that a comparison needs in addition to the metric."""
 
@@ -72,7 +76,8 @@ def join(tables: Sequence[tuple[str, pd.DataFrame]], metric: str, on: Sequence[s
         "table"
     )
     every = every.reset_index(drop=True)
-    settings_of_rows = _settings(every)
+    recording = metric in RECORDED
+    settings_of_rows = _settings(every, recording)
     names = sorted({name for row in settings_of_rows for name in row})
     run_settings = pd.DataFrame(settings_of_rows, index=every.index, columns=names).fillna("")
     values = pd.concat([every.drop(columns=["command"]), run_settings], axis=1)
@@ -87,7 +92,7 @@ def join(tables: Sequence[tuple[str, pd.DataFrame]], metric: str, on: Sequence[s
     else:
         keys, differing = _keys(values, [*DESCRIBING, ROUND, *run_settings.columns])
         same = _with_several_hashes(values, keys)
-        if same.any() and _translate_hashes(values, every["command"], same):
+        if same.any() and _translate_hashes(values, every["command"], same, recording):
             same = _with_several_hashes(values, keys)
         if same.any():
             same = values.assign(same=same).groupby(keys, dropna=False)["same"].transform("any")
@@ -108,6 +113,7 @@ def join(tables: Sequence[tuple[str, pd.DataFrame]], metric: str, on: Sequence[s
         joined.notes += _hash_warnings(values)
     for (_, frame), (number, _), (_, part) in zip(tables, parts, values.groupby("table"), strict=True):
         joined.runs.append(_runs(frame, part["key"].to_numpy()[number], metric))
+    joined.notes += _repeated_trainings(joined.runs)
     return joined
 
 
@@ -127,10 +133,10 @@ def _unique(frame: pd.DataFrame, on: Sequence[str]) -> tuple[np.ndarray, pd.Data
     return number, unique
 
 
-def _settings(every: pd.DataFrame) -> list[dict[str, str]]:
+def _settings(every: pd.DataFrame, recording: bool) -> list[dict[str, str]]:
     """The settings of every row; the same for equal hashes."""
     commands = every["command"].str.replace(SEED, "", regex=True)  # fewer distinct commands to parse
-    parsed = {command: settings(command) for command in commands.unique()}
+    parsed = {command: settings(command, recording) for command in commands.unique()}
     best: dict[object, dict[str, str]] = {}
     for digest, command in zip(every["config_hash"], commands, strict=True):
         run_settings = parsed[command]
@@ -148,20 +154,21 @@ def _with_several_hashes(values: pd.DataFrame, keys: list[str]) -> pd.Series:
     return values.groupby(["table", *keys], dropna=False)["hash"].transform("nunique") > 1
 
 
-def _translate_hashes(values: pd.DataFrame, commands: pd.Series, rows: pd.Series) -> bool:
-    """Replace hashes of earlier versions among ``rows`` by the present ones; whether there were any.
+def _translate_hashes(values: pd.DataFrame, commands: pd.Series, rows: pd.Series, recording: bool) -> bool:
+    """Replace hashes among ``rows`` by those without numerics, which earlier versions counted; whether there were any.
 
-    Earlier versions counted numerics. Only commands that set some are looked at, and only where hashes are all that
+    Nor do settings that only ``best_`` columns depend on count, unless ``recording``. Only commands that set some are looked at, and only where hashes are all that
     tells two configurations apart, because each takes as long as composing a config.
     """
-    setting = commands.str.contains(rf"\b(?:{'|'.join(NUMERICS)})=", regex=True) & rows
+    left_out = () if recording else RECORDING
+    setting = commands.str.contains(rf"\b(?:{'|'.join((*NUMERICS, *left_out))})=", regex=True) & rows
     if not setting.any():
         return False
     from sparsebench.config.open import present_hash  # imported here: it imports Hydra
 
     plain = commands[setting].str.replace(SEED, "", regex=True)
     earlier = list(zip(plain, values["hash"][setting], strict=True))
-    present = {one: present_hash(*map(str, one)) for one in set(earlier)}
+    present = {one: present_hash(*map(str, one), left_out) for one in set(earlier)}
     values.loc[setting, "hash"] = [present[one] for one in earlier]
     return True
 
@@ -241,7 +248,22 @@ def _runs(frame: pd.DataFrame, key: np.ndarray, metric: str) -> pd.DataFrame:
         if not is_numeric_dtype(known):  # in another program's table it may be any text
             known = pd.to_numeric(known.astype(object), errors="coerce")
         runs[column] = known.to_numpy()
+    digest = frame["weights_hash"] if "weights_hash" in frame else pd.Series("", index=frame.index)
+    training = runs[["key", "seed"]].assign(digest=digest.map(as_text).to_numpy())
+    runs["repeats"] = runs["good"] & (training["digest"] != "") & training.duplicated()
+    runs.loc[runs["repeats"], "value"] = np.nan  # one training counts once
     return runs
+
+
+def _repeated_trainings(tables: Sequence[pd.DataFrame]) -> list[str]:
+    """A note if rows of one configuration and seed have the same weights."""
+    count = sum(int(runs["repeats"].sum()) for runs in tables)
+    if not count:
+        return []
+    rows = f"{count} row{'s' if count > 1 else ''} of the same configuration and seed as another"
+    return [
+        f"note: {rows} {'have' if count > 1 else 'has'} the same weights_hash: one training, counted once"
+    ]
 
 
 def as_text(value: object) -> str:

@@ -12,6 +12,7 @@ from sparsebench.compare.baseline import against_dense
 from sparsebench.compare.comparison import configurations, missing_dense
 from sparsebench.compare.configurations import join
 from sparsebench.compare.layout import mean_std_cells, number
+from sparsebench.compare.mixed import mixed, mixed_notes
 from sparsebench.compare.statistics import statistics
 from sparsebench.errors import SettingError
 from sparsebench.files import read_csv
@@ -78,7 +79,7 @@ def compare_with_paper(paper: pd.DataFrame, label: str, ours: pd.DataFrame) -> t
     Returns:
         The rows, and notes.
     """
-    mine = _configurations(label, ours)
+    mine, mixed_runs = _configurations(label, ours)
     theirs = paper.assign(family=paper["model"].map(family), drop_theirs=_drops(paper))
     here = mine[["dataset", "family"]].drop_duplicates()
     shown = theirs.merge(here, on=["dataset", "family"], how="inner")
@@ -107,7 +108,7 @@ def compare_with_paper(paper: pd.DataFrame, label: str, ours: pd.DataFrame) -> t
         notes.append(
             f"note: {configurations(len(alone))} of {label} not in the paper: {', '.join(named)}{more}"
         )
-    notes += missing_dense(both["dense_command"])
+    notes += [*missing_dense(both["dense_command"]), *mixed_runs]
     return _ordered(both), notes
 
 
@@ -163,8 +164,8 @@ def _marked(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(from_memory=frame["confidence"].str.startswith("memory"))
 
 
-def _configurations(label: str, ours: pd.DataFrame) -> pd.DataFrame:
-    """Our configurations: names, accuracy, epochs, counted layers."""
+def _configurations(label: str, ours: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Our configurations: names, accuracy, epochs, counted layers; and notes on those with mixed runs."""
     if ours[["dataset", "model", "method"]].isna().any().any():
         raise SettingError("path", label, "runs that have a dataset, a model and a method")
     joined = join([(label, ours)], "top1")
@@ -185,7 +186,7 @@ def _configurations(label: str, ours: pd.DataFrame) -> pd.DataFrame:
         )
         for key in frame.index
     ]
-    return frame.rename_axis("key").reset_index()
+    return frame.rename_axis("key").reset_index(), mixed_notes(joined, mixed(joined, ours))
 
 
 def _counted_layers(run_settings: dict[str, str]) -> str:

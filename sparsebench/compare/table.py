@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from sparsebench.errors import printable
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -33,8 +35,8 @@ def exact(frame: pd.DataFrame, form: str) -> str:
 
 def render(cells: pd.DataFrame, form: str, notes: Sequence[str] = ()) -> str:
     """Render strings as a text ``table``, ``markdown`` or ``latex`` (booktabs), followed by ``notes``."""
-    rows = [[str(cell) for cell in row] for row in cells.to_numpy()]
-    header = [str(column) for column in cells.columns]
+    rows = [[printable(cell) for cell in row] for row in cells.to_numpy()]
+    header, notes = [printable(column) for column in cells.columns], [printable(note) for note in notes]
     if form == "latex":
         return _latex(header, rows, notes)
     if form == "markdown":

@@ -9,9 +9,8 @@ import pandas as pd
 
 from sparsebench.compare.configurations import DESCRIBING
 from sparsebench.compare.layout import number
-from sparsebench.files import read_csv
-from sparsebench.records import schema
-from sparsebench.records.run_folder import is_finished, runs
+from sparsebench.records.collect import sound_rows
+from sparsebench.records.damage import DamagedRunError, Report, refuse
 from sparsebench.records.settings import is_pruning_setting, settings
 from sparsebench.records.unfinished import evaluations, unfinished_rows
 
@@ -21,14 +20,18 @@ NOTE = (
 )
 
 
-def unfinished_table(path: Path) -> tuple[pd.DataFrame, list[str]]:
+def unfinished_table(path: Path, report: Report = refuse) -> tuple[pd.DataFrame, list[str]]:
     """The runs under ``path`` that have begun and have no result, as strings, and the note that belongs below.
 
     They are never averaged, ranked or joined with results: their accuracies are of different epochs. What can be
     compared is a run with the dense run of the same training and seed, finished or not, at the same epoch, so that is
     done (``difference_to_dense_there``).
+
+    Args:
+        path: A run folder, or a folder of runs.
+        report: Called with every run that is damaged and left out; by default it is an error.
     """
-    rows = unfinished_rows(path)
+    rows = unfinished_rows(path, report)
     found = [*rows.values()]
     if not found:
         return pd.DataFrame(), []
@@ -37,8 +40,8 @@ def unfinished_table(path: Path) -> tuple[pd.DataFrame, list[str]]:
         c for c in DESCRIBING if len({row[c] for row in found}) > 1 or c in ("method", "target_sparsity")
     ]
     names = sorted({name for one in parsed for name in one if len({other.get(name) for other in parsed}) > 1})
-    rows |= {run: row for run in runs(path) if is_finished(run) for row in read_csv(run / schema.SUMMARY)}
-    dense = _dense_evaluations(rows, {row["epoch"] for row in found} - {""})
+    rows |= {run: row.cells for run, row in sound_rows(path, report)}
+    dense = _dense_evaluations(rows, {row["epoch"] for row in found} - {""}, report)
     cells = []
     for row, run_settings in zip(found, parsed, strict=True):
         there = dense.get((*_training(row), row["epoch"]))
@@ -66,13 +69,17 @@ def _training(row: Mapping[str, str]) -> tuple[object, ...]:
 
 
 def _dense_evaluations(
-    rows: Mapping[Path, Mapping[str, str]], epochs: set[str]
+    rows: Mapping[Path, Mapping[str, str]], epochs: set[str], report: Report
 ) -> dict[tuple[object, ...], float]:
     """(training, epoch) -> validation accuracy of its dense run, at the ``epochs`` that matter."""
-    return {
-        (*_training(row), evaluation["epoch"]): float(evaluation["val_top1"])
-        for folder, row in rows.items()
-        if row.get("method") == "dense"
-        for evaluation in evaluations(folder)
-        if evaluation["epoch"] in epochs
-    }
+    found: dict[tuple[object, ...], float] = {}
+    for folder, row in rows.items():
+        if row.get("method") != "dense":
+            continue
+        try:
+            there = [one for one in evaluations(folder) if one.get("epoch") in epochs and one.get("val_top1")]
+        except DamagedRunError as error:
+            report(folder, error.why)
+            continue
+        found |= {(*_training(row), one["epoch"]): float(one["val_top1"]) for one in there}
+    return found

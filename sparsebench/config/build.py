@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from sparsebench.config.renamed import target as present_target
+from sparsebench.config.options import REVISION
 from sparsebench.config.renamed import targets
+from sparsebench.config.signatures import accepted_arguments
 from sparsebench.errors import SettingError, one_of
 
 
@@ -53,6 +53,7 @@ def build(node: DictConfig, group: str = "", **runtime: Any) -> Any:
     settings = targets(OmegaConf.to_container(node, resolve=True))
     assert isinstance(settings, dict)
     settings.pop("recipe", None)  # training defaults that come with a data set
+    settings.pop(REVISION, None)  # of the option
     given = {name: value for name, value in runtime.items() if accepted is None or name in accepted}
     for name, value in ((str(name), value) for name, value in settings.items()):
         if accepted is not None and not name.startswith("_") and name not in accepted:
@@ -76,11 +77,3 @@ def _as_written(node: DictConfig, group: str, setting: str) -> str:
         return setting
     reference = re.fullmatch(r"\$\{([\w.]+)\}", str(OmegaConf.to_container(node, resolve=False)[setting]))  # type: ignore[index, call-overload]
     return reference[1] if reference else f"{group}.{setting}"
-
-
-def accepted_arguments(target: str) -> set[str] | None:
-    """Names of the arguments that a class or function accepts; ``None`` if it accepts any."""
-    parameters = inspect.signature(get_object(present_target(target))).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return None
-    return {p.name for p in parameters}

@@ -15,6 +15,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
+from sparsebench.config.options import option, search_path, stamp_of
 from sparsebench.paths import config_dir, installed_configs
 
 STUDY = "theory@study"
@@ -29,7 +30,7 @@ _typed: list[tuple[Path, ...]] = [()]
 
 
 @contextmanager
-def typed_config_dirs(folders: tuple[Path, ...]) -> Iterator[None]:
+def search_also(folders: tuple[Path, ...]) -> Iterator[None]:
     """Search ``folders`` too inside the block, as with Hydra's ``--config-dir``: before those of installed packages."""
     _typed.append(folders)
     try:
@@ -63,18 +64,18 @@ def defaults(choices: Mapping[str, str | None]) -> dict[str, Any]:
     return _composed_once(*_key(choices))[1]
 
 
-def _key(choices: Mapping[str, str | None]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(overrides, folders that are searched)."""
-    search_path = GlobalHydra.instance().config_loader().get_search_path().get_path()
+def _key(choices: Mapping[str, str | None]) -> tuple[tuple[str, ...], tuple[object, ...]]:
+    """(overrides, folders that are searched, with what changes when an option's file does)."""
     chosen = (f"{group}={choices[group]}" for group in IDENTITY_GROUPS)
-    return tuple(chosen), tuple(entry.path for entry in search_path)
+    files = [config_dir() / "train.yaml", *(option(group, choices[group]).path for group in IDENTITY_GROUPS)]
+    return tuple(chosen), (*search_path(), *(path and stamp_of(path) for path in files))
 
 
 @cache
 def _composed_once(
-    overrides: tuple[str, ...], search_path: tuple[str, ...]
+    overrides: tuple[str, ...], searched: tuple[object, ...]
 ) -> tuple[DictConfig, dict[str, Any]]:
-    """The config of ``overrides``, searched in ``search_path``, with its leaves; cached for sweeps."""
+    """The config of ``overrides`` with its leaves; cached for sweeps, as long as what is ``searched`` is the same."""
     cfg = compose("train", overrides=list(overrides))
     return cfg, leaves(cfg)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,15 +17,20 @@ from hydra.errors import (
 )
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import YAMLError, safe_load
 
 from sparsebench.config import renamed
 from sparsebench.config.compose import IDENTITY_GROUPS, STUDY, baseline, defaults, leaves, own_hydra
 from sparsebench.config.identity import hash_of, id_of, identity, match
+from sparsebench.config.options import REVISION
 from sparsebench.config.resolve import as_settings, resolve
+from sparsebench.config.revisions import past_defaults, refuse_revisions
 from sparsebench.errors import SettingError, is_int, one_of, require_int
-from sparsebench.paths import groups
+from sparsebench.paths import groups, options
 from sparsebench.records.settings import overrides as overrides_of
+
+
+_NOTHING = object()
 
 
 def compose_config(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str | None]]:
@@ -63,6 +68,7 @@ def validate(cfg: DictConfig, choices: Mapping[str, str | None]) -> None:
     """
     for key in sorted(OmegaConf.missing_keys(cfg)):  # before anything is resolved
         raise SettingError(key, None, "a value, because it has no default")
+    refuse_revisions(cfg, defaults(choices))
     _validate(cfg, defaults(choices))
 
 
@@ -163,9 +169,9 @@ def reopen_config(
         with own_hydra():
             present = baseline(choices)
         for key, default in present.items():
-            if key not in cfg:
+            if key not in cfg and key != REVISION:
                 cfg[key] = default
-        known = leaves(present)
+        known = leaves(present) | past_defaults(cfg, choices)
         _validate(cfg, known)
         resolve(cfg)
     except YAMLError as error:
@@ -179,7 +185,7 @@ def reopen_config(
     return ReopenedConfig(cfg, dict(found["changed"]), id_of(found, training), hash_of(found, training))
 
 
-def present_hash(command: str, config_hash: str) -> str:
+def present_hash(command: str, config_hash: str, left_out: Collection[str] = ()) -> str:
     """The present ``config_hash`` of the runs of a command, if theirs is one that earlier versions gave to the same.
 
     Takes as long as composing a config.
@@ -187,6 +193,7 @@ def present_hash(command: str, config_hash: str) -> str:
     Args:
         command: As recorded, without seed.
         config_hash: Of the runs; returned if it is not shown to be of the same configuration.
+        left_out: Settings that do not count in the hash that is returned.
     """
     try:
         cfg, choices = compose_config(overrides_of(command))
@@ -195,7 +202,8 @@ def present_hash(command: str, config_hash: str) -> str:
     with own_hydra():
         found = identity(cfg, choices, ranks=1)
     known = match(found, cfg, lambda run: run == config_hash)  # without a seed an id is a config_hash
-    return hash_of(found) if hash_of(known) == config_hash else config_hash
+    changed = {key: value for key, value in found["changed"].items() if key not in left_out}
+    return hash_of({**found, "changed": changed}) if hash_of(known) == config_hash else config_hash
 
 
 def _drop(cfg: DictConfig, key: str) -> None:
@@ -222,19 +230,61 @@ def explain(error: Exception, overrides: list[str], command: str = "train") -> S
         match = re.search(r"Could not (?:override|append to config\. An item is already at) '([^']+)'", text)
         if match:
             key = match[1].split("@")[0]
-            known = _known_settings(command, [word for word in overrides if word.startswith(f"{STUDY}=")])
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f" (did you mean '{close[0]}'?)" if close else f"; see sparsebench {command} --cfg job"
-            return SettingError(key, given.get(key), f"an existing setting{hint}")
+            return SettingError(key, given.get(key), f"an existing setting{_hint(key, overrides, command)}")
         return SettingError("config", None, f"a config that composes: {text}")
     if isinstance(error, OmegaConfBaseException):
         return SettingError(error.full_key or "config", None, f"a value that resolves: {text}")
     return None
 
 
-def _known_settings(command: str, chosen: list[str]) -> list[str]:
+def _hint(key: str, overrides: Sequence[str], command: str) -> str:
+    """What may have been meant by a setting that does not exist with the chosen options."""
+    known, choices = _known_settings(command, overrides)
+    group, _, name = key.partition(".")
+    having = options_with(group, name) if name else []
+    swept = next((o.partition("=")[2] for o in overrides if o.startswith(f"{group}=") and "," in o), "")
+    if having and group in choices:
+        return f": {key} exists for {group}={', '.join(having)}; chosen was {swept or choices[group]}"
+    for_sweep = {name: "it is one of sparsebench sweep" for name in ("retries", "launcher")}
+    close = difflib.get_close_matches(key, {*known, *(for_sweep if command == "train" else ())}, n=1)
+    if close and close[0] in for_sweep:
+        return f" (did you mean '{close[0]}'? {for_sweep[close[0]]})"
+    return f" (did you mean '{close[0]}'?)" if close else f"; see sparsebench {command} --cfg job"
+
+
+def options_with(group: str, name: str) -> list[str]:
+    """The options of a config group that have a setting, dotted below the group, in their own file."""
+    found = []
+    for option, path in options(group).items():
+        try:
+            node: Any = safe_load(path.read_text(encoding="utf-8"))
+        except (YAMLError, UnicodeDecodeError):
+            continue
+        if isinstance(node, dict) and isinstance(node.get(group), dict):
+            node = node[group]  # an option that also sets other groups
+        for part in name.split("."):
+            node = node[part] if isinstance(node, dict) and part in node else _NOTHING
+        if node is not _NOTHING:
+            found.append(option)
+    return found
+
+
+def _known_settings(command: str, overrides: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """The groups and settings of the chosen options, and these options."""
+    known = set(groups()) | {STUDY}
+    chosen = [o for o in overrides if o.partition("=")[0].lstrip("+~") in known and "," not in o]
     with own_hydra():
-        return [
-            *(set(groups()) - {"theory"} if command == "train" else ()),
-            *leaves(compose(command, overrides=chosen)),
-        ]
+        try:
+            cfg = compose(command, overrides=chosen, return_hydra_config=True)
+        except HydraException:  # another of them is wrong too
+            cfg = compose(command, return_hydra_config=True)
+        choices = dict(cfg.hydra.runtime.choices)
+        del cfg.hydra
+        return [*(set(groups()) - {"theory"} if command == "train" else ()), *_keys(cfg)], choices
+
+
+def _keys(cfg: DictConfig) -> list[str]:
+    try:
+        return list(leaves(cfg))
+    except OmegaConfBaseException:  # a value that is missing
+        return [str(key) for key in cfg]

@@ -20,7 +20,7 @@ from hydra import compose
 from omegaconf import OmegaConf
 
 from sparsebench.config import renamed
-from sparsebench.config.compose import own_hydra, typed_config_dirs
+from sparsebench.config.compose import own_hydra, search_also
 from sparsebench.errors import SettingError
 from sparsebench.paths import config_dirs
 
@@ -62,7 +62,7 @@ class Trust:
     @contextmanager
     def searching(self) -> Iterator[None]:
         """Search the options of :attr:`config_dirs` too, inside the block."""
-        with typed_config_dirs(self.config_dirs):
+        with search_also(self.config_dirs):
             yield
 
     def classes(self, config: Mapping[str, Any], choices: Mapping[str, str | None]) -> dict[str, str]:

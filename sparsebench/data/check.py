@@ -20,8 +20,8 @@ from sparsebench.data.decoding import decode
 from sparsebench.data.folder import FolderDataset, ImageNet
 from sparsebench.data.listing import INDEX, ImageIndex, ImageSource
 from sparsebench.data.packed import Packed, pack, read_index, sha256
-from sparsebench.errors import require_int
-from sparsebench.files import write_csv
+from sparsebench.errors import printable, require_int
+from sparsebench.files import check_output, csv_text, write_output
 
 FOUND = ("split", "image", "what")
 AHEAD = 4
@@ -55,6 +55,7 @@ def check(
     Returns:
         1 if there are problems, else 0.
     """
+    check_output(output)
     found = kind.listing(root, packed)
     print(f"{kind.__name__}: {len(found.classes):,} classes")
     if kind is ImageNet:
@@ -72,9 +73,9 @@ def check(
     kinds = Counter(row["what"].split(":")[0] for row in rows)
     for what, count in sorted(kinds.items()):
         first = next(row for row in rows if row["what"].startswith(what))
-        print(f"{what}: {count:,}, first: {first['split']}:{first['image']} ({first['what']})")
+        print(printable(f"{what}: {count:,}, first: {first['split']}:{first['image']} ({first['what']})"))
     if output is not None:
-        write_csv(output, FOUND, rows)
+        write_output(output, csv_text(FOUND, rows))
     wrong = sum(count for what, count in kinds.items() if what in ("unreadable", "checksum"))
     looked = "every image was decoded" if decoding else "no image was decoded"
     print(f"{wrong:,} problems found" if wrong else f"no problems found; {looked}")
@@ -156,16 +157,16 @@ def pack_folder(
     if (folder / INDEX).is_file():
         before, _ = read_index(folder)
         if all(before[key] == value for key, value in {**about, "side": side, "quality": quality}.items()):
-            print(f"{folder}: already packed; sparsebench data check verifies its checksums")
+            print(printable(f"{folder}: already packed; sparsebench data check verifies its checksums"))
             return False
     total = sum(len(source) for _, source, _ in _splits(found))
     with tqdm(total=total, desc="pack", unit="image", disable=not sys.stderr.isatty()) as bar:
         metadata = pack(found, folder, side, quality, about, workers, bar.update)
     kept = f", {metadata['kept_shards']} of them from before" if metadata["kept_shards"] else ""
     size = f"{metadata['bytes'] / 1e9:.3g} GB in {len(metadata['sha256'])} shards"
-    print(f"{folder}: {metadata['images']:,} images, {size}{kept}")
+    print(printable(f"{folder}: {metadata['images']:,} images, {size}{kept}"))
     if bad := metadata["unreadable"]:
-        print(f"{len(bad):,} unreadable images are packed unchanged, first: {bad[0]}")
+        print(printable(f"{len(bad):,} unreadable images are packed unchanged, first: {bad[0]}"))
     return True
 
 

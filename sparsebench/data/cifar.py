@@ -17,7 +17,7 @@ class _CIFAR(ImageDataset):
     data_root: str
 
     def read(self) -> Content:
-        root = expanded(self.data_root)
+        root = expanded(self.data_root, "data_root")
         folder = find(root, self.layout)
         if folder is None:
             from sparsebench.data.download import download  # imported here: torchvision is slow to import

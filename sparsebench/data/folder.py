@@ -18,7 +18,7 @@ from sparsebench.data.decoding import EvalTransform, TrainTransform
 from sparsebench.data.listing import INDEX, ImageIndex, ImageSource
 from sparsebench.data.packed import packed
 from sparsebench.data.streaming import Failures, Reader, StreamedLoader, read_in_order
-from sparsebench.errors import RunError, SettingError, require_int
+from sparsebench.errors import RunError, SettingError, printable, require_int
 from sparsebench.paths import expanded
 
 TEST_FRACTION, TEST_SEED = 0.2, 0  # for a folder of classes without test images
@@ -162,7 +162,7 @@ class FolderDataset:
         self.unreadable: dict[str, str] = {}  # name of the image -> reason
         self.world_size = 1  # ranks that share the cores of this machine, at most
 
-        found = self.listing(expanded(data_root), packed)
+        found = self.listing(expanded(data_root, "data_root"), packed)
         self.found = found
         self.num_classes = len(found.classes)
         self.name, self.note = self.dataset_name(name, found)
@@ -272,7 +272,7 @@ class FolderDataset:
             self.unreadable[image] = reason
             if len(self.unreadable) <= SHOWN:
                 more = "; further ones are not reported" if len(self.unreadable) == SHOWN else ""
-                print(f"sparsebench: unreadable image {image}: {reason}{more}", file=sys.stderr)
+                print(printable(f"sparsebench: unreadable image {image}: {reason}{more}"), file=sys.stderr)
         everything = len(self.train) + len(self.val) + len(self.test)
         if len(self.unreadable) > max(SHOWN, everything // 100):
             image, reason = list(self.unreadable.items())[-1]

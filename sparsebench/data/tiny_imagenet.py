@@ -39,7 +39,7 @@ class TinyImageNet(ImageDataset):
 
     def read(self) -> Content:
         """All images, decoded."""
-        root = expanded(self.data_root)
+        root = expanded(self.data_root, "data_root")
         candidate_folders = [
             parent / folder
             for parent in (root, root / "tiny_imagenet")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -15,6 +16,10 @@ from sparsebench.pruning.parameters import MaskedParameters, count_kept
 from sparsebench.pruning.pruner import Probe, Pruner
 from sparsebench.pruning.schedules import Schedule
 from sparsebench.pruning.scores import Score
+
+
+LEAST_UPDATES = 3
+"""Fewest mask updates of a training that a method which drops and grows may be judged by."""
 
 
 def kept_fraction(mask: Tensor, fraction: float | Tensor) -> Tensor:
@@ -166,6 +171,20 @@ class Dynamic(Pruner):
         self.drop_fraction, self.final_drop_fraction = drop_fraction, final_drop_fraction
         self.generator = torch.Generator()
         self.gradients: dict[str, Tensor] = {}  # at a mask update, kept between the hooks of the step
+
+    def check_length(self, total_steps: int) -> None:
+        """Refuse a training with fewer than three mask updates: it would be one with static random masks."""
+        planned = len(list(islice(filter(self.updates, range(total_steps)), LEAST_UPDATES)))
+        if planned == LEAST_UPDATES or self.schedule.target_sparsity == 0:
+            return
+        longest = (self.schedule.stop - self.schedule.start) // LEAST_UPDATES
+        how = f"at most {longest}it, or train longer" if longest else "1it, and train longer"
+        interval = getattr(self.schedule, "interval", None)
+        allowed = (
+            f"at least {LEAST_UPDATES} mask updates; in {total_steps} steps, of which step {self.schedule.stop} may be the "
+            f"last with one, there would be {planned}: set schedule.interval to {how}"
+        )
+        raise SettingError("schedule.interval", interval and f"{interval}it", allowed)
 
     def on_start(self, probe: Probe) -> None:
         """Initialise random masks."""

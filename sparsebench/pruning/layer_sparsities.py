@@ -197,8 +197,9 @@ class FromFile(LayerWise):
     ) -> None:
         super().__init__(allow_layer_collapse, compat)
         self.path, self.sparsity = path, sparsity
+        file_path = expanded(path)
         try:
-            with open(expanded(path), newline="", encoding="utf-8") as file:
+            with open(file_path, newline="", encoding="utf-8") as file:
                 self.layers = {row["layer"]: float(row["sparsity"]) for row in csv.DictReader(file)}
         except (OSError, KeyError, ValueError, TypeError) as error:
             wanted = "a CSV with columns layer and sparsity, for example a run's layers.csv"

@@ -117,6 +117,13 @@ class Pruner:
         allocation.check(shapes, schedule.target_sparsity)
         score.check(shapes)
 
+    asks_schedule: ClassVar[str] = "updates"
+    """What it asks of its schedule: the ``target``, the ``sparsity`` of every step, or also its ``updates``.
+
+    Settings of the schedule that matter for more than that are not used, and refused on the command line.
+    """
+    ignores: ClassVar[Mapping[str, Mapping[str, object]]] = {}
+    """Setting, or part that it is given -> values of others with which it has no effect: ``{}`` if it never has one."""
     trainings = 1
     """Number of consecutive trainings that make up one result; each is a run with its own row."""
     training = 0
@@ -131,6 +138,13 @@ class Pruner:
     _counted: tuple[float, list[float]] | None = None  # the last sparsity, and its numbers of zeros
     reparametrizes = False
     """Whether training differs from dense training even at target sparsity 0."""
+
+    def check_length(self, total_steps: int) -> None:
+        """Called by ``sparsebench train`` before it writes anything.
+
+        Raises:
+            SettingError: The training is too short for the method to do what it is named after.
+        """
 
     def begin(self, training: int, before: Mapping[str, Any]) -> int:
         """Called first in each training; returns its first step.

@@ -33,6 +33,8 @@ class Rounds(Pruner):
         rounds: R; ``None`` for as many as needed to prune at most 20 % of the remaining weights in each.
     """
 
+    asks_schedule = "target"
+
     def __init__(
         self,
         weights: MaskedParameters,

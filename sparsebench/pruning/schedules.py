@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise, zip_longest
+from typing import ClassVar
 
 from sparsebench.clock import Clock
 from sparsebench.errors import SettingError
@@ -51,6 +52,8 @@ class Schedule:
     """
 
     has_ramp = True
+    only_updates: ClassVar[tuple[str, ...]] = ("stop",)
+    """Settings that change when masks are updated, and the sparsity of no step."""
 
     def __init__(
         self,
@@ -152,6 +155,7 @@ class Constant(Schedule):
     """
 
     has_ramp = False
+    only_updates = ("interval", "stop")
 
     def __init__(
         self,
@@ -184,6 +188,8 @@ class Slowing(Constant):
         Mostafa and Wang, "Parameter Efficient Training of Deep Convolutional Neural Networks by Dynamic Sparse
         Reparameterization", ICML 2019, arXiv 1902.05967.
     """
+
+    only_updates = ("interval", "stop", "doublings")
 
     def __init__(
         self,
@@ -225,7 +231,7 @@ class OneShotSchedule(Schedule):
     def __init__(self, clock: Clock, sparsity: float, at: str | float = "0.75") -> None:
         if clock.steps(at, "at") >= clock.total_steps:
             raise SettingError("at", at, f"a time before the last step, {clock.total_steps - 1}")
-        super().__init__(clock, sparsity, start=at, end=at, interval=clock.total_steps)
+        super().__init__(clock, sparsity, start=at, end=at, interval=f"{clock.total_steps}it")
 
 
 class Alternating(Schedule):

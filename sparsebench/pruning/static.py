@@ -50,6 +50,8 @@ class Static(Pruner):
         rounds: Number of pruning rounds, each with new scores; density falls geometrically.
     """
 
+    asks_schedule = "target"
+
     def __init__(
         self,
         weights: MaskedParameters,

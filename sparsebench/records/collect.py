@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
 import pandas as pd
 from pandas.api.types import is_numeric_dtype, union_categoricals
 
-from sparsebench.errors import SettingError, one_of
-from sparsebench.files import read_csv
+from sparsebench.errors import SettingError, one_of, reason
 from sparsebench.records import schema
+from sparsebench.records.damage import DamagedRunError, Report, Row, ignore, read_row, refuse
 from sparsebench.records.migrations import migrate
+from sparsebench.records.repeats import repeated
 from sparsebench.records.run_folder import finished_runs
 from sparsebench.records.settings import SEED, without_places
 
@@ -27,7 +27,11 @@ CHUNK = 100_000
 
 
 def read(
-    path: Path, columns: Collection[str] | None = None, names: Mapping[str, str] | None = None
+    path: Path,
+    columns: Collection[str] | None = None,
+    names: Mapping[str, str] | None = None,
+    report: Report = refuse,
+    note: Callable[[str], object] = str,
 ) -> pd.DataFrame:
     """The summary rows under ``path``, one per run, sorted by configuration.
 
@@ -36,6 +40,8 @@ def read(
         columns: Columns to read from a large CSV: strings become categories, the seed is removed from ``command``, and
             rows keep the file's order. All columns by default.
         names: Column of another program's CSV -> our name; missing columns are unknown, and its runs count as finished.
+        report: Called with every run that is damaged, or of another schema, and left out; by default it is an error.
+        note: Called with a line about every run that is there more than once with other results.
 
     Returns:
         The columns of the summaries in the present schema; for rows with the same ``run_id``, the one started last.
@@ -46,7 +52,7 @@ def read(
     if path.is_file():
         frame = _table(path, columns, names)
     elif path.is_dir():
-        frames = _read_run_folders(path)
+        frames = _read_run_folders(path, report)
         if not frames:
             raise SettingError(
                 "path", path, f"a folder with finished runs (folders with {schema.SUMMARY}); it contains none"
@@ -55,6 +61,8 @@ def read(
     else:
         raise SettingError("path", path, "a run folder, a folder of runs, or a CSV of results")
     if frame["run_id"].duplicated().any():
+        for line in repeated(frame):
+            note(f"{line}; the one started last counts")
         by_time = frame.sort_values("started", kind="stable") if "started" in frame else frame
         frame = by_time.drop_duplicates("run_id", keep="last")
     if columns is None:
@@ -63,67 +71,67 @@ def read(
     return frame.reset_index(drop=True)
 
 
-def rows(folder: Path) -> list[dict[str, str]]:
+def rows(folder: Path, report: Report = refuse) -> list[dict[str, str]]:
     """The summary rows of the finished runs under ``folder``, unchanged, in the order of the run folders.
 
-    Raises:
-        SettingError: They have another schema.
+    Args:
+        folder: The folder.
+        report: Called with every run that is damaged, or of another schema, and left out; by default it is an error.
     """
-    found = []
-    for run in finished_runs(folder):
-        for row in read_csv(run / schema.SUMMARY):
-            if row.get("schema") != str(schema.SCHEMA):
-                raise SettingError(
-                    "path", run, f"results of schema {schema.SCHEMA}; it holds {row.get('schema')}"
-                )
-            found.append({**row, "command": without_places(row["command"])})
-    return found
+    return [
+        {**row.cells, "command": without_places(row.cells["command"])}
+        for run, row in sound_rows(folder, report)
+        if _is_current(run, row, report)
+    ]
 
 
-def _read_run_folders(path: Path) -> list[pd.DataFrame]:
+def _is_current(run: Path, row: Row, report: Report) -> bool:
+    found = row.cells["schema"]
+    if found != str(schema.SCHEMA):
+        report(run, f"results of schema {found}, not {schema.SCHEMA}")
+    return found == str(schema.SCHEMA)
+
+
+def sound_rows(path: Path, report: Report = ignore) -> Iterator[tuple[Path, Row]]:
+    """The folders of the finished runs under ``path`` that can be read, and their rows, of any schema."""
+    for run in finished_runs(path, report):
+        try:
+            yield run, read_row(run)
+        except DamagedRunError as error:
+            report(run, error.why)
+        except FileNotFoundError:  # removed just now
+            continue
+
+
+def _read_run_folders(path: Path, report: Report) -> list[pd.DataFrame]:
     """The finished runs under ``path``; rows of the present schema are parsed at once, which is faster."""
-    plain_rows: list[tuple[tuple[str, ...], list[str]]] = []  # (header, values)
+    plain_rows: list[Row] = []
     other_frames = []
-    for run in finished_runs(path):
-        current = _read_current_schema(f"{run}/{schema.SUMMARY}")
-        plain_rows += current
-        if not current:
-            # Migrates it, or reports what is wrong.
-            other_frames.append(_read_any_schema(run / schema.SUMMARY))
-    if not plain_rows:
-        return other_frames
-    headers = dict.fromkeys(header for header, _ in plain_rows)
+    for run, row in sound_rows(path, report):
+        if row.values[row.header.index("schema")] == str(schema.SCHEMA):
+            plain_rows.append(row)
+            continue
+        try:
+            other_frames.append(_read_any_schema(run / schema.SUMMARY))  # migrates it
+        except SettingError as error:
+            report(run, error.allowed)
+    return [_parsed(plain_rows), *other_frames] if plain_rows else other_frames
+
+
+def _parsed(plain_rows: Sequence[Row]) -> pd.DataFrame:
+    """Rows of the present schema as one table."""
+    headers = dict.fromkeys(row.header for row in plain_rows)
     columns = tuple(dict.fromkeys(column for header in headers for column in header))
     place = {header: [header.index(c) if c in header else -1 for c in columns] for header in headers}
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(columns)
     writer.writerows(
-        row if header == columns else ["" if i < 0 else row[i] for i in place[header]]
-        for header, row in plain_rows
+        row.values if row.header == columns else ["" if i < 0 else row.values[i] for i in place[row.header]]
+        for row in plain_rows
     )
     text.seek(0)
-    return [pd.read_csv(text, dtype=STRING_COLUMNS), *other_frames]
-
-
-def _read_current_schema(path: str) -> list[tuple[tuple[str, ...], list[str]]]:
-    """The rows of a summary as text, each with its header; none if they have another schema or are corrupt."""
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            first, *found = [row for row in csv.reader(file) if row]
-    except (csv.Error, ValueError):  # the latter if it is empty, or not text
-        return []
-    header = tuple(first)
-    if not _has_all_columns(header):
-        return []
-    schemas = {row[header.index("schema")] for row in found if len(row) == len(header)}
-    current = schemas == {str(schema.SCHEMA)} and all(len(row) == len(header) for row in found)
-    return [(header, row) for row in found] if current else []
-
-
-@cache
-def _has_all_columns(header: tuple[str, ...]) -> bool:
-    return {*schema.SUMMARY_COLUMNS} <= {*header} and len({*header}) == len(header)
+    return pd.read_csv(text, dtype=STRING_COLUMNS)
 
 
 def _read_any_schema(path: Path) -> pd.DataFrame:
@@ -207,5 +215,7 @@ def _rename_foreign(path: Path, header: list[str], names: Mapping[str, str]) -> 
 def _csv_errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise SettingError("path", path, f"a CSV of results: {' '.join(str(error).split())}") from error
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, ValueError, OSError) as error:
+        if isinstance(error, SettingError):
+            raise
+        raise SettingError("path", path, f"a CSV of results: {reason(error)}") from error

@@ -14,7 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparsebench.files import write_json
+from sparsebench.files import (
+    make_shared,
+    open_new,
+    open_plain,
+    remove_temporary_files,
+    temporary_path,
+    write_json,
+)
 
 FOLDER = ".state"
 """Subfolder of a results folder with leases and records of failed runs."""
@@ -44,9 +51,13 @@ class Holder:
         if self.content.get("place") == _place():
             return _running(self.content.get("pid"), self.content.get("process_start"))
         job, restart = _slurm_job()
-        if job and self.content.get("slurm_job") == job and self.content.get("slurm_restart", 0) < restart:
+        if job and self.content.get("slurm_job") == job and self._number("slurm_restart", 0) < restart:
             return False  # Slurm restarts a job only after it has ended
-        return now - self.heartbeat < self.content.get("timeout", TIMEOUT)
+        return now - self.heartbeat < self._number("timeout", TIMEOUT)
+
+    def _number(self, name: str, default: float) -> float:
+        value = self.content.get(name, default)
+        return value if isinstance(value, (int, float)) else default
 
     def __str__(self) -> str:
         where = f"process {self.content.get('pid', '?')} on {self.content.get('host', '?')}"
@@ -93,7 +104,7 @@ class Lease:
             name: Name of the lease.
             timeout: See the class.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        make_shared(folder)
         while True:
             before = _newest(folder, name)
             number = 1
@@ -103,7 +114,7 @@ class Lease:
                 number = _number(before.path) + 1
             lease = cls(folder / f"{name}.lease.{number}", timeout)
             try:
-                os.close(os.open(lease.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+                open_new(lease.path).close()
             except FileExistsError:
                 continue  # another process was faster
             newest = _newest(folder, name)
@@ -112,8 +123,7 @@ class Lease:
                 lease.path.unlink(missing_ok=True)  # outdated: others have held it in the meantime
                 continue
             lease._write()
-            for path in folder.glob(f".{name}.lease.*.tmp"):
-                path.unlink(missing_ok=True)  # left by killed holders
+            remove_temporary_files(folder, f".{name}.lease.*.tmp")  # left by killed holders
             for path in _leases(folder, name):
                 if _number(path) < number:
                     path.unlink(missing_ok=True)
@@ -185,22 +195,27 @@ def _number(path: Path) -> int:
 def _read(path: Path) -> Holder | None:
     """Read a lease file; ``None`` if it does not exist. A file that was just created is empty but has a time."""
     try:
-        with open(path, "rb") as file:  # opening it makes a network file system refresh its cache
+        with open_plain(path) as file:  # opening it makes a network file system refresh its cache
             text, heartbeat = file.read(), os.fstat(file.fileno()).st_mtime
     except FileNotFoundError:
         return None
+    except OSError:  # not ours to read, or no file: as alive as it looks from outside
+        try:
+            text, heartbeat = b"", path.lstat().st_mtime
+        except FileNotFoundError:
+            return None
     try:
         content = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         content = {}
     return Holder(path, content if isinstance(content, dict) else {}, heartbeat)
 
 
 def _clock(folder: Path) -> float:
     """The present time by the clock of the file system."""
-    probe = folder / f".clock.{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}.tmp"
+    probe = temporary_path(folder / "clock")
     try:
-        probe.write_bytes(b"")
+        open_new(probe).close()
         return probe.stat().st_mtime
     finally:
         probe.unlink(missing_ok=True)

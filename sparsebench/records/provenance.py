@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,6 +25,10 @@ LIBRARIES = (
     "omegaconf",
     "safetensors",
 )
+
+
+DIGITS = 10
+"""Hexadecimal digits of the hash of a source file."""
 
 
 def now() -> str:
@@ -47,6 +53,33 @@ def git_state() -> tuple[str, bool | str]:
         return commit, bool(git("status", "--porcelain", "--untracked-files=no")) if commit else ""
     except (OSError, subprocess.TimeoutExpired):
         return "", ""
+
+
+TRAINING_CODE = (
+    "clock.py",
+    "data/**/*.py",
+    "distributed/**/*.py",
+    "models/**/*.py",
+    "optim/**/*.py",
+    "pruning/**/*.py",
+    "runs/build.py",
+    "runs/training.py",
+    "training/**/*.py",
+)
+"""Files of this package that determine what a training computes."""
+
+STUDY_CODE = ("models/**/*.py", "runs/study.py", "theory/**/*.py")
+"""Files of this package that determine what a theory study computes."""
+
+
+def code(patterns: Iterable[str] = TRAINING_CODE) -> dict[str, str]:
+    """File -> hash of its content, of the files of this package that match ``patterns``."""
+    package = Path(__file__).resolve().parents[1]
+    files = sorted({path for pattern in patterns for path in package.glob(pattern)})
+    return {
+        path.relative_to(package).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()[:DIGITS]
+        for path in files
+    }
 
 
 def command(overrides: list[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -10,9 +9,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.errors import SettingError
-from sparsebench.files import atomic, read_csv, remove_temporary_files, write_csv, write_json, write_text
+from sparsebench.errors import SettingError, reason
+from sparsebench.files import (
+    atomic,
+    leads_out,
+    named,
+    open_for_append,
+    read_text,
+    remove_temporary_files,
+    write_csv,
+    write_json,
+    write_text,
+)
 from sparsebench.records import provenance, schema
+from sparsebench.records.damage import Report, ignore, read_provenance, read_row
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,8 +67,12 @@ class RunFolder:
                 write_text(folder / MARKER, f"{schema.SCHEMA}\n")
 
     def summary(self) -> dict[str, str] | None:
-        """The run's row, if it is finished."""
-        return next(iter(read_csv(self.path / schema.SUMMARY)), None) if is_finished(self.path) else None
+        """The run's row, if it is finished.
+
+        Raises:
+            DamagedRunError: It cannot be read.
+        """
+        return read_row(self.path).cells if is_finished(self.path) else None
 
     def clear(self) -> None:
         """Delete the run."""
@@ -67,8 +81,8 @@ class RunFolder:
     def log(self, text: str) -> None:
         """Append lines with a time stamp to the run's log."""
         lines = "".join(f"{provenance.now()}  {line}\n" for line in text.splitlines())
-        with open(self.path / schema.LOG, "ab", buffering=0) as file:
-            file.write(lines.encode())
+        with named(self.path / schema.LOG), open_for_append(self.path / schema.LOG) as file:
+            file.write(lines.encode(errors="backslashreplace"))
 
     def write_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write metrics.csv, one row per evaluation."""
@@ -94,20 +108,32 @@ class RunFolder:
         write_text(self.path / schema.CONFIG, text)
 
     def provenance(self) -> dict[str, Any]:
-        """Content of run.json, empty if it does not exist."""
-        path = self.path / schema.PROVENANCE
-        return json.loads(path.read_text()) if path.exists() else {}
+        """Content of run.json, empty if it does not exist.
+
+        Raises:
+            DamagedRunError: It cannot be read.
+        """
+        return read_provenance(self.path)
 
     def write_provenance(self, value: Mapping[str, Any]) -> None:
         """Write run.json."""
         write_json(self.path / schema.PROVENANCE, value)
 
 
-def runs(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
+def runs(folder: Path, report: Report = ignore) -> Iterator[Path]:
     """The run folders under ``folder``, finished or not, sorted by name.
 
-    Does not descend into run folders, theory studies and hidden folders; follows links, except to a folder ``above``.
+    Does not descend into run folders, theory studies, hidden folders, and folders that cannot be read; follows links
+    only to folders under ``folder``, except to one above them.
+
+    Args:
+        folder: The folder.
+        report: Called with folders that are left out because they cannot be read or are links to elsewhere.
     """
+    yield from _runs(folder, folder, frozenset(), report)
+
+
+def _runs(folder: Path, root: Path, above: frozenset[str], report: Report) -> Iterator[Path]:
     if os.path.isfile(f"{folder}/{schema.STUDY}"):  # not with a Path, which takes three times as long
         return
     if is_run(folder):
@@ -116,15 +142,24 @@ def runs(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
     real = os.path.realpath(folder)
     if real in above:
         return
-    with os.scandir(folder) as entries:
-        below = sorted(e.path for e in entries if e.is_dir() and not e.name.startswith("."))
-    for path in below:
-        yield from runs(Path(path), above | {real})
+    try:
+        with os.scandir(folder) as entries:
+            below = sorted(
+                (e.path, e.is_symlink()) for e in entries if e.is_dir() and not e.name.startswith(".")
+            )
+    except OSError as error:
+        report(folder, reason(error))
+        return
+    for path, link in below:
+        if link and leads_out(path, root):
+            report(Path(path), "a link to another folder, which is not followed")
+        else:
+            yield from _runs(Path(path), root, above | {real}, report)
 
 
-def finished_runs(path: Path) -> list[Path]:
+def finished_runs(path: Path, report: Report = ignore) -> list[Path]:
     """The run folders under ``path`` that have their result, in the order of :func:`runs`; none if it is no folder."""
-    return [run for run in runs(path) if is_finished(run)] if path.is_dir() else []
+    return [run for run in runs(path, report) if is_finished(run)] if path.is_dir() else []
 
 
 def unfinished(path: Path) -> list[Path]:
@@ -133,18 +168,18 @@ def unfinished(path: Path) -> list[Path]:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the run or theory study in this folder is finished: its summary is written last."""
-    return os.path.isfile(f"{folder}/{schema.SUMMARY}")
+    """Whether the run or theory study in this folder has its summary, which is written last, readable or not."""
+    return os.path.lexists(f"{folder}/{schema.SUMMARY}")
 
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is that of a run, finished or not."""
-    return is_finished(folder) or os.path.isfile(f"{folder}/{schema.PROVENANCE}")
+    return is_finished(folder) or os.path.lexists(f"{folder}/{schema.PROVENANCE}")
 
 
 def training_of(folder: Path) -> int | None:
     """The number of the training that a folder is of, by its name; ``None`` of a method with one training."""
-    found = re.search(r"-training(\d+)-", folder.name)
+    found = re.search(r"-training(\d+)-[^-]*$", folder.name)
     return int(found[1]) if found else None
 
 
@@ -155,7 +190,9 @@ def run_id_of(folder: Path) -> str:
 
 def _marked(folder: Path) -> int | None:
     try:
-        text = (folder / MARKER).read_text().strip()
+        text = read_text(folder / MARKER).strip()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except (OSError, ValueError):
+        return -1
     return int(text) if text.isdigit() else -1

@@ -134,6 +134,8 @@ REPEATABILITY_TABLE: tuple[Column, ...] = (
     Column("weights_hash", str, "of the final weights", differs="machine", optional=True),
     Column("numerics", str, "what the rounding depends on", differs="machine", optional=True),
     Column("numerics_changed_at", str, "steps at which it went on with others", differs="run", optional=True),
+    Column("mask_updates", int, "steps of the training at which masks were set", optional=True),
+    Column("last_update_step", int, "the last of them, counted from 0", optional=True),
 )
 """Columns that every run appends to its summary, and those of earlier versions do not have."""
 

@@ -25,16 +25,22 @@ VOLATILE = (
     "tracker",
     "workers",
     "allow_other_numerics",
+    "redo_older",
 )
 """Settings that do not change what is trained: device, paths, tracking and evaluation."""
 
 NUMERICS = ("channels_last", "compile", "deterministic")
 """Settings that change how a result is rounded, and nothing else of it: recorded, and no part of a run's identity."""
 
+RECORDING = ("eval_every",)
+"""Settings of the identity that only ``best_`` columns depend on: the final weights are the same."""
+
 SUMMARY_SETTINGS = ("dataset", "model", "prune", "sparsity", "seed", "epochs", "batch_size", "precision")
 """Settings that have a column in the summary."""
 
-PRUNING_SETTINGS = ("prune", "schedule", "allocation", "score", "sanity", "prunable", "sparsity", "ramp_end")
+PRUNING_SETTINGS = (
+    "prune", "schedule", "allocation", "score", "sanity", "prunable", "sparsity", "ramp_end", "update_interval"
+)  # fmt: skip
 """Settings and config groups that do not apply to dense runs."""
 
 
@@ -73,22 +79,28 @@ def words(command: str) -> list[str]:
     return shlex.split(command) if QUOTED.search(command) else WORD.findall(command)
 
 
+def typed_config_dirs(command: str) -> list[str]:
+    """The folders of configs that a command names."""
+    option = "--config-dir="
+    return [word.removeprefix(option) for word in words(command) if word.startswith(option)]
+
+
 def without_places(command: str) -> str:
     """``command`` without the paths of runs and data."""
     places = tuple(f"{setting}=" for setting in PATH_SETTINGS)
     return shlex.join(word for word in words(command) if not word.startswith(places))
 
 
-def settings(command: str) -> dict[str, str]:
+def settings(command: str, recording: bool = False) -> dict[str, str]:
     """Setting -> value of a command's overrides, without those that have a column in the summary.
 
     Numbers are normalised, so that ``0.10`` equals ``1e-1``. Settings of the model are part of its name, and
-    numerics make no other configuration.
+    numerics make no other configuration; nor do those of :data:`RECORDING` unless ``recording``.
     """
-    found = {}
+    found, left_out = {}, (*SUMMARY_SETTINGS, *NUMERICS, *(() if recording else RECORDING))
     for override in overrides(command):
         key, value = _key(override), override.partition("=")[2].strip("'\"")
-        if key not in (*SUMMARY_SETTINGS, *NUMERICS) and not key.startswith("model."):
+        if key not in left_out and not key.startswith("model."):
             found[key] = _canonical(value)
     return found
 

@@ -10,8 +10,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sparsebench.files import read_csv, remove_temporary_files, write_csv, write_json, write_text
+from sparsebench.errors import reason
+from sparsebench.files import (
+    leads_out,
+    read_csv,
+    read_text,
+    remove_temporary_files,
+    write_csv,
+    write_json,
+    write_text,
+)
+from sparsebench.paths import file_name
 from sparsebench.records import schema
+from sparsebench.records.damage import Report, ignore
 from sparsebench.records.run_folder import is_finished
 
 CHECKS = (
@@ -59,7 +70,7 @@ class StudyFolder:
     def known(self, point: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]] | None:
         """The stored rows of a grid point, by table."""
         try:
-            found: dict[str, list[dict[str, Any]]] = json.loads(self._file(point).read_text())["tables"]
+            found: dict[str, list[dict[str, Any]]] = json.loads(read_text(self._file(point)))["tables"]
         except FileNotFoundError:
             return None
         return found
@@ -74,7 +85,11 @@ class StudyFolder:
 
     def write_table(self, name: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
         """Write ``name``.csv."""
-        write_csv(self.path / f"{name}.csv", columns, rows)
+        write_csv(self.table(name), columns, rows)
+
+    def table(self, name: str) -> Path:
+        """The file of a table."""
+        return self.path / file_name(f"{name}.csv")
 
     def write_config(self, text: str) -> None:
         """Write the resolved config."""
@@ -86,7 +101,7 @@ class StudyFolder:
 
     def provenance(self) -> dict[str, Any]:
         """Content of study.json."""
-        return dict(json.loads((self.path / schema.STUDY).read_text(encoding="utf-8")))
+        return dict(json.loads(read_text(self.path / schema.STUDY)))
 
     def write_checks(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write summary.csv last, which marks the study as finished, then delete the rows of grid points."""
@@ -98,8 +113,17 @@ class StudyFolder:
         return read_csv(self.path / schema.SUMMARY)
 
 
-def studies(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[StudyFolder]:
-    """The finished studies under ``folder``, sorted by name; hidden folders are skipped."""
+def studies(folder: Path, report: Report = ignore) -> Iterator[StudyFolder]:
+    """The finished studies under ``folder``, sorted by name; hidden folders are skipped.
+
+    Args:
+        folder: The folder.
+        report: Called with folders that are left out because they cannot be read or are links to elsewhere.
+    """
+    yield from _studies(folder, folder, frozenset(), report)
+
+
+def _studies(folder: Path, root: Path, above: frozenset[str], report: Report) -> Iterator[StudyFolder]:
     if (folder / schema.STUDY).is_file():
         found = StudyFolder(folder)
         if found.finished:
@@ -108,7 +132,14 @@ def studies(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Study
     real = os.path.realpath(folder)
     if real in above or not folder.is_dir():
         return
-    with os.scandir(folder) as entries:
-        below = sorted(e.path for e in entries if e.is_dir() and not e.name.startswith("."))
+    if above and leads_out(folder, root):
+        report(folder, "a link to another folder, which is not followed")
+        return
+    try:
+        with os.scandir(folder) as entries:
+            below = sorted(e.path for e in entries if e.is_dir() and not e.name.startswith("."))
+    except OSError as error:
+        report(folder, reason(error))
+        return
     for path in below:
-        yield from studies(Path(path), above | {real})
+        yield from _studies(Path(path), root, above | {real}, report)

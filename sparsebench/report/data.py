@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +12,13 @@ from pandas.api.types import is_numeric_dtype
 
 from sparsebench.compare.baseline import against_dense, runs_against_dense
 from sparsebench.compare.budgets import budgets
-from sparsebench.compare.configurations import join
+from sparsebench.compare.configurations import Joined, join
+from sparsebench.compare.mixed import mixed, mixed_notes
 from sparsebench.errors import SettingError
-from sparsebench.files import read_csv
 from sparsebench.records import schema
-from sparsebench.records.collect import read
-from sparsebench.records.run_folder import finished_runs, unfinished
+from sparsebench.records.collect import read, sound_rows
+from sparsebench.records.damage import Report, refuse
+from sparsebench.records.run_folder import unfinished
 from sparsebench.records.settings import dense_command, overrides
 from sparsebench.records.validity import FINISHED, run_states, valid_runs
 
@@ -37,36 +38,40 @@ class ReportData:
         frame: One row per finished run: the columns of its summary, and those that :func:`load` adds.
         folders: ``run_id`` -> run folder; empty for a CSV.
         unfinished: Number of runs without a result.
+        report: Called with runs whose files cannot be read, so that they are in no figure.
     """
 
     source: Path
     frame: pd.DataFrame
     folders: Mapping[str, Path]
     unfinished: int
+    report: Report = refuse
 
 
-def load(source: Path) -> ReportData:
+def load(source: Path, report: Report = refuse, note: Callable[[str], object] = str) -> ReportData:
     """Read ``source`` and add what the figures and tables need.
 
     Added columns: ``state`` and ``counts`` (:mod:`sparsebench.records.validity`), ``configuration`` (its number),
     ``budget`` and ``variant`` (strings that are equal for runs on one line), ``label`` (the line's name),
-    ``command`` without paths, ``difference_to_dense`` (percentage points, of the run), ``mean_difference_to_dense``
+    ``mixed`` (the note on its configuration, if its runs were not all computed alike), ``command`` without paths,
+    ``difference_to_dense`` (percentage points, of the run), ``mean_difference_to_dense``
     (of its configuration), ``dense_command`` (the command that trains a missing baseline).
 
     Args:
         source: A run folder, a folder of runs, or a CSV of summary rows.
+        report: Called with every run that is damaged and left out; by default it is an error.
+        note: Called with a line about every run that is there more than once with other results.
 
     Raises:
         SettingError: ``source`` holds no results.
     """
-    frame = read(source)
+    frame = read(source, report=report, note=note)
     for column in schema.NUMERIC_COLUMNS:
         if not is_numeric_dtype(frame[column]):
             raise SettingError("path", source, f"numbers in the column {column}")
     folders: dict[tuple[str, str], Path] = {}
-    for run in finished_runs(source):
-        for row in read_csv(run / schema.SUMMARY):
-            folders.setdefault((row["run_id"], row["started"]), run)
+    for run, row in sound_rows(source):
+        folders.setdefault((row.cells["run_id"], row.cells["started"]), run)
     keys = zip(frame["run_id"], texts(frame["started"]), strict=True)
     located = {run_id: folders[run_id, started] for run_id, started in keys if (run_id, started) in folders}
     for column in ("round", "rounds"):
@@ -75,6 +80,7 @@ def load(source: Path) -> ReportData:
     joined = join([(str(source), frame)], "top1")
     frame["state"], frame["counts"] = run_states(frame), valid_runs(frame)
     frame["configuration"] = joined.runs[0]["key"]
+    frame["mixed"] = frame["configuration"].map(_mixed(joined, frame))
     frame = frame.join(budgets(joined), on="configuration")
     frame["label"] = _labels(frame)
     given = [overrides(command) for command in texts(frame["command"])]
@@ -88,7 +94,12 @@ def load(source: Path) -> ReportData:
     frame = frame.join(
         against_dense(joined)["difference"].rename("mean_difference_to_dense"), on="configuration"
     )
-    return ReportData(source, frame, located, len(unfinished(source)))
+    return ReportData(source, frame, located, len(unfinished(source)), report)
+
+
+def _mixed(joined: Joined, frame: pd.DataFrame) -> dict[int, str]:
+    texts = mixed(joined, frame)
+    return {int(str(key)): "".join(mixed_notes(joined, texts[texts.index == key])) for key in texts.index}
 
 
 def points(frame: pd.DataFrame) -> pd.DataFrame:

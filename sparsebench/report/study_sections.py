@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -10,7 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from sparsebench.errors import SettingError
+from sparsebench.errors import reason
+from sparsebench.files import read_text
+from sparsebench.records.damage import Report, refuse
 from sparsebench.records.study_folder import StudyFolder, studies
 from sparsebench.report.page import Pair
 from sparsebench.report.studies import drawings
@@ -32,23 +35,26 @@ class StudySection:
     checks: list[dict[str, Any]]
 
 
-def sections(source: Path) -> Iterator[StudySection]:
+def sections(source: Path, report: Report = refuse) -> Iterator[StudySection]:
     """One section for each finished study under ``source``.
 
-    Raises:
-        SettingError: A file of a study cannot be read.
+    Args:
+        source: The folder.
+        report: Called with every study that cannot be read and is left out; by default it is an error.
     """
-    for folder in studies(source):
+    for folder in studies(source, report):
         try:
             yield _section(folder)
-        except (OSError, ValueError, KeyError) as error:
-            raise SettingError("path", folder.path, f"a study with readable files: {error}") from error
+        except Exception as error:  # drawn from anybody's tables
+            report(
+                folder.path, f"a study whose files cannot be read: {type(error).__name__}: {reason(error)}"
+            )
 
 
 def _section(folder: StudyFolder) -> StudySection:
     origin = folder.provenance()
     name = str(origin["study"])
-    tables = {table: pd.read_csv(folder.path / f"{table}.csv") for table in origin["tables"]}
+    tables = {table: pd.read_csv(io.StringIO(read_text(folder.table(table)))) for table in origin["tables"]}
     anchor = re.sub(r"[^A-Za-z0-9_.]+", "-", folder.path.name)
     files, drawn = {}, []
     with settings():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
 
 from sparsebench.errors import SettingError
-from sparsebench.files import atomic, write_text
+from sparsebench.files import atomic, leads_out, write_text
+from sparsebench.records.damage import Report, refuse
 from sparsebench.records.run_folder import runs
 from sparsebench.report.data import PAIR, ReportData, load, points
 from sparsebench.report.figure import Group, draw
@@ -22,13 +23,17 @@ OWN = 'content="sparsebench report"'
 """Marker that identifies a page written by this module."""
 
 
-def write(source: Path, output: Path, command: str) -> tuple[ReportData | None, int]:
+def write(
+    source: Path, output: Path, command: str, report: Report = refuse, note: Callable[[str], object] = str
+) -> tuple[ReportData | None, int]:
     """Write the report on ``source`` into the folder ``output``; equal results give equal bytes.
 
     Args:
         source: A run folder, a folder of runs or theory studies, or a CSV of summary rows.
         output: The folder; created if missing. An earlier report in it is replaced.
         command: The command that creates this report, shown on the page.
+        report: Called with every run and study that is damaged and left out; by default it is an error.
+        note: Called with a line about every run that is there more than once with other results.
 
     Returns:
         The reported runs, if there are any, and the number of theory studies.
@@ -38,17 +43,20 @@ def write(source: Path, output: Path, command: str) -> tuple[ReportData | None, 
     """
     page = output / PAGE
     earlier = page.is_file()
+    folder = output / "figures"
     if output.exists() and not output.is_dir():
         raise SettingError("output", output, "a folder; a file with this name exists")
+    for place in (output, folder):
+        if place.is_symlink() and leads_out(place, place.parent):  # whoever made the results may have made it
+            raise SettingError("output", place, "a folder; this is a link to another one")
     if earlier and OWN not in page.read_text("utf-8", errors="replace")[:1000]:
         raise SettingError("output", output, f"a folder whose {PAGE}, if it exists, is a report")
-    theory = list(sections(source)) if source.is_dir() else []
-    results = None if theory and next(runs(source), None) is None else load(source)
+    theory = list(sections(source, report)) if source.is_dir() else []
+    results = None if theory and next(runs(source), None) is None else load(source, report, note)
     means = points(results.frame) if results else pd.DataFrame()
     with settings():
         pairs = list(_pairs(results, means)) if results else []
     text = render(source, results, means, pairs, theory, output, command)
-    folder = output / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     written = set()
     for pair in [*pairs, *(section.pair for section in theory)]:
@@ -81,6 +89,8 @@ def _pairs(results: ReportData, means: pd.DataFrame) -> Iterator[Pair]:
         several = f"{len(budgets)} budgets, each with its own lines: "
         notes.insert(0, several + "; ".join(budgets) if len(budgets) > 1 else f"Budget: {budgets[0]}.")
         context = f"{dataset}, {model}" + (f": {budgets[0]}" if len(budgets) == 1 else "")
+        rows = results.frame[(results.frame["dataset"] == dataset) & (results.frame["model"] == model)]
+        notes += [note.removeprefix("note: ") for note in rows["mixed"].unique() if note]
         for drawing in drawings:
             heading(drawing.figure, f"{drawing.title}. {context}")
         files = {drawing.name: rendered(drawing.figure) for drawing in drawings}

@@ -16,12 +16,26 @@ from sparsebench.config.open import compose_config, reopen_config
 from sparsebench.errors import RunError, SettingError
 from sparsebench.evaluation.subject import Evaluation, Subject
 from sparsebench.files import write_csv
+from sparsebench.paths import file_name
 from sparsebench.records import schema
 from sparsebench.records.run_folder import is_finished, run_id_of
 from sparsebench.runs.result import Network, load_weights
 
 FOLDER = "evaluation"
 """Subfolder of a run folder: one CSV per evaluation, and one with its details."""
+
+
+def evaluation_file(folder: Path, name: str) -> Path:
+    """The CSV of an evaluation in a run folder, whose subfolder for it is created if missing.
+
+    Raises:
+        RunError: The subfolder is a link: what it leads to is not this run's.
+    """
+    place = folder / FOLDER
+    if place.is_symlink():
+        raise RunError(f"{place}: a link, which is not followed")
+    place.mkdir(exist_ok=True)
+    return place / file_name(f"{name}.csv")
 
 
 def build_evaluations(cfg: DictConfig) -> dict[str, Evaluation]:
@@ -115,10 +129,10 @@ def apply(
         net.model.eval()
         for name, extra in chosen.items():
             result = extra(subject)
-            (folder / FOLDER).mkdir(exist_ok=True)
-            write_csv(folder / FOLDER / f"{name}.csv", list(result.columns), [result.columns])
+            write_csv(evaluation_file(folder, name), list(result.columns), [result.columns])
             if result.details:
-                write_csv(folder / FOLDER / f"{name}_details.csv", list(result.details[0]), result.details)
+                details = evaluation_file(folder, f"{name}_details")
+                write_csv(details, list(result.details[0]), result.details)
             columns.update(result.columns)
     finally:
         net.model.train(training)

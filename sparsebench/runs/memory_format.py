@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch.nn.functional import cross_entropy
 
 from sparsebench.distributed.device import Device
+from sparsebench.errors import SettingError
 from sparsebench.files import write_json
+from sparsebench.paths import expanded
 from sparsebench.records.provenance import machine
 from sparsebench.runs.build import network
 
@@ -38,22 +41,28 @@ def channels_last_is_faster(cfg: DictConfig) -> bool:
         device, shape = net.device, (min(int(cfg.batch_size), 128), *net.dataset.train_shape)
         key = " ".join(map(str, (device.label, machine()["host"], torch.get_num_threads(), torch.__version__,
                                  cfg.precision, net.model.name, *shape)))  # fmt: skip
-        known = _read(remembered())
+        place = remembered()
+        known = _read(place)
         if key not in known:
             inputs = torch.randn(shape, device=device.torch_device)
             targets = torch.zeros(shape[0], dtype=torch.int64, device=device.torch_device)
             known[key] = _faster(device, net.model, inputs, targets)
-            remembered().parent.mkdir(parents=True, exist_ok=True)
-            write_json(remembered(), known)
+            with suppress(OSError):  # measured again next time
+                if place is not None:
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    write_json(place, known)
         return bool(known[key])
     finally:
         torch.set_rng_state(random)
 
 
-def remembered() -> Path:
-    """The file of earlier measurements, in the user's cache folder."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "sparsebench" / "channels_last.json"
+def remembered() -> Path | None:
+    """The file of earlier measurements, in the user's cache folder; ``None`` if this user has no home folder."""
+    try:
+        cache = expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    except SettingError:
+        return None
+    return cache / "sparsebench" / "channels_last.json"
 
 
 def _faster(device: Device, model: torch.nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> bool:
@@ -80,8 +89,9 @@ def _wait(device: Device) -> None:
         torch.cuda.synchronize()
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path | None) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text()))
-    except (FileNotFoundError, ValueError):
+        found = json.loads(path.read_text()) if path else {}
+    except (OSError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}

@@ -23,7 +23,7 @@ from sparsebench.config.build import format_override
 from sparsebench.distributed.device import Device
 from sparsebench.distributed.precision import AUTO
 from sparsebench.distributed.threads import available_cores
-from sparsebench.errors import RunError
+from sparsebench.errors import RunError, printable
 from sparsebench.records import schema
 from sparsebench.records.settings import NUMERICS
 from sparsebench.training.checkpoint import Checkpoint
@@ -169,7 +169,7 @@ def check_numerics(
     what = f"{folders[0]}: begun with other numerics than can be had here ({', '.join(differing)})"
     if kept.get("deterministic") and not cfg.allow_other_numerics:
         raise RunError(f"{what}, and deterministic=true; --allow-other-numerics resumes it anyway")
-    print(f"sparsebench: {what}: the result differs by rounding", file=sys.stderr)
+    print(printable(f"sparsebench: {what}: the result differs by rounding"), file=sys.stderr)
 
 
 def differences(kept: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -14,10 +14,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from sparsebench import files
 from sparsebench.config import renamed
-from sparsebench.config.build import accepted_arguments
 from sparsebench.config.compose import IDENTITY_GROUPS
 from sparsebench.config.open import ReopenedConfig, compose_config, reopen_config
+from sparsebench.config.signatures import accepted_arguments
 from sparsebench.config.trusted import PLAIN, Trust, read_config
 from sparsebench.data.dataset import Dataset
 from sparsebench.distributed.threads import available_cores
@@ -65,7 +66,7 @@ class Datasets:
         text = str(cfg.data_root)
         try:
             return text if self.trust.readable(text, Path(os.devnull)) and expanded(text).is_dir() else None
-        except (OSError, RuntimeError, ValueError):  # no home folder, a name too long
+        except (OSError, ValueError):  # no home folder, a name too long
             return None
 
     def network(self, cfg: DictConfig) -> Network:
@@ -204,7 +205,7 @@ def read_text(path: Path) -> str:
     """
     check_regular(path, LARGEST)
     try:
-        return path.read_text(encoding="utf-8")
+        return files.read_text(path)
     except (OSError, ValueError) as error:
         raise RunError(f"{path.name}: cannot be read: {error}") from error
 

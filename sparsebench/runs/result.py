@@ -15,7 +15,8 @@ from torch import nn
 
 from sparsebench.data.dataset import Dataset
 from sparsebench.distributed.device import Device
-from sparsebench.errors import RunError, SettingError
+from sparsebench.errors import RunError, SettingError, printable
+from sparsebench.files import open_plain
 from sparsebench.pruning.parameters import MaskedParameters
 from sparsebench.training.flops import (
     Layer,
@@ -185,6 +186,7 @@ def load_weights(model: nn.Module, path: Path) -> nn.Module:
         RunError: The file is unreadable, or belongs to another model.
     """
     try:
+        open_plain(path).close()  # what it is not, is not opened by other libraries either
         model.load_state_dict(load_file(path))
     except FileNotFoundError as error:
         raise RunError(f"{path.name}: missing") from error
@@ -212,7 +214,8 @@ def show(row: Mapping[str, Any], path: Path) -> None:
         ]
     if row["collapsed_layers"]:
         lines.append(("collapsed", row["collapsed_layers"]))
-    print("\n".join(f"  {name:<10} {value}" for name, value in [*lines, ("results", path)]), flush=True)
+    shown = [printable(f"  {name:<10} {value}") for name, value in [*lines, ("results", path)]]
+    print("\n".join(shown), flush=True)
 
 
 def check(row: Mapping[str, str]) -> None:

@@ -18,11 +18,13 @@ from sparsebench.distributed.ddp import broadcast_from_main
 from sparsebench.distributed.device import Device
 from sparsebench.distributed.precision import AUTO
 from sparsebench.distributed.threads import default_threads
-from sparsebench.paths import expanded
+from sparsebench.errors import SettingError, printable
+from sparsebench.paths import expanded, file_name
 from sparsebench.records.lease import Lease
 from sparsebench.records.run_folder import RunFolder
 from sparsebench.records.states import ResultsFolder
 from sparsebench.runs.build import RunComponents, build_run, eval_batch_size
+from sparsebench.runs.earlier import made_anew
 from sparsebench.runs.evaluations import FOLDER as EVALUATION
 from sparsebench.runs.evaluations import apply, build_evaluations, dense_run
 from sparsebench.runs.memory_format import channels_last_is_faster
@@ -78,11 +80,14 @@ def advance(
     """
     validate(cfg, choices)
     overrides = resolve(cfg, overrides)
-    chosen, results = build_evaluations(cfg), expanded(cfg.results_dir)
+    chosen, results = build_evaluations(cfg), expanded(cfg.results_dir, "results_dir")
     tracker: Tracker = build(cfg.tracker, "tracker")
     device: Device = build(cfg.device)
     ranks = device.world_size
     found = device.broadcast_from_main(lambda: identity_in(ResultsFolder(results), cfg, choices, ranks))
+    cfg.overwrite = device.broadcast_from_main(
+        lambda: cfg.overwrite or made_anew(ResultsFolder(results).begun(id_of(found)), cfg, device.label)
+    )
     dense = device.broadcast_from_main(lambda: dense_run(chosen, cfg, choices, results, ranks))
 
     def find() -> RunFolder | None:
@@ -97,6 +102,7 @@ def advance(
             settled.channels_last = device.broadcast_from_main(lambda: channels_last_is_faster(settled))
         typed = with_numerics(overrides, settled)
         components = build_run(settled)
+        _check_length(components, choices)
         numbers = range(components.pruner.trainings)
         return kept, components, [Training(settled, choices, typed, components, found, n) for n in numbers]
 
@@ -124,6 +130,17 @@ def advance(
     return (yield from find_or_make(id_of(found), cfg, device, find, prepare, signals))
 
 
+def _check_length(components: RunComponents, choices: Mapping[str, str | None]) -> None:
+    """Refuse a training that is too short for its method; with ``scale=smoke``, which is meant to be, only say so."""
+    try:
+        components.pruner.check_length(components.clock.total_steps)
+    except SettingError as error:
+        if choices.get("scale") != "smoke":
+            raise
+        if components.device.is_main_process:
+            print(f"sparsebench: note: {error}", file=sys.stderr)
+
+
 def _train(
     trainings: list[Training],
     components: RunComponents,
@@ -148,9 +165,13 @@ def _train(
 
 def _resume_point(trainings: list[Training]) -> tuple[int, dict[str, Any]]:
     """Number of the next training to run, and the state handed over by the one before it."""
-    left = [training.handover.load() for training in trainings]
+    left = [training.handover.load(_misfit) for training in trainings]
     start = max((n + 1 for n, state in enumerate(left) if state and trainings[n].folder.summary()), default=0)
     return start, left[start - 1] or {} if start else {}
+
+
+def _misfit(state: Mapping[str, Any]) -> str:
+    return "" if "flops" in state else "not what a training hands over"
 
 
 def _finished(folders: Sequence[Path], chosen: Collection[str]) -> RunFolder | None:
@@ -160,8 +181,10 @@ def _finished(folders: Sequence[Path], chosen: Collection[str]) -> RunFolder | N
         return None
     _remove_checkpoints(folders)
     say_finished(last.path)
-    if missing := [extra for extra in chosen if not (last.path / EVALUATION / f"{extra}.csv").exists()]:
-        print(f"sparsebench evaluate {last.path} evaluate=[{','.join(missing)}] evaluates it")
+    if missing := [
+        extra for extra in chosen if not (last.path / EVALUATION / file_name(f"{extra}.csv")).exists()
+    ]:
+        print(printable(f"sparsebench evaluate {last.path} evaluate=[{','.join(missing)}] evaluates it"))
     check(summary)
     return last
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 from omegaconf import DictConfig
 
 from sparsebench.distributed.device import Device
-from sparsebench.errors import RunError, SettingError
+from sparsebench.errors import DISK_FULL, RunError, SettingError, printable, reason
 from sparsebench.paths import expanded
 from sparsebench.records import states
 from sparsebench.records.lease import FOLDER, Holder, Lease
@@ -60,7 +60,7 @@ def find_or_make(
         return found
     make = prepare()
     with (
-        run_lock(expanded(cfg.results_dir), run_id, cfg, device) as (lease, waited),
+        run_lock(expanded(cfg.results_dir, "results_dir"), run_id, cfg, device) as (lease, waited),
         StopSignals() if signals is None else nullcontext(signals) as heard,
     ):
         if (waited or not cfg.overwrite) and (found := device.broadcast_from_main(find)) is not None:
@@ -70,7 +70,7 @@ def find_or_make(
 
 def say_finished(folder: Path) -> None:
     """Tell that a run or study was found."""
-    print(f"{folder}: already finished; nothing done (overwrite=true to run it again)")
+    print(printable(f"{folder}: already finished; nothing done (overwrite=true to run it again)"))
 
 
 def note_failure(cfg: DictConfig, run_id: Callable[[], str], error: Exception) -> None:
@@ -79,7 +79,7 @@ def note_failure(cfg: DictConfig, run_id: Callable[[], str], error: Exception) -
     ``run_id`` is asked only then: a config that is wrong may have none.
     """
     if not cfg.wait and not isinstance(error, RunLockedError):
-        states.fail(expanded(cfg.results_dir), run_id(), error)
+        states.fail(expanded(cfg.results_dir, "results_dir"), run_id(), error)
 
 
 @contextmanager
@@ -122,9 +122,11 @@ def writable(results: Path, given: object) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if str(error.filename or "").startswith(str(results)):
-            raise SettingError("results_dir", given, f"a writable folder: {error.strerror}") from error
-        raise
+        place = Path(str(error.filename or ""))
+        if place != results and results not in place.parents:
+            raise
+        inside = "" if place == results or error.errno in DISK_FULL else f"{place}: "
+        raise SettingError("results_dir", given, f"a writable folder: {inside}{reason(error)}") from error
 
 
 def check_still_held(lease: Lease | None) -> None:

@@ -20,9 +20,9 @@ from sparsebench.config.compose import STUDY
 from sparsebench.config.identity import study_id
 from sparsebench.config.open import validate_study
 from sparsebench.distributed.device import Device
-from sparsebench.errors import SettingError, require_int
+from sparsebench.errors import SettingError, printable, require_int
 from sparsebench.files import atomic
-from sparsebench.paths import expanded
+from sparsebench.paths import expanded, file_name
 from sparsebench.records import provenance
 from sparsebench.records.lease import Lease
 from sparsebench.records.study_folder import StudyFolder
@@ -61,7 +61,7 @@ def run_study(
     definition: Study = build(cfg.study, "study")
     device: Device = build(cfg.device, "device")
     require_int("threads", cfg.threads, least=1)
-    folder = StudyFolder(expanded(cfg.results_dir) / f"{name}-{identity}")
+    folder = StudyFolder(expanded(cfg.results_dir, "results_dir") / file_name(f"{name}-{identity}"))
 
     def find() -> StudyFolder | None:
         if not folder.finished:
@@ -165,7 +165,7 @@ def _write(
     (folder.path / "figures").mkdir(exist_ok=True)
     for file, content in figures:
         check_still_held(lease)
-        with atomic(folder.path / "figures" / file) as opened:
+        with atomic(folder.path / "figures" / file_name(file)) as opened:
             opened.write(content)
 
 
@@ -173,9 +173,13 @@ def show(folder: StudyFolder) -> None:
     """Print a summary of the checks, and the failed ones in full."""
     checks = folder.checks()
     failed = [row for row in checks if row["passed"] != "True"]
-    print(f"{folder.path}: {len(checks) - len(failed)} of {len(checks)} checks passed")
+    print(printable(f"{folder.path}: {len(checks) - len(failed)} of {len(checks)} checks passed"))
     for row in failed:
         numbers = f"predicted {float(row['predicted']):.6g}, measured {float(row['measured']):.6g}"
         if float(row["standard_error"]):
             numbers += f" ± {float(row['standard_error']):.2g}"
-        print(f"  failed: {row['check']}, {row['case']}: {numbers}, tolerance {float(row['tolerance']):g}")
+        print(
+            printable(
+                f"  failed: {row['check']}, {row['case']}: {numbers}, tolerance {float(row['tolerance']):g}"
+            )
+        )

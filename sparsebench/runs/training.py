@@ -13,13 +13,15 @@ from torch import nn
 
 import sparsebench
 from sparsebench.config.build import build
-from sparsebench.config.identity import hash_of, id_of
+from sparsebench.config.identity import hash_of, id_of, json_hash
 from sparsebench.data.mixing import Mix
-from sparsebench.paths import expanded
+from sparsebench.errors import printable
+from sparsebench.paths import expanded, file_name
 from sparsebench.records import provenance
 from sparsebench.records.lease import Lease
 from sparsebench.records.run_folder import RunFolder
 from sparsebench.records.schema import SCHEMA
+from sparsebench.records.settings import typed_config_dirs
 from sparsebench.runs.build import RunComponents, epochs, eval_batch_size
 from sparsebench.runs.hashes.initial import init_hash
 from sparsebench.runs.hashes.order import order_hash
@@ -90,9 +92,14 @@ class Training:
             target = cfg.sparsity  # of the last training
         model = f"{components.dataset.name}-{components.model.name}"
         method = f"{choices['prune']}{'' if target is None else f'-s{target:g}'}"
-        self.label = f"{model}-{method}-seed{cfg.seed}{f'-training{number}' if several else ''}"
-        self.folder = RunFolder(expanded(cfg.results_dir), f"{self.label}-{self.row['run_id']}")
-        self.handover = Checkpoint(self.folder.path, self._warn, name="handover")
+        label = f"{model}-{method}-seed{cfg.seed}{f'-training{number}' if several else ''}"
+        self.label = printable(label)
+        self.folder = RunFolder(
+            expanded(cfg.results_dir, "results_dir"), file_name(f"{label}-{self.row['run_id']}")
+        )
+        self.identity, self.code = dict(found), provenance.code()
+        self.owner = {"run_id": self.row["run_id"], "code": json_hash(self.code)}
+        self.handover = Checkpoint(self.folder.path, self._warn, "handover", self.owner)
 
     def run(
         self,
@@ -174,10 +181,11 @@ class Training:
         kept = stored_numerics([folder.path])
         self.other_numerics = bool(differences(kept, self.numerics))
         more = {"ranks": components.device.world_size, "numerics": self.numerics}
+        more |= {"identity": self.identity, "code": self.code}
         more |= {"split_hash": split_hash(components.dataset), "order_hash": order_hash(components.data)}
         origin = _write_origin(folder, cfg, self.choices, {**row, **more}, ids)
         if components.dataset.note and self.number == 0:
-            print(f"sparsebench: {components.dataset.note}", flush=True)
+            print(printable(f"sparsebench: {components.dataset.note}"), flush=True)
         tracking.start()
         steps = components.clock.total_steps - first_step
         how = cfg.precision if components.device.type == "cpu" else f"{cfg.precision}, {graphs}"
@@ -228,7 +236,7 @@ class Training:
         if state:
             state["flops"] = runner.flops.state_dict()
             self.handover.save(state)
-        extra = self._repeatability(components) | components.pruner.summary()
+        extra = self._repeatability(components) | runner.mask_updates.columns() | components.pruner.summary()
         extra |= components.dataset.summary() | components.device.summary()
         if components.device.type == "cuda":
             extra["replayed_steps"] = runner.recorder.replayed
@@ -298,7 +306,7 @@ class Training:
             average=average,
         )
         records = RecordSettings(
-            checkpoint=Checkpoint(self.folder.path, self._warn),
+            checkpoint=Checkpoint(self.folder.path, self._warn, owner=self.owner),
             record=record,
             progress=progress,
             eval_every=components.eval_every,
@@ -310,16 +318,16 @@ class Training:
         return Runner(setup, step, records)
 
     def _warn(self, text: str) -> None:
-        print(f"sparsebench: {text}", file=sys.stderr)
+        print(printable(f"sparsebench: {text}"), file=sys.stderr)
         self.folder.log(text)
 
 
 def _without_sweep_overrides(overrides: list[str]) -> list[str]:
-    """Remove the overrides that a sweep adds, and the permission that one resume may have needed."""
+    """Remove the overrides that a sweep adds, and what is said to one execution."""
     return [
         override
         for override in overrides
-        if override.partition("=")[0] not in ("wait", "allow_other_numerics")
+        if override.partition("=")[0] not in ("wait", "allow_other_numerics", "redo_older")
     ]
 
 
@@ -345,6 +353,7 @@ def _write_origin(
             **kept,
             "resumed": resumed,
             "choices": dict(choices),
+            "config_dirs": typed_config_dirs(row["command"]),
             "libraries": provenance.libraries(),
             "machine": provenance.machine(),
             "threads": torch.get_num_threads(),

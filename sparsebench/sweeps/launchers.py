@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import signal
 import subprocess
@@ -11,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -24,7 +22,8 @@ from sparsebench.config.compose import STUDY
 from sparsebench.config.identity import known_id, study_id
 from sparsebench.config.resolve import resolve
 from sparsebench.distributed.threads import available_cores, threads_of_jobs
-from sparsebench.errors import RunError, SettingError, require_int
+from sparsebench.errors import RunError, SettingError, printable, require_int
+from sparsebench.files import make_shared, open_for_append
 from sparsebench.paths import expanded
 from sparsebench.records.states import ResultsFolder
 from sparsebench.training.signals import StopSignals
@@ -77,12 +76,13 @@ class CommandLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra with its context."""
         self.hydra_context, self.config = hydra_context, config
-        self.folder = Path(str(config.hydra.sweep.dir)).absolute()
+        self.folder = expanded(config.hydra.sweep.dir, "results_dir").absolute()
         self.command = str(config.hydra.job.config_name)  # train or theory, named like their configs
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run all jobs; returns when all have ended, successful or not."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        for made in (self.folder.parent, self.folder):
+            make_shared(made)
         more = ["wait=false"] if self.command == "theory" else []  # for runs, the sweep adds it
         jobs = [[*self._config_dirs(), *overrides, *more] for overrides in job_overrides]
         self.run(jobs, initial_job_idx)
@@ -118,7 +118,7 @@ class CommandLauncher(Launcher):
                 name = known_id(cfg, choices, ranks_of_jobs(self.config, choices))
             else:
                 name = study_id(cfg, choices)
-            found = ResultsFolder(expanded(cfg.results_dir)).state(name)
+            found = ResultsFolder(expanded(cfg.results_dir, "results_dir")).state(name)
             if found.state != "finished":
                 typed = " ".join(overrides).replace(f"{STUDY}=", "study=")
                 raise RunError(f"{typed}: {found.error or found.state}")
@@ -189,7 +189,7 @@ class LocalLauncher(CommandLauncher):
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
         command = [sys.executable, "-m", "sparsebench", self.command, *overrides]
-        with open(self.folder / f"{number}.log", "ab") as log:
+        with open_for_append(self.folder / f"{number}.log") as log:
             # In its own session, so that it receives Ctrl-C only once, from here.
             return subprocess.Popen(
                 command,
@@ -254,7 +254,7 @@ class SlurmLauncher(CommandLauncher):
         import submitit
         from submitit.core.utils import FailedJobError
 
-        folder = Path(self.logs).absolute()
+        folder = expanded(self.logs, "results_dir").absolute()
         try:
             executor = submitit.AutoExecutor(
                 folder=folder, cluster="slurm", slurm_max_num_timeout=self.max_num_timeout
@@ -268,7 +268,7 @@ class SlurmLauncher(CommandLauncher):
                 "hydra/launcher", "slurm", f"a request that sbatch accepts: {reason}"
             ) from error
         for job, overrides in zip(ids, jobs, strict=True):
-            print(f"Slurm job {job}: {' '.join(overrides)}")
+            print(printable(f"Slurm job {job}: {' '.join(overrides)}"))
         print(f"logs: {folder}", flush=True)
         try:
             self._wait(ids)
@@ -329,7 +329,7 @@ def queue(ids: Sequence[str]) -> Mapping[str, tuple[str, str]] | None:
         "--states=all",
         "--format=%i|%T|%r",
         "--user",
-        getpass.getuser(),
+        str(os.getuid()),  # not the name: in a container there may be none
     ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)

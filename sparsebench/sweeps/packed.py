@@ -20,7 +20,7 @@ from tqdm import tqdm
 from sparsebench.config.identity import known_id
 from sparsebench.config.resolve import resolve
 from sparsebench.distributed.threads import default_threads
-from sparsebench.errors import RunError, SettingError, require_int
+from sparsebench.errors import RunError, SettingError, printable, require_int
 from sparsebench.paths import expanded
 from sparsebench.records.states import ResultsFolder
 from sparsebench.sweeps.launchers import CommandLauncher
@@ -77,7 +77,9 @@ class PackedLauncher(CommandLauncher):
             cfg, choices = self._composed([word for word in overrides if not word.startswith("--")])
             refuse_unsuitable(cfg, choices)
             resolve(cfg)
-            kept = stored_numerics(ResultsFolder(expanded(cfg.results_dir)).begun(known_id(cfg, choices)))
+            kept = stored_numerics(
+                ResultsFolder(expanded(cfg.results_dir, "results_dir")).begun(known_id(cfg, choices))
+            )
             settled = settle(cfg, {} if cfg.overwrite else kept, default_threads())
             numerics = json.dumps(OmegaConf.to_container(settled.device, resolve=True), sort_keys=True)
             packs.setdefault(numerics, []).append(Job(number, cfg, choices, list(overrides)))
@@ -139,7 +141,7 @@ class Member:
                 raise
             except (SettingError, RunError, OSError) as error:
                 note_failure(self.job.cfg, lambda: known_id(self.job.cfg, self.job.choices), error)
-                print(f"sparsebench: error: {error}", file=sys.stderr)
+                print(printable(f"sparsebench: error: {error}"), file=sys.stderr)
             except Exception as error:  # such as a bug in another package's method
                 note_failure(self.job.cfg, lambda: known_id(self.job.cfg, self.job.choices), error)
                 traceback.print_exc()
@@ -217,7 +219,7 @@ class Pack:
         torch.cuda.empty_cache()
         others = len(self.members) - 1
         if not others:
-            print(f"sparsebench: {member.job}: out of memory, alone", file=sys.stderr)
+            print(printable(f"sparsebench: {member.job}: out of memory, alone"), file=sys.stderr)
             return
         self.limit, self.growing = others, False
         self.waiting.appendleft(member.job)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparsebench.errors import RunError
+from sparsebench.errors import RunError, printable
 from sparsebench.records.lease import FOLDER, Lease
 from sparsebench.records.states import SWEEP, ResultsFolder, RunState, write_plan
 
@@ -135,4 +135,4 @@ class Scheduler:
 
 def table(states: Iterable[tuple[PlannedRun, RunState]]) -> str:
     """One line per run: its state and overrides."""
-    return "\n".join(f"{found.state:<11} {run}" for run, found in states)
+    return "\n".join(printable(f"{found.state:<11} {run}") for run, found in states)

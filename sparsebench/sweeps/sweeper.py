@@ -6,6 +6,7 @@ import copy
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,17 @@ from sparsebench.config.build import format_override
 from sparsebench.config.identity import id_of, identity_in
 from sparsebench.config.open import validate
 from sparsebench.config.resolve import resolve
+from sparsebench.config.used import has, setting_of
 from sparsebench.distributed.threads import default_threads
-from sparsebench.errors import SettingError, require_int
+from sparsebench.errors import RunError, SettingError, require_int
+from sparsebench.files import make_shared, write_text
 from sparsebench.paths import expanded, groups
 from sparsebench.records.states import ResultsFolder
 from sparsebench.runs.numerics import settle
 from sparsebench.sweeps.estimate import Estimate
 from sparsebench.sweeps.launchers import ranks_of_jobs
 from sparsebench.sweeps.scheduler import DONE, PlannedRun, Scheduler, table
+from sparsebench.sweeps.unused import UnusedInSweep, exists_in_some
 
 _PLAIN = re.compile(r"[A-Za-z_]\w*$|\d+(ep|it)$")
 
@@ -46,6 +50,7 @@ class GridSweeper(BasicSweeper):
         reference: Name of the table in ``results/reference`` to compare the results with at the end.
         dry_run: Print the runs with their states and the estimated cost of the remaining ones, without running any.
         retries: How often a failed run is retried.
+        where_it_exists: Leave a setting out of the runs whose options do not have it.
     """
 
     compare: Callable[[Sequence[str]], int]
@@ -59,10 +64,11 @@ class GridSweeper(BasicSweeper):
         reference: str | None = None,
         dry_run: bool = False,
         retries: int = 1,
+        where_it_exists: bool = False,
     ) -> None:
         super().__init__(max_batch_size, dict(params or {}))
         require_int("retries", retries, least=0)
-        self.retries = retries
+        self.retries, self.where_it_exists = retries, where_it_exists
         self._bases: dict[tuple[str, ...], tuple[DictConfig, dict[str, str | None]]] = {}
         self.grids, self.reference, self.dry_run = [dict(grid) for grid in grids], reference, dry_run
 
@@ -90,8 +96,8 @@ class GridSweeper(BasicSweeper):
             RunError: Some runs failed.
         """
         assert self.config is not None and self.launcher is not None
-        runs, costs = self._planned([*self._parse_config(), *arguments])
-        folder = Path(str(self.config.hydra.sweep.dir))
+        runs, costs = self._planned([*self._parse_config(), *arguments], arguments)
+        folder = expanded(self.config.hydra.sweep.dir, "results_dir")
         scheduler = Scheduler(runs, folder, self.retries, self.max_batch_size, bool(self.config.overwrite))
         if self.dry_run:
             print(table(scheduler.states().items()))
@@ -99,39 +105,91 @@ class GridSweeper(BasicSweeper):
             print(costs, flush=True)
         if self.dry_run:
             return []
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
+        for made in (folder.parent, folder):
+            make_shared(made)
+        write_text(folder / "multirun.yaml", OmegaConf.to_yaml(self.config))
         try:
             scheduler.finish(self.launcher.launch)
         except Exception:
-            self._compare()  # compare the other runs first; the error comes last
+            with suppress(RunError):  # said; compare the other runs first, the error comes last
+                self._compare()
             raise
         self._compare()
         return []
 
-    def _planned(self, overrides: Sequence[str]) -> tuple[list[PlannedRun], Estimate | None]:
-        """The distinct runs, and for an experiment or a dry run the cost of the remaining ones."""
+    def _planned(
+        self, overrides: Sequence[str], typed: Sequence[str]
+    ) -> tuple[list[PlannedRun], Estimate | None]:
+        """The distinct runs, and for an experiment or a dry run the cost of the remaining ones.
+
+        Args:
+            overrides: Of the command line, and of the sweeper's ``params``.
+            typed: Those of the command line.
+        """
         assert self.config is not None
         batches = self.split_arguments(self._parsed(overrides), None)
         costs = Estimate() if self.grids or self.dry_run else None
         runs: dict[str, PlannedRun] = {}
         found: dict[Path, ResultsFolder] = {}
-        jobs = [job for batch in batches for job in batch]
-        for job in tqdm(jobs, desc="planning", unit="run", disable=None, leave=False):
-            cfg, choices = self._compose(job)
+        jobs = self._where_settings_exist([job for batch in batches for job in batch])
+        unused = UnusedInSweep(typed)
+        for full in tqdm(jobs, desc="planning", unit="run", disable=None, leave=False):
+            cfg, choices = self._compose(full)
             validate(cfg, choices)
+            if (job := unused.leave_out(full, cfg, choices)) != full:
+                cfg, choices = self._compose(job)
             job, results = (
                 resolve(cfg, job),
-                expanded(cfg.results_dir),
+                expanded(cfg.results_dir, "results_dir"),
             )  # once for all jobs: no auto is left to them
             results_now = found.setdefault(results, ResultsFolder(results))
             name = id_of(identity_in(results_now, cfg, choices, ranks_of_jobs(self.config, choices)))
+            unused.planned(full, job, choices, name)
             if name in runs:
                 continue
             runs[name] = PlannedRun(name, results, tuple(job), search=cfg.tune_to_target is True)
             if costs is not None:
                 costs.add(settle(cfg, {}, default_threads()), choices, results_now.state(name).state in DONE)
+        for line in unused.check():
+            print(line, flush=True)
         return list(runs.values()), costs
+
+    def _where_settings_exist(self, jobs: list[list[str]]) -> list[list[str]]:
+        """The jobs, without the settings that their options do not have if ``where_it_exists`` allows it.
+
+        Raises:
+            SettingError: Some jobs do not have a setting, and it is not allowed.
+        """
+        missing = [self._missing(job) for job in jobs]
+        for override in dict.fromkeys(one for found in missing for one in found):
+            key = setting_of(override)
+            there = [
+                job for job, found in zip(jobs, missing, strict=True) if key not in map(setting_of, found)
+            ]
+            if there and not self.where_it_exists:
+                job = next(job for job, found in zip(jobs, missing, strict=True) if override in found)
+                raise exists_in_some(override, self._options(there), self._options([job]))
+            if not there:
+                self._loaded(next(job for job, found in zip(jobs, missing, strict=True) if override in found))
+        kept = [[o for o in job if o not in found] for job, found in zip(jobs, missing, strict=True)]
+        return list({tuple(sorted(job)): job for job in kept}.values())
+
+    def _missing(self, job: Sequence[str]) -> list[str]:
+        """Overrides of a job whose setting its options do not have."""
+        chosen, values = self._split(job)
+        if not values:
+            return []
+        base, _ = self._base(chosen)
+        return [text for text, override in values if not has(base, override.key_or_group)]
+
+    def _options(self, jobs: Sequence[Sequence[str]]) -> dict[str, list[str]]:
+        """Config group -> the options that the jobs choose."""
+        found: dict[str, list[str]] = {}
+        for job in jobs:
+            for group, option in self._base(self._split(job)[0])[1].items():
+                if str(option) not in found.setdefault(group, []):
+                    found[group].append(str(option))
+        return found
 
     def _parsed(self, overrides: Sequence[str]) -> list[Override]:
         loader = self.hydra_context.config_loader if self.hydra_context else None
@@ -140,26 +198,31 @@ class GridSweeper(BasicSweeper):
 
     def _compose(self, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str | None]]:
         """The config of a job and its choices; composed once per set of choices, since Hydra takes 0.1 s."""
-        assert self.hydra_context is not None and self.config is not None
-        known, values = set(groups()), []
-        chosen: list[str] = []
-        for text, override in zip(overrides, self._parsed(overrides), strict=True):
-            plain = override.type is OverrideType.CHANGE and override.package is None  # not +, ++ or ~
-            if plain and "/" not in override.key_or_group and override.key_or_group not in known:
-                values.append(override)
-            else:
-                chosen.append(text)
-        key = tuple(chosen)
-        if key not in self._bases:
-            self._bases[key] = self._loaded(chosen)
-        base, choices = self._bases[key]
+        chosen, values = self._split(overrides)
+        base, choices = self._base(chosen)
         cfg = copy.deepcopy(base)
         try:
-            for override in values:
+            for _, override in values:
                 OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True)
         except OmegaConfBaseException:
             cfg, choices = self._loaded(overrides)  # so that Hydra reports the error
         return cfg, choices
+
+    def _split(self, overrides: Sequence[str]) -> tuple[tuple[str, ...], list[tuple[str, Override]]]:
+        """Overrides that choose options, and those that set values, as written and parsed."""
+        known, chosen, values = set(groups()), [], []
+        for text, override in zip(overrides, self._parsed(overrides), strict=True):
+            plain = override.type is OverrideType.CHANGE and override.package is None  # not +, ++ or ~
+            if plain and "/" not in override.key_or_group and override.key_or_group not in known:
+                values.append((text, override))
+            else:
+                chosen.append(text)
+        return tuple(chosen), values
+
+    def _base(self, chosen: tuple[str, ...]) -> tuple[DictConfig, dict[str, str | None]]:
+        if chosen not in self._bases:
+            self._bases[chosen] = self._loaded(chosen)
+        return self._bases[chosen]
 
     def _loaded(self, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str | None]]:
         assert self.hydra_context is not None and self.config is not None
@@ -172,7 +235,7 @@ class GridSweeper(BasicSweeper):
 
     def _compare(self) -> None:
         assert self.config is not None
-        results = expanded(self.config.results_dir)
+        results = expanded(self.config.results_dir, "results_dir")
         if not self.grids or not results.is_dir():
             return
         tables = [*([f"reference:{self.reference}"] if self.reference else []), str(results)]

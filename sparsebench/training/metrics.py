@@ -59,6 +59,31 @@ def evaluate(
     return Accuracy(loss_sum / samples, 100 * top1 / samples, 100 * top5 / samples)
 
 
+@dataclass
+class MaskUpdates:
+    """The steps of a training at which its masks were set; counted on the host, from a number that is there.
+
+    Args:
+        count: Their number; ``None`` if an earlier version, which did not count, began the training.
+        last: The last of them, 0-based.
+    """
+
+    count: int | None = 0
+    last: int | None = None
+
+    def seen(self, step: int, before: int, after: int) -> None:
+        """Note a step, given the versions of the masks before and after it."""
+        if before != after and self.count is not None:
+            self.count, self.last = self.count + 1, step
+
+    def columns(self) -> dict[str, int | str]:
+        """Columns of the summary."""
+        return {
+            "mask_updates": "" if self.count is None else self.count,
+            "last_update_step": "" if self.last is None else self.last,
+        }
+
+
 class TrainLoss:
     """Mean training loss since the last :meth:`read`; the sum stays on the device."""
 

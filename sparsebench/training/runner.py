@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from sparsebench.clock import Clock
 from sparsebench.data.dataset import FixedStorageLoader, Loader
 from sparsebench.distributed.device import Device
-from sparsebench.errors import SettingError
+from sparsebench.errors import RunError, SettingError
 from sparsebench.optim.lr_schedules import LRSchedule
 from sparsebench.pruning.pruner import Probe, Pruner
 from sparsebench.training.checkpoint import Checkpoint
 from sparsebench.training.ema import WeightAverage
 from sparsebench.training.flops import TrainingFLOPs
-from sparsebench.training.metrics import Accuracy, TrainLoss, evaluate
+from sparsebench.training.metrics import Accuracy, MaskUpdates, TrainLoss, evaluate
 from sparsebench.training.progress import Progress
 from sparsebench.training.recording import Recorded, Recorder
 from sparsebench.training.signals import StopSignals
@@ -161,7 +161,7 @@ class Runner:
         ] = {}  # program -> mask updates before and after the forward
         self._inputs: dict[tuple[torch.Size, torch.Size], tuple[Tensor, Tensor]] = {}  # of recorded steps
         self.train_loss = TrainLoss(device.torch_device)
-        self.history = History()
+        self.history, self.mask_updates = History(), MaskUpdates()
         self.step = setup.first_step
         self.images = 0
         self._last_masks = self.pruner.weights.packed()
@@ -177,9 +177,7 @@ class Runner:
         """
         total = self.clock.total_steps
         with self.device.stream():
-            if (state := self.device.broadcast_from_main(self.checkpoint.load)) is not None:
-                self.load_state_dict(state)
-            else:
+            if (state := self._restored()) is None:
                 self.pruner.on_start(self._probe())
                 self.device.broadcast_initial_state(self.pruner, self.model, self.seed)
             self.progress = self.make_progress(total, self.step)
@@ -208,6 +206,7 @@ class Runner:
         A step whose tensor operations were recorded is replayed; the rest of it is the same.
         """
         step, samples = self.step, self.data.size(self.step)  # of the global batch
+        masks = self.pruner.weights.version
         batch = self._next_batch()
         self._set_learning_rates()
         if self.recorder.active:
@@ -217,6 +216,7 @@ class Runner:
             loss = self._recorded_step(program, self._keep(batch), samples)
         else:
             loss = self._ordinary_step(program, batch, samples)
+        self.mask_updates.seen(step, masks, self.pruner.weights.version)
         self.images += samples
         self.train_loss.samples += samples
         self.progress.step(samples, loss, self.pruner.scheduled_sparsity(step))
@@ -414,9 +414,41 @@ class Runner:
             "data": self.device.all_gather(self.data.state_dict()),
             "train_loss": self.train_loss.state_dict(),
             "history": history,
+            "mask_updates": vars(self.mask_updates),
             "last_masks": self._last_masks,
             **({"average": self.average.state_dict()} if self.average is not None else {}),
         }
+
+    def _restored(self) -> dict[str, Any] | None:
+        """Resume from the checkpoint, if there is one of this training.
+
+        Raises:
+            RunError: It looks like one, but cannot be loaded; it has been set aside.
+        """
+        state = self.device.broadcast_from_main(lambda: self.checkpoint.load(self._misfit))
+        if state is None:
+            return None
+        try:
+            self.load_state_dict(state)
+        except Exception as error:  # its parts can hold anything
+            why = f"checkpoint that cannot be loaded ({type(error).__name__}: {' '.join(str(error).split())[:100]})"
+            self.device.broadcast_from_main(lambda: self.checkpoint.refuse(why))
+            raise RunError(f"{why}; the same command resumes from the previous one") from error
+        return state
+
+    def _misfit(self, state: dict[str, Any]) -> str:
+        """Why a state is not one of this training, by its parts and the shapes of its weights."""
+        parts = {"step", "images", "model", "pruner", "optimizer", "device", "flops", "train_loss", "history"}
+        parts |= {"last_masks", *(() if self.average is None else ("average",))}
+        if missing := sorted(parts - state.keys()):
+            return f"checkpoint without {', '.join(missing)}"
+        if not isinstance(state["model"], dict) or _shapes(state["model"]) != _shapes(
+            self.model.state_dict()
+        ):
+            return "checkpoint of another model"
+        if not isinstance(state["step"], int) or not 0 <= state["step"] <= self.clock.total_steps:
+            return f"checkpoint of another training, at step {state['step']} of {self.clock.total_steps}"
+        return ""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from :meth:`state_dict`."""
@@ -429,6 +461,7 @@ class Runner:
         self.flops.load_state_dict(state["flops"])
         self.train_loss.load_state_dict(state["train_loss"])
         self.history = History(**state["history"])
+        self.mask_updates = MaskUpdates(**state.get("mask_updates", {"count": None}))
         self._last_masks = state["last_masks"].to(self._last_masks.device)
         for seen in state.get("data", []):
             self.data.load_state_dict(seen)
@@ -459,3 +492,7 @@ class Runner:
 
         generator = torch.Generator().manual_seed(self.seed)
         return Probe(self.model, batches, self.criterion, generator, self.reinitialize)
+
+
+def _shapes(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: getattr(tensor, "shape", None) for name, tensor in tensors.items()}

@@ -152,6 +152,12 @@ BAD = [
     ("+allocation.path=/nowhere", "allocation.path=/nowhere", "an existing setting"),
     ("+foo=1", "foo=1", "an existing setting"),
     ("dataset.val_fraction=1.5", "dataset.val_fraction=1.5", "in (0, 1)"),
+    ("lr_schedule.milestones=[150,225]", "lr_schedule.milestones=150", "150ep for epochs or 150it for steps"),
+    ("lr_schedule.warmup=5", "lr_schedule.warmup=5", "5ep for epochs or 5it for steps"),
+    ("ramp_end=30", "ramp_end=30", "30ep for epochs or 30it for steps"),
+    ("schedule.interval=16", "schedule.interval=16", "16ep for epochs or 16it for steps"),
+    ("eval_every=2", "eval_every=2", "2ep for epochs or 2it for steps"),
+    ("save_every=2", "save_every=2", "2ep for epochs or 2it for steps"),
     ("lr_schedule.milestones=half", "lr_schedule.milestones=half", "a list"),
 ]
 
@@ -276,7 +282,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(tmp_path, capsys):
         (line,) = [line for line in capsys.readouterr().err.splitlines() if "epoch" not in line]
         assert (
             line
-            == f"sparsebench: error: results_dir={small}/runs: expected a writable folder: No space left on device"
+            == f"sparsebench: error: results_dir={small}/runs: expected a writable folder: the disk is full"
         )
         assert not list(small.glob("**/*.tmp")) and not list(small.glob("**/summary.csv"))
     finally:

@@ -187,7 +187,9 @@ def test_unequal_budgets_are_warned_of(tmp_path, change, said):
 
 def test_equal_budgets_are_not_warned_of(tmp_path):
     old = table(tmp_path, "old", [told("dpf", 0.9, 0, 90)])
-    new = table(tmp_path, "new", [told("dpf", 0.9, 0, 91) | {"train_flops": 1.005e9}])
+    new = table(
+        tmp_path, "new", [told("dpf", 0.9, 0, 91) | {"train_flops": 1.005e9, "run_id": "another run"}]
+    )
     assert found(old, new).notes == []
 
 

@@ -14,7 +14,7 @@ RAMPS = [Cubic, Linear]
 
 
 def test_cubic_of_zhu_and_gupta_by_hand():
-    schedule = Cubic(Clock(11), sparsity=0.9, interval=1, end="10it")
+    schedule = Cubic(Clock(11), sparsity=0.9, interval="1it", end="10it")
     expected = [0, 0.2439, 0.4392, 0.5913, 0.7056, 0.7875, 0.8424, 0.8757, 0.8928, 0.8991, 0.9]
     assert [schedule.sparsity(t) for t in range(11)] == pytest.approx(expected, abs=1e-12)
 
@@ -33,7 +33,7 @@ def test_linear_by_hand():
 
 
 def test_mean_sparsity_of_a_ramp_over_three_quarters_is_0_8125_of_the_target():
-    schedule = Cubic(Clock(100_000), sparsity=0.9, interval=1, end="0.75")
+    schedule = Cubic(Clock(100_000), sparsity=0.9, interval="1it", end="0.75")
     mean = sum(schedule.sparsity(t) for t in range(100_000)) / 100_000
     assert mean == pytest.approx(0.8125 * 0.9, abs=1e-4)
 
@@ -47,7 +47,7 @@ def test_mean_sparsity_of_a_ramp_over_three_quarters_is_0_8125_of_the_target():
 )
 def test_ramps_rise_only_at_updates_from_zero_to_the_target(total, interval, target, end, ramp):
     clock = Clock(total)
-    schedule = ramp(clock, sparsity=target, end=end, interval=interval)
+    schedule = ramp(clock, sparsity=target, end=end, interval=f"{interval}it")
     values = [schedule.sparsity(t) for t in range(total)]
     assert values[0] == 0
     assert values[-1] == target
@@ -58,7 +58,7 @@ def test_ramps_rise_only_at_updates_from_zero_to_the_target(total, interval, tar
 
 
 def test_masks_stop_changing_at_stop():
-    schedule = Cubic(Clock(100), sparsity=0.9, end="0.5", interval=10, stop="0.75")
+    schedule = Cubic(Clock(100), sparsity=0.9, end="0.5", interval="10it", stop="0.75")
     assert [t for t in range(100) if schedule.due(t)] == [0, 10, 20, 30, 40, 50, 60, 70]
 
 
@@ -82,7 +82,7 @@ def test_a_sparsity_outside_0_to_1_is_refused(schedule, sparsity):
     ("make", "setting"),
     [
         (lambda: Cubic(Clock(100), 0.9, interval=0), "interval"),
-        (lambda: Cubic(Clock(100), 0.9, end="1.0", interval=1), "end"),
+        (lambda: Cubic(Clock(100), 0.9, end="1.0", interval="1it"), "end"),
         (lambda: Cubic(Clock(100), 0.9, end="10it"), "end"),
         (lambda: Cubic(Clock(100), 0.9, end="0.75", stop="0.5"), "end"),
         (lambda: Cubic(Clock(100), 0.9, start="100it"), "start"),

@@ -14,7 +14,6 @@ from torch import nn
 from sparsebench.cli import main
 from sparsebench.config.open import compose_config
 from sparsebench.files import read_csv, write_csv
-from sparsebench.records.merge import merge
 from sparsebench.records.schema import REPEATABILITY_TABLE, names
 from sparsebench.runs.build import build_run
 from sparsebench.runs.hashes.initial import init_hash
@@ -142,23 +141,3 @@ def test_an_edited_hash_and_edited_weights_are_found(base, tmp_path, capsys):
     save_file({**state, name: state[name] + 1e-6}, folder / "model.safetensors")
     assert main(["audit", str(folder), "--format", "json", "--no-accuracy"]) == 1
     assert "weights_hash" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("edit", "conflicts"),
-    [
-        ({"split_hash": "0" * 16}, True),
-        ({"weights_hash": "0" * 16}, True),
-        ({"weights_hash": "0" * 16, "numerics": "cuda H100"}, False),
-        ({"weights_hash": "0" * 16, "numerics_changed_at": "4"}, False),
-        (dict.fromkeys(names(REPEATABILITY_TABLE)), False),  # a run of an earlier version
-    ],
-)
-def test_results_with_other_hashes_are_not_merged_as_equal(tmp_path, edit, conflicts, capsys):
-    for place in ("one", "two"):
-        trained(tmp_path / place, "prune=dense")
-    (folder,) = (tmp_path / "two").glob("*-*")
-    (row,) = read_csv(folder / "summary.csv")
-    edited = {column: value for column, value in (row | edit).items() if value is not None}
-    write_csv(folder / "summary.csv", [*edited], [edited])
-    assert bool(merge([folder], tmp_path / "one", dry_run=True)) is conflicts

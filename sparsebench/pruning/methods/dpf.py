@@ -39,6 +39,8 @@ class DPF(Pruner):
         arXiv 2006.07253, Algorithm 1.
     """
 
+    ignores = {"fine_tune": {"schedule.stop": None}}
+
     def __init__(
         self,
         weights: MaskedParameters,

@@ -34,6 +34,8 @@ class GMP(Pruner):
         compression", ICLR workshop 2018, arXiv 1710.01878, section 3.
     """
 
+    asks_schedule = "sparsity"  # masks change where it rises
+
     def __init__(
         self,
         weights: MaskedParameters,

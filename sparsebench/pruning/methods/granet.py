@@ -40,6 +40,7 @@ class GraNet(Dynamic):
     """
 
     gradual = True
+    ignores = {"score": {"prune.initial_density": 1.0}}  # of masks that keep everything
 
     def __init__(
         self,

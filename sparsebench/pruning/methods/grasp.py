@@ -38,6 +38,8 @@ class GraSP(Static):
         arXiv 2002.07376, Algorithm 1 and 2.
     """
 
+    ignores = {"score": {}}
+
     def __init__(
         self,
         weights: MaskedParameters,

@@ -37,6 +37,8 @@ class OneShot(GMP):
         arXiv 2003.02389; Li, Yumer and Ramanan, "Budgeted Training", ICLR 2020, arXiv 1905.04753.
     """
 
+    asks_schedule = "updates"  # it is evaluated right after each
+
     def __init__(
         self,
         weights: MaskedParameters,

@@ -37,6 +37,8 @@ class SNIP(Static):
         arXiv 1810.02340, Algorithm 1.
     """
 
+    ignores = {"score": {}}
+
     def __init__(
         self,
         weights: MaskedParameters,

@@ -18,6 +18,8 @@ class STE(Pruner):
         Wortsman, Farhadi and Rastegari, "Discovering Neural Wirings", NeurIPS 2019, arXiv 1906.00586.
     """
 
+    asks_schedule = "sparsity"  # masks change at every step
+
     def before_forward(self, step: int) -> None:
         """Update m_t from w_t, and put m_t ⊙ w_t into the model."""
         self.update_masks(step)

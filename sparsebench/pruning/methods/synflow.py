@@ -26,6 +26,8 @@ class SynFlow(Static):
         synaptic flow", NeurIPS 2020, arXiv 2006.05467, Algorithm 1.
     """
 
+    ignores = {"score": {}}
+
     def saliency(self, probe: Probe) -> dict[str, Tensor]:
         """∂R/∂|θ| ⊙ |θ|, computed on a copy of the model in evaluation mode."""
         inputs, _ = next(probe.batches())

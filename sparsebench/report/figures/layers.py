@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sparsebench.errors import SettingError
-from sparsebench.files import read_csv
 from sparsebench.records import schema
+from sparsebench.records.damage import DamagedRunError, Report, read_rows
 from sparsebench.report.data import ReportData
 from sparsebench.report.figure import Drawn, Group, ReportFigure
 from sparsebench.report.lines import MOST
@@ -37,7 +36,7 @@ def layers(results: ReportData, points: pd.DataFrame) -> tuple[Figure, pd.DataFr
         tables = [
             series
             for folder in run_folders(results, row["config_hash"])
-            if (series := _layers(folder / schema.LAYERS)) is not None
+            if (series := _layers(folder, results.report)) is not None
         ]
         if tables:
             name = f"{row['label']} ({count([len(tables)])})"
@@ -52,19 +51,23 @@ def layers(results: ReportData, points: pd.DataFrame) -> tuple[Figure, pd.DataFr
     return _heat_map(matrix), matrix.rename_axis("configuration").reset_index()
 
 
-def _layers(path: Path) -> pd.Series | None:
-    """Layer -> sparsity, NaN if it is not prunable; ``None`` if the file does not exist."""
+def _layers(folder: Path, report: Report) -> pd.Series | None:
+    """Layer -> sparsity, NaN if it is not prunable; ``None`` if a run has no file of them that can be read."""
     try:
-        rows = read_csv(path)  # not pandas, which takes ten times as long for hundreds of small files
+        rows = read_rows(
+            folder / schema.LAYERS
+        )  # not pandas, which takes ten times as long for many small files
         return pd.Series(
             {r["layer"]: float(r["sparsity"]) if r["prunable"] == "True" else math.nan for r in rows},
             dtype=float,
         )
     except FileNotFoundError:
         return None
-    except (KeyError, ValueError, TypeError) as error:
-        allowed = f"a CSV of layers: {', '.join(schema.LAYERS_COLUMNS)}"
-        raise SettingError("path", path, allowed) from error
+    except DamagedRunError as error:
+        report(folder, error.why)
+    except (KeyError, ValueError):
+        report(folder, f"{schema.LAYERS} is no table of {', '.join(schema.LAYERS_COLUMNS)}")
+    return None
 
 
 def _heat_map(matrix: pd.DataFrame) -> Figure:

@@ -9,8 +9,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from sparsebench.errors import SettingError
+from sparsebench.files import open_plain
 from sparsebench.records import schema
+from sparsebench.records.damage import Report
 from sparsebench.report.data import ReportData
 from sparsebench.report.figure import Drawn, Group, ReportFigure
 from sparsebench.report.selection import at, level, run_folders
@@ -44,7 +45,7 @@ def trainings(results: ReportData, points: pd.DataFrame) -> list[tuple[Figure, l
     histories: list[tuple[str, pd.DataFrame]] = []
     for row in points.sort_values("top1", ascending=False, kind="stable").to_dict("records"):
         for folder in run_folders(results, row["config_hash"])[:1]:
-            frame = _metrics(folder / schema.METRICS)
+            frame = _metrics(folder, results.report)
             if frame is not None and len(frame) > 1:
                 histories.append((row["label"], frame))
         if len(histories) == TOGETHER * FIGURES:
@@ -58,16 +59,17 @@ def trainings(results: ReportData, points: pd.DataFrame) -> list[tuple[Figure, l
     return found
 
 
-def _metrics(path: Path) -> pd.DataFrame | None:
-    """The evaluations of a run; ``None`` if the file does not exist."""
+def _metrics(folder: Path, report: Report) -> pd.DataFrame | None:
+    """The evaluations of a run; ``None`` if it has no file of them that can be read."""
     try:
-        frame = pd.read_csv(path)
+        with open_plain(folder / schema.METRICS) as file:
+            frame = pd.read_csv(file)
         return frame[list(schema.METRICS_COLUMNS)].astype(float)
     except FileNotFoundError:
         return None
-    except (KeyError, ValueError) as error:  # pandas' parsing and decoding errors are ValueErrors
-        allowed = f"a CSV of evaluations: {', '.join(schema.METRICS_COLUMNS)}"
-        raise SettingError("path", path, allowed) from error
+    except (KeyError, ValueError, OSError):  # pandas' parsing and decoding errors are ValueErrors
+        report(folder, f"{schema.METRICS} is no table of {', '.join(schema.METRICS_COLUMNS)}")
+    return None
 
 
 def _curves(group: list[tuple[str, pd.DataFrame]]) -> Figure:

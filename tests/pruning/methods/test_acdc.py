@@ -38,7 +38,7 @@ def test_four_weights_by_hand():
     weight, bias = nn.Parameter(torch.tensor([4.0, 1.0, 3.0, 2.0])), nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([weight, bias], lr=1.0, momentum=0.5)
     weights = MaskedParameters({"w": weight}, optimizer)
-    pruner = ACDC(weights, Alternating(Clock(4), 0.5, [1, 3], [2]), Global(), Magnitude())
+    pruner = ACDC(weights, Alternating(Clock(4), 0.5, ["1it", "3it"], ["2it"]), Global(), Magnitude())
     seen = []
     for step in range(4):
         optimizer.zero_grad()

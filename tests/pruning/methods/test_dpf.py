@@ -26,7 +26,7 @@ def four_weights(method=DPF, settings=None, stop=None, **sgd):
     weight = nn.Parameter(torch.tensor([0.5, -0.1, 0.3, -0.05]))
     optimizer = torch.optim.SGD([weight], lr=0.5, **sgd)
     weights = MaskedParameters({"w": weight}, optimizer)
-    schedule = Constant(Clock(100), 0.5, interval=1, stop=stop)
+    schedule = Constant(Clock(100), 0.5, interval="1it", stop=stop)
     return weight, optimizer, method(weights, schedule, Global(), Magnitude(), **(settings or {}))
 
 
@@ -111,7 +111,7 @@ def test_gmp_that_allows_recovering_brings_a_weight_back_when_others_shrink_belo
     optimizer = torch.optim.SGD([weight], lr=0.1)
     weights = MaskedParameters({"w": weight}, optimizer)
     schedule = Cubic(
-        Clock(10), 0.5, start=0, end="2it", interval=1
+        Clock(10), 0.5, start=0, end="2it", interval="1it"
     )  # two weights after step 1, and after step 2
     pruner = GMP(weights, schedule, Global(), Magnitude(), allow_recovering=allow_recovering)
     masks = []
@@ -137,7 +137,7 @@ def test_gmp_masks_only_shrink_whatever_the_score():
     weight = nn.Parameter(torch.randn(200))
     optimizer = torch.optim.SGD([weight], lr=0.1)
     weights = MaskedParameters({"w": weight}, optimizer)
-    pruner = GMP(weights, Cubic(Clock(20), 0.9, interval=1), Global(), Random())
+    pruner = GMP(weights, Cubic(Clock(20), 0.9, interval="1it"), Global(), Random())
     last = weights.packed()
     for step in range(20):
         pruner.after_step(step)
@@ -153,7 +153,7 @@ def test_gmp_masks_only_shrink_whatever_the_score():
     ids=["plain", "nesterov-decay"],
 )
 def test_swapping_weights_equals_straight_through_autograd_bitwise(sgd, autocast):
-    schedule = Cubic(Clock(60), 0.8, end="0.75", interval=4)
+    schedule = Cubic(Clock(60), 0.8, end="0.75", interval="4it")
     model, optimizer, pruner = swap(DPF, schedule, sgd)
     torch.manual_seed(0)
     twin = Net()
@@ -177,7 +177,7 @@ def test_ste_is_dpf_with_a_mask_update_every_step():
     sgd = {"lr": 0.1, "momentum": 0.9}
     runs = []
     for method in (DPF, STE):
-        model, optimizer, pruner = swap(method, Constant(Clock(20), 0.7, interval=1), sgd)
+        model, optimizer, pruner = swap(method, Constant(Clock(20), 0.7, interval="1it"), sgd)
         losses = [step_of(model, optimizer, pruner, t, *batch) for t, batch in enumerate(data(20))]
         runs.append((losses, pruner.weights.fingerprint()))
     assert runs[0] == runs[1]
@@ -187,7 +187,7 @@ def test_dnw_is_dpf_with_interval_1_layer_by_layer_and_without_a_ramp():
     runs = []
     for method in (DPF, DNW):
         model, optimizer, pruner = swap(
-            method, Constant(Clock(20), 0.7, interval=1), {"lr": 0.1, "momentum": 0.9}
+            method, Constant(Clock(20), 0.7, interval="1it"), {"lr": 0.1, "momentum": 0.9}
         )
         pruner.allocation = Uniform()
         losses = [step_of(model, optimizer, pruner, t, *batch) for t, batch in enumerate(data(20))]
@@ -199,7 +199,7 @@ def test_dnw_is_dpf_with_interval_1_layer_by_layer_and_without_a_ramp():
 @pytest.fixture
 def half_way():
     """A DPF run stopped in the middle, and the next batch."""
-    model, optimizer, pruner = swap(DPF, Constant(Clock(100), 0.6, interval=8), {"lr": 0.1})
+    model, optimizer, pruner = swap(DPF, Constant(Clock(100), 0.6, interval="8it"), {"lr": 0.1})
     for step, batch in enumerate(data(20)):
         step_of(model, optimizer, pruner, step, *batch)
     return model, optimizer, pruner, next(iter(data(1)))
@@ -237,7 +237,7 @@ def test_the_loss_does_not_depend_on_the_values_of_pruned_weights(half_way):
 
 
 def test_the_mask_changes_only_every_interval():
-    model, optimizer, pruner = swap(DPF, Cubic(Clock(60), 0.8, end="0.9", interval=16), {"lr": 0.5})
+    model, optimizer, pruner = swap(DPF, Cubic(Clock(60), 0.8, end="0.9", interval="16it"), {"lr": 0.5})
     last, changed = pruner.weights.fingerprint(), []
     for step, batch in enumerate(data(60)):
         step_of(model, optimizer, pruner, step, *batch)
@@ -252,7 +252,7 @@ def test_the_mask_changes_only_every_interval():
 
 def test_at_sparsity_0_it_is_dense_training_bitwise():
     sgd = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-3}
-    model, optimizer, pruner = swap(DPF, Cubic(Clock(30), 0.0, interval=2), sgd)
+    model, optimizer, pruner = swap(DPF, Cubic(Clock(30), 0.0, interval="2it"), sgd)
     torch.manual_seed(0)
     dense = Net()
     dense_optimizer = torch.optim.SGD(dense.parameters(), **sgd)

@@ -77,7 +77,7 @@ def test_with_alpha_1_it_is_gmp_bitwise():
     sgd = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-2}
     runs = []
     for method, more in ((GMP, {}), (Powerprop, {"alpha": 1.0})):
-        model, optimizer, pruner = swap(method, Cubic(Clock(30), 0.8, interval=2), sgd, **more)
+        model, optimizer, pruner = swap(method, Cubic(Clock(30), 0.8, interval="2it"), sgd, **more)
         pruner.on_start(PROBE)
         losses = [step_of(model, optimizer, pruner, step, *batch) for step, batch in enumerate(data(30))]
         pruner.on_end()
@@ -88,7 +88,7 @@ def test_with_alpha_1_it_is_gmp_bitwise():
 
 def test_what_is_pruned_never_comes_back():
     model, optimizer, pruner = swap(
-        Powerprop, Cubic(Clock(30), 0.8, interval=2), {"lr": 0.1, "momentum": 0.9}
+        Powerprop, Cubic(Clock(30), 0.8, interval="2it"), {"lr": 0.1, "momentum": 0.9}
     )
     pruner.on_start(PROBE)
     last = pruner.weights.packed()

@@ -35,7 +35,7 @@ def four_weights(method, sparsity=0.75, total=2, momentum=0.0, **settings):
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=momentum)
     weights = MaskedParameters({"weight": model.weight}, optimizer)
     given = {"optimizer": optimizer} if method is Lottery else {}
-    schedule = Constant(clock, sparsity, interval=1)
+    schedule = Constant(clock, sparsity, interval="1it")
     pruner = method(weights, schedule, Global(), Magnitude(), model=model, clock=clock, **given, **settings)
     return model, optimizer, pruner
 

@@ -62,7 +62,7 @@ def test_two_weights_by_hand():
     weight = nn.Parameter(torch.tensor([1.0, -2.0]))
     optimizer = torch.optim.SGD([weight], lr=1.0)
     weights = MaskedParameters({"w": weight}, optimizer)
-    pruner = Spartan(weights, Constant(Clock(2), 0.5, interval=1, stop=0), Global(), beta=4.0)
+    pruner = Spartan(weights, Constant(Clock(2), 0.5, interval="1it", stop=0), Global(), beta=4.0)
     pruner.before_forward(0)
     p = 1 / (1 + math.exp(-0.5))
     assert weight.tolist() == pytest.approx([0, -2 * p])
@@ -86,7 +86,7 @@ def make(target=0.8, allocation=None):
     model = Net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-2)
     parameters = {"conv1.weight": model.conv1.weight, "conv2.weight": model.conv2.weight}
-    schedule = Linear(Clock(30), target, end="0.2", interval=1, stop="0.8")
+    schedule = Linear(Clock(30), target, end="0.2", interval="1it", stop="0.8")
     weights = MaskedParameters(parameters, optimizer)
     return model, optimizer, Spartan(weights, schedule, allocation or Global())
 

@@ -20,7 +20,9 @@ def test_four_weights_by_hand():
     weight = nn.Parameter(torch.tensor([4.0, -3.0, 2.0, 1.0]))
     optimizer = torch.optim.SGD([weight], lr=0.5, weight_decay=0.1)
     weights = MaskedParameters({"w": weight}, optimizer)
-    pruner = TopKAST(weights, Constant(Clock(4), 0.75, interval=1), Uniform(), Magnitude(), extra_density=0.5)
+    pruner = TopKAST(
+        weights, Constant(Clock(4), 0.75, interval="1it"), Uniform(), Magnitude(), extra_density=0.5
+    )
     pruner.before_forward(0)
     assert weight.tolist() == [4, 0, 0, 0]
     weight.sum().backward()
@@ -31,7 +33,7 @@ def test_four_weights_by_hand():
     assert weight.tolist() == pytest.approx([3.3, -2.9, 1.1, 1.0])
 
 
-def make(method=TopKAST, target=0.8, decay=1e-2, interval=3, **more):
+def make(method=TopKAST, target=0.8, decay=1e-2, interval="3it", **more):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(12, 20), nn.Tanh(), nn.Linear(20, 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=decay)
@@ -75,8 +77,8 @@ def test_what_is_outside_b_never_moves_and_a_is_in_b():
 
 
 def test_with_every_weight_in_b_and_no_decay_it_is_dnw():
-    ours = train(*make(extra_density=1.0, decay=0.0, interval=1))
-    theirs = train(*make(DNW, decay=0.0, interval=1))
+    ours = train(*make(extra_density=1.0, decay=0.0, interval="1it"))
+    theirs = train(*make(DNW, decay=0.0, interval="1it"))
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
