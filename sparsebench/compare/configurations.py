@@ -154,7 +154,9 @@ def _with_several_hashes(values: pd.DataFrame, keys: list[str]) -> pd.Series:
     return values.groupby(["table", *keys], dropna=False)["hash"].transform("nunique") > 1
 
 
-def _translate_hashes(values: pd.DataFrame, commands: pd.Series, rows: pd.Series, recording: bool) -> bool:
+def _translate_hashes(
+    values: pd.DataFrame, commands: pd.Series, rows: pd.Series, recording: bool
+) -> bool:
     """Replace hashes among ``rows`` by those without numerics, which earlier versions counted; whether there were any.
 
     Nor do settings that only ``best_`` columns depend on count, unless ``recording``. Only commands that set some are looked at, and only where hashes are all that
@@ -261,9 +263,7 @@ def _repeated_trainings(tables: Sequence[pd.DataFrame]) -> list[str]:
     if not count:
         return []
     rows = f"{count} row{'s' if count > 1 else ''} of the same configuration and seed as another"
-    return [
-        f"note: {rows} {'have' if count > 1 else 'has'} the same weights_hash: one training, counted once"
-    ]
+    return [f"note: {rows} {'have' if count > 1 else 'has'} the same weights_hash: one training, counted once"]
 
 
 def as_text(value: object) -> str:

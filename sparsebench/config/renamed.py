@@ -26,7 +26,6 @@ OPTIONS: dict[str, dict[str, str]] = {}
 SETTINGS: dict[str, str] = {}
 """Old setting, dotted -> present one."""
 
-
 def target(name: str) -> str:
     """The present name of the class or function ``name``.
 

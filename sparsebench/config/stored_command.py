@@ -18,7 +18,16 @@ from sparsebench.errors import SettingError
 from sparsebench.paths import groups
 from sparsebench.records.settings import words
 
-SET_ASIDE = ("results_dir", "tracker", "hydra", "launcher", "overwrite", "wait", "tune_to_target")
+SET_ASIDE = (
+    "results_dir",
+    "tracker",
+    "hydra",
+    "launcher",
+    "overwrite",
+    "wait",
+    "redo_older",
+    "tune_to_target",
+)
 """Settings of a stored command that are not followed: where results go, and how runs are launched and tracked."""
 
 CLASS = re.compile(r"(?<![A-Za-z0-9])_[a-z]+_(?![A-Za-z0-9])")

@@ -66,9 +66,7 @@ def unused(cfg: DictConfig, choices: Mapping[str, str | None]) -> dict[str, str]
     method = f"prune={choices.get('prune')}"
     for group, keeps, why in _unused_parts(cfg, choices, method):
         found[group] = why
-        found |= {
-            key: why for key in written if key.startswith(f"{group}.") and key.split(".")[1] not in keeps
-        }
+        found |= {key: why for key in written if key.startswith(f"{group}.") and key.split(".")[1] not in keeps}
     for key, why in _unused_updates(cfg, choices, method):
         found.setdefault(key, why)
     for key, conditions in _ignored(cfg):
@@ -198,7 +196,9 @@ def _ignored(cfg: DictConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield (name if name in PARTS else f"prune.{name}"), conditions
 
 
-def _with(conditions: Mapping[str, Any], cfg: DictConfig, choices: Mapping[str, str | None]) -> str | None:
+def _with(
+    conditions: Mapping[str, Any], cfg: DictConfig, choices: Mapping[str, str | None]
+) -> str | None:
     """`` with SETTING=VALUE`` if all conditions hold, else ``None``."""
     said = []
     for key, value in conditions.items():

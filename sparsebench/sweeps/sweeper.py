@@ -163,9 +163,7 @@ class GridSweeper(BasicSweeper):
         missing = [self._missing(job) for job in jobs]
         for override in dict.fromkeys(one for found in missing for one in found):
             key = setting_of(override)
-            there = [
-                job for job, found in zip(jobs, missing, strict=True) if key not in map(setting_of, found)
-            ]
+            there = [job for job, found in zip(jobs, missing, strict=True) if key not in map(setting_of, found)]
             if there and not self.where_it_exists:
                 job = next(job for job, found in zip(jobs, missing, strict=True) if override in found)
                 raise exists_in_some(override, self._options(there), self._options([job]))

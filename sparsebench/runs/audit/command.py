@@ -20,7 +20,7 @@ from sparsebench.runs.audit.findings import Report
 from sparsebench.runs.audit.names import same_code
 from sparsebench.runs.reopen import FinishedRun
 
-ELSEWHERE = ("results_dir", "data_root", "wait", "allow_other_numerics", "tracker")
+ELSEWHERE = ("results_dir", "data_root", "wait", "allow_other_numerics", "redo_older", "tracker")
 """Settings of places and services, and those that a sweep adds: no result depends on them."""
 
 NAMES = ("command", schema.CONFIG, f"{schema.PROVENANCE} choices")

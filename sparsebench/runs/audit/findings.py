@@ -47,7 +47,7 @@ CANNOT_BE_CHECKED = {
     **{f"{schema.METRICS} {column}": A_TIME for column in ("seconds", "images_per_second")},
     **{
         f"{schema.PROVENANCE} {name}": "of the machine"
-        for name in ("machine", "libraries", "resumed", "threads", "numerics")
+        for name in ("machine", "libraries", "resumed", "threads", "numerics", "code")
     },
 }
 """Column -> why a run's folder does not tell whether it holds, though it may contradict others."""

@@ -10,8 +10,9 @@ from typing import Any
 
 import sparsebench
 from sparsebench.config.build import format_override
+from sparsebench.config.identity import hash_of, id_of
 from sparsebench.records import provenance, schema
-from sparsebench.records.settings import NUMERICS
+from sparsebench.records.settings import NUMERICS, typed_config_dirs
 from sparsebench.runs.audit.findings import Report, same
 from sparsebench.runs.numerics import CHANGED_AT, as_text
 from sparsebench.runs.reopen import FinishedRun
@@ -33,10 +34,26 @@ def check_names(run: FinishedRun, report: Report) -> None:
         run_id = run.row.get("run_id", "")
     if not run.path.name.endswith(f"-{run_id}"):
         report.fail("folder", run.path.name, f"...-{run_id}")
+    _check_identity(run, report)
     _check_settings(run, report)
     _check_provenance(run, report)
     _check_numerics(run, report)
     _check_code(run, report)
+
+
+def _check_identity(run: FinishedRun, report: Report) -> None:
+    """The identity in run.json hashes to the ids, whether or not this version can compute it; newer runs have it."""
+    found, why = run.provenance.get("identity"), f" (identity in {schema.PROVENANCE})"
+    if found is None:
+        return
+    if not isinstance(found, dict) or not isinstance(found.get("changed"), dict):
+        report.fail(f"{schema.PROVENANCE} identity", found, "choices and changed settings")
+        return
+    ids = {"run_id": id_of(found, run.training), "config_hash": hash_of(found, run.training)}
+    report.compare(ids, why=why, full=False)
+    dirs = typed_config_dirs(run.row.get("command", ""))
+    if (claimed := run.provenance.get("config_dirs", dirs)) != dirs:
+        report.fail(f"{schema.PROVENANCE} config_dirs", claimed, f"{dirs} (command)")
 
 
 def _check_settings(run: FinishedRun, report: Report) -> None:

@@ -241,6 +241,8 @@ _COMPARED = frozenset(
         "order_hash",
         "numerics_changed_at",
         "choices",
+        "identity",
+        "config_dirs",
     )
 )
 """Parts of run.json that are compared with the row or the config."""
