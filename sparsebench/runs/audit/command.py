@@ -66,10 +66,14 @@ def _contradictions(
     aside = dict(word.split("=", 1) for word in command.set_aside if "=" in word)
     choices = {**choices, "tracker": aside.get("tracker", "none")}
     for group, option in run.choices.items():
-        if "/" not in group and group in choices and choices[group] != option:
-            report.fail(
-                f"{schema.PROVENANCE} choices", f"{group}={option}", f"{group}={choices[group]} (command)"
-            )
+        if "/" in group or choices.get(group, option) == option:
+            continue
+        if same_code(run) or group in {*command.typed, "tracker"}:
+            shown = f"{group}={option}", f"{group}={choices[group]} (command)"
+            report.fail(f"{schema.PROVENANCE} choices", *shown)
+        else:
+            what = f"{group}={option} is not typed in the command, and maybe a default of the run's version"
+            report.unchecked(f"{schema.PROVENANCE} choices", what)
     claimed, composed = _leaves(run.settings), leaves(cfg)
     # Not those of chosen options, whose defaults may have been others in the run's version.
     typed = {*(command.typed - choices.keys()), *(place for place in run.not_built)}
