@@ -29,7 +29,6 @@ from sparsebench.errors import SettingError, is_int, one_of, require_int
 from sparsebench.paths import groups, options
 from sparsebench.records.settings import overrides as overrides_of
 
-
 _NOTHING = object()
 
 
@@ -245,7 +244,7 @@ def _hint(key: str, overrides: Sequence[str], command: str) -> str:
     swept = next((o.partition("=")[2] for o in overrides if o.startswith(f"{group}=") and "," in o), "")
     if having and group in choices:
         return f": {key} exists for {group}={', '.join(having)}; chosen was {swept or choices[group]}"
-    for_sweep = {name: "it is one of sparsebench sweep" for name in ("retries", "launcher")}
+    for_sweep = dict.fromkeys(("retries", "launcher"), "it is one of sparsebench sweep")
     close = difflib.get_close_matches(key, {*known, *(for_sweep if command == "train" else ())}, n=1)
     if close and close[0] in for_sweep:
         return f" (did you mean '{close[0]}'? {for_sweep[close[0]]})"

@@ -17,7 +17,6 @@ from sparsebench.pruning.pruner import Probe, Pruner
 from sparsebench.pruning.schedules import Schedule
 from sparsebench.pruning.scores import Score
 
-
 LEAST_UPDATES = 3
 """Fewest mask updates of a training that a method which drops and grows may be judged by."""
 

@@ -44,6 +44,11 @@ class Differences:
     def __bool__(self) -> bool:
         return bool(self.settings or self.files or self.makers)
 
+    @property
+    def refused(self) -> bool:
+        """Whether they change what is computed."""
+        return bool(self.settings or self.files)
+
     def refuse(self, folder: Path) -> None:
         """Refuse to take the run in ``folder`` for the one that is asked for.
 

@@ -30,6 +30,7 @@ class PlannedRun:
         run_id: Its id.
         results: Its results folder.
         overrides: Its overrides.
+        again: Whether it is made again although it is finished.
         search: Whether it is a search over several runs (``tune_to_target``), whose end its own id does not show.
     """
 
@@ -37,6 +38,7 @@ class PlannedRun:
     results: Path
     overrides: tuple[str, ...]
     search: bool = False
+    again: bool = False
 
     def __str__(self) -> str:
         return shlex.join(self.overrides)
@@ -97,7 +99,7 @@ class Scheduler:
         """(runs to launch now, number of runs that others hold)."""
         states, todo, held = self.states(), [], 0
         for run, found in states.items():
-            again = (self.overwrite or run.search) and run not in self._launched
+            again = (self.overwrite or run.search or run.again) and run not in self._launched
             if found.state == "running":
                 held += 1
             elif again or (not self._is_done(run, found) and self._tries[run] <= self.retries):

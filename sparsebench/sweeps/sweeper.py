@@ -30,6 +30,7 @@ from sparsebench.records.states import ResultsFolder
 from sparsebench.runs.numerics import settle
 from sparsebench.sweeps.estimate import Estimate
 from sparsebench.sweeps.launchers import ranks_of_jobs
+from sparsebench.sweeps.older import OlderRuns
 from sparsebench.sweeps.scheduler import DONE, PlannedRun, Scheduler, table
 from sparsebench.sweeps.unused import UnusedInSweep, exists_in_some
 
@@ -132,7 +133,7 @@ class GridSweeper(BasicSweeper):
         runs: dict[str, PlannedRun] = {}
         found: dict[Path, ResultsFolder] = {}
         jobs = self._where_settings_exist([job for batch in batches for job in batch])
-        unused = UnusedInSweep(typed)
+        unused, older = UnusedInSweep(typed), OlderRuns()
         for full in tqdm(jobs, desc="planning", unit="run", disable=None, leave=False):
             cfg, choices = self._compose(full)
             validate(cfg, choices)
@@ -147,10 +148,12 @@ class GridSweeper(BasicSweeper):
             unused.planned(full, job, choices, name)
             if name in runs:
                 continue
-            runs[name] = PlannedRun(name, results, tuple(job), search=cfg.tune_to_target is True)
+            again = older.is_made_anew(results_now.begun(name), cfg)
+            runs[name] = PlannedRun(name, results, tuple(job), search=cfg.tune_to_target is True, again=again)
             if costs is not None:
-                costs.add(settle(cfg, {}, default_threads()), choices, results_now.state(name).state in DONE)
-        for line in unused.check():
+                done = not again and results_now.state(name).state in DONE
+                costs.add(settle(cfg, {}, default_threads()), choices, done)
+        for line in (*unused.check(), *older.check()):
             print(line, flush=True)
         return list(runs.values()), costs
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -205,3 +207,30 @@ def test_a_job_planned_from_its_neighbours_config_is_the_one_that_hydra_composes
     assert main(["sweep", *argv, f"results_dir={tmp_path}"]) == 0
     found = states(tmp_path)
     assert len(found) == 8 and {run.state for run in found} == {"finished"}
+
+
+def test_a_sweep_says_which_version_its_finished_runs_are_of_and_makes_them_again_if_asked(tmp_path, capsys):
+    argv = ["sweep", "prune=dense", "seed=0,1,2", "model=mlp", "model.hidden=[8]", "dataset.train_samples=50",
+            "epochs=1", "device=cpu", f"results_dir={tmp_path}"]  # fmt: skip
+    assert main(argv) == 0
+    folders = sorted(path for path in tmp_path.iterdir() if not path.name.startswith("."))
+    for path in folders[:2]:
+        origin = json.loads((path / "run.json").read_text())
+        (path / "run.json").write_text(json.dumps({**origin, "version": "0.0.1"}))
+    before = [(path / "summary.csv").stat().st_mtime_ns for path in folders]
+    capsys.readouterr()
+    assert main(argv) == 0
+    assert "2 runs exist with version 0.0.1, now " in capsys.readouterr().out
+    assert [(path / "summary.csv").stat().st_mtime_ns for path in folders] == before
+    assert main([*argv, "--redo-older"]) == 0
+    assert "2 older runs are made again" in capsys.readouterr().out
+    after = [(path / "summary.csv").stat().st_mtime_ns for path in folders]
+    assert [a != b for a, b in zip(before, after, strict=True)] == [True, True, False]
+    text = (folders[2] / "config.yaml").read_text()
+    (folders[2] / "config.yaml").write_text(
+        text.replace("norm_weight_decay: true", "norm_weight_decay: false")
+    )
+    assert main([*argv, "prune=dense,gmp"]) == 2
+    said = capsys.readouterr()
+    assert "norm_weight_decay=False, now True; --redo-older" in said.err and said.err.count("\n") == 1
+    assert len(list(tmp_path.glob("digits-*"))) == 3  # nothing was started
