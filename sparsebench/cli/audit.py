@@ -183,10 +183,10 @@ def _lines(found: Sequence[Finding]) -> Iterator[str]:
                 f"{finding.run}  {finding.column}: claimed {finding.claimed}, found {finding.found}"
             )
     reasons: dict[tuple[str, int], list[str]] = {}
-    for (why, column), number in unchecked.items():
-        reasons.setdefault((why, number), []).append(column)
-    for (why, number), columns in reasons.items():
-        runs = f"{number} run{'s' * (number != 1)}"
+    for (why, column), runs_with in unchecked.items():
+        reasons.setdefault((why, runs_with), []).append(column)
+    for (why, runs_with), columns in reasons.items():
+        runs = f"{runs_with} run{'s' * (runs_with != 1)}"
         yield printable(f"not checked in {runs}: {', '.join(columns)}: {why}")
 
 

@@ -196,6 +196,7 @@ def expand_shorthand(override: str) -> str:
         ("launcher.", "hydra.launcher."),
         ("retries=", "hydra.sweeper.retries="),
         ("--dry-run", "hydra.sweeper.dry_run=true"),
+        ("--redo-older", "redo_older=true"),
         ("--where-it-exists", "hydra.sweeper.where_it_exists=true"),
     ):
         if override.startswith(short):

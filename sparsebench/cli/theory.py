@@ -146,7 +146,8 @@ def _as_typed(overrides: Sequence[str]) -> list[str]:
     """The overrides as typed on the command line."""
     from sparsebench.config.compose import STUDY
 
-    return [override.replace(f"{STUDY}=", "study=") for override in overrides]
+    typed = [override.replace(f"{STUDY}=", "study=") for override in overrides]
+    return [override for override in typed if not override.startswith("redo_older=")]  # said to one execution
 
 
 COMMAND = Subcommand(

@@ -26,6 +26,7 @@ from sparsebench.paths import expanded, file_name
 from sparsebench.records import provenance
 from sparsebench.records.lease import Lease
 from sparsebench.records.study_folder import StudyFolder
+from sparsebench.runs.earlier import study_made_anew
 from sparsebench.runs.run_lock import Make, check_still_held, find_or_make, say_finished
 from sparsebench.theory.study import Point, Study, Tables
 from sparsebench.training.signals import StopSignals
@@ -62,6 +63,7 @@ def run_study(
     device: Device = build(cfg.device, "device")
     require_int("threads", cfg.threads, least=1)
     folder = StudyFolder(expanded(cfg.results_dir, "results_dir") / file_name(f"{name}-{identity}"))
+    cfg.overwrite = cfg.overwrite or study_made_anew(folder.path, cfg, device.label)
 
     def find() -> StudyFolder | None:
         if not folder.finished:
@@ -121,6 +123,8 @@ def _origin(
         "command": shlex.join(["sparsebench", "theory", *overrides]),
         "device": device.label,
         "commit": provenance.git_state(),
+        "torch": torch.__version__,
+        "code": provenance.code(provenance.STUDY_CODE),
         "libraries": provenance.libraries(),
         "machine": provenance.machine(),
         "tables": {table: list(columns) for table, columns in definition.tables.items()},
