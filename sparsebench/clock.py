@@ -70,7 +70,9 @@ class Clock:
         if unit == "ep":
             return math.floor(number * self.steps_per_epoch * factor + 0.5)
         if unit is None and "." not in text and number:
-            allowed = f"a time with a unit: {text}ep for epochs or {text}it for steps, or a fraction such as 0.5"
+            allowed = (
+                f"a time with a unit: {text}ep for epochs or {text}it for steps, or a fraction such as 0.5"
+            )
             raise SettingError(setting, time, allowed)
         if unit == "it" or "." not in text:
             if number != int(number):

@@ -342,7 +342,12 @@ def test_a_method_that_looks_at_data_says_what_is_missing(method, missing):
 
 def test_settings_mean_the_same_as_words_and_as_a_mapping():
     argv = ["allocation=erk", "schedule.interval=3it", "prunable.last_fc=true", "schedule.stop=null"]
-    mapping = {"allocation": "erk", "schedule.interval": "3it", "prunable.last_fc": True, "schedule.stop": None}
+    mapping = {
+        "allocation": "erk",
+        "schedule.interval": "3it",
+        "prunable.last_fc": True,
+        "schedule.stop": None,
+    }
     prints = []
     for settings in (argv, mapping):
         loop = setup("dpf", settings)

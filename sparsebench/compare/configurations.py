@@ -154,13 +154,12 @@ def _with_several_hashes(values: pd.DataFrame, keys: list[str]) -> pd.Series:
     return values.groupby(["table", *keys], dropna=False)["hash"].transform("nunique") > 1
 
 
-def _translate_hashes(
-    values: pd.DataFrame, commands: pd.Series, rows: pd.Series, recording: bool
-) -> bool:
+def _translate_hashes(values: pd.DataFrame, commands: pd.Series, rows: pd.Series, recording: bool) -> bool:
     """Replace hashes among ``rows`` by those without numerics, which earlier versions counted; whether there were any.
 
-    Nor do settings that only ``best_`` columns depend on count, unless ``recording``. Only commands that set some are looked at, and only where hashes are all that
-    tells two configurations apart, because each takes as long as composing a config.
+    Nor do settings that only ``best_`` columns depend on count, unless ``recording``. Only commands that set some are
+    looked at, and only where hashes are all that tells two configurations apart, because each takes as long as
+    composing a config.
     """
     left_out = () if recording else RECORDING
     setting = commands.str.contains(rf"\b(?:{'|'.join((*NUMERICS, *left_out))})=", regex=True) & rows
@@ -169,8 +168,8 @@ def _translate_hashes(
     from sparsebench.config.open import present_hash  # imported here: it imports Hydra
 
     plain = commands[setting].str.replace(SEED, "", regex=True)
-    earlier = list(zip(plain, values["hash"][setting], strict=True))
-    present = {one: present_hash(*map(str, one), left_out) for one in set(earlier)}
+    earlier = list(zip(plain.astype(str), values["hash"][setting].astype(str), strict=True))
+    present = {(command, old): present_hash(command, old, left_out) for command, old in set(earlier)}
     values.loc[setting, "hash"] = [present[one] for one in earlier]
     return True
 
@@ -263,7 +262,9 @@ def _repeated_trainings(tables: Sequence[pd.DataFrame]) -> list[str]:
     if not count:
         return []
     rows = f"{count} row{'s' if count > 1 else ''} of the same configuration and seed as another"
-    return [f"note: {rows} {'have' if count > 1 else 'has'} the same weights_hash: one training, counted once"]
+    return [
+        f"note: {rows} {'have' if count > 1 else 'has'} the same weights_hash: one training, counted once"
+    ]
 
 
 def as_text(value: object) -> str:

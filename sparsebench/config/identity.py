@@ -17,7 +17,7 @@ from sparsebench.config.foreign import code_of
 from sparsebench.config.options import REVISION, option
 from sparsebench.config.renamed import original_names
 from sparsebench.config.renamed import target as present_target
-from sparsebench.config.revisions import MAIN, revision
+from sparsebench.config.revisions import MAIN, first_defaults, revision
 from sparsebench.config.signatures import accepted_arguments
 from sparsebench.distributed.rank_env import rank_info_from_env
 from sparsebench.errors import SettingError
@@ -68,7 +68,9 @@ def identity(
         present: Setting -> default; read from the options' YAML files if not given.
         ranks: Number of ranks; by default that of this process's environment.
     """
-    known = defaults(choices) if present is None else present
+    known = dict(defaults(choices) if present is None else present)
+    first = first_defaults(cfg, choices, known)
+    known |= {name: value for group in first.values() for name, value in group.items()}
     unused = unused_groups(cfg)
     values = counted(cfg, unused)
     groups = [group for group in IDENTITY_GROUPS if group not in unused]
@@ -82,7 +84,7 @@ def identity(
     targets, code = _other_targets(cfg, choices, known, groups, foreign)
     ranks = _ranks(choices) if ranks is None else ranks
     more = {
-        "revisions": _revisions(cfg, groups),
+        "revisions": {group: n for group, n in _revisions(cfg, groups).items() if group not in first},
         "targets": targets,
         "code": code,
         "files": files,

@@ -26,6 +26,10 @@ OPTIONS: dict[str, dict[str, str]] = {}
 SETTINGS: dict[str, str] = {}
 """Old setting, dotted -> present one."""
 
+FIRST_REVISIONS: dict[str, dict[str, str]] = {"schedule": {"evenly": "per_epoch"}}
+"""Config group -> option -> the option, still there, that its first revision is."""
+
+
 def target(name: str) -> str:
     """The present name of the class or function ``name``.
 
@@ -84,5 +88,8 @@ def original_names(found: Mapping[str, Any]) -> dict[str, Any]:
     """An identity in terms of the original names of options and settings."""
     options = {group: {new: old for old, new in names.items()} for group, names in OPTIONS.items()}
     settings = {new: old for old, new in SETTINGS.items()}
+    counted = found.get("revisions", {})
+    for group, names in FIRST_REVISIONS.items():
+        options[group] = {**options.get(group, {}), **({} if group in counted else names)}
     named = {group: options.get(group, {}).get(str(option), option) for group, option in found.items()}
     return {**named, "changed": {settings.get(key, key): value for key, value in found["changed"].items()}}

@@ -41,6 +41,35 @@ def past_defaults(cfg: DictConfig, choices: Mapping[str, str | None]) -> dict[st
     return found
 
 
+def first_defaults(
+    cfg: DictConfig, choices: Mapping[str, str | None], defaults: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Group -> defaults of its first revision, where every default that changed since is set to another value.
+
+    Such a run is what it was before: a recipe that sets the interval of its paper gives the ids that it always gave.
+    Only where each of the revisions has changed defaults, as past_defaults.yaml says, and not also the code.
+
+    Args:
+        cfg: The config.
+        choices: Config group -> chosen option.
+        defaults: Setting -> present default.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for group in (MAIN, *IDENTITY_GROUPS):
+        known = _past().get(MAIN if group == MAIN else f"{group}/{choices[group]}", {})
+        if not known or {*known} != {*range(1, revision(cfg, group))}:
+            continue
+        prefix = "" if group == MAIN else f"{group}."
+        first = {
+            f"{prefix}{n}": value
+            for number in sorted(known, reverse=True)
+            for n, value in known[number].items()
+        }
+        if all(OmegaConf.select(cfg, name) != defaults.get(name) for name in first):
+            found[group] = first
+    return found
+
+
 def refuse_revisions(cfg: DictConfig, defaults: Mapping[str, Any]) -> None:
     """Refuse a revision that is set: it is a fact about an option, and no setting.
 

@@ -3,8 +3,8 @@
 An option says it where its class is: by the arguments of its constructor, and by three class attributes, all of them
 literals, so that they are read from the source and nothing is imported:
 
-- ``asks_schedule`` of a method: ``"target"`` if it asks the schedule for the final sparsity alone, ``"sparsity"`` if for
-  that of every step, ``"updates"`` (the default) if also for when masks change.
+- ``asks_schedule`` of a method: ``"target"`` if it asks the schedule for the final sparsity alone, ``"sparsity"`` if
+  for that of every step, ``"updates"`` (the default) if also for when masks change.
 - ``only_updates`` of a schedule: those of its settings that change only when masks change, and no sparsity.
 - ``ignores`` of a method: setting -> the other settings and their values with which it has no effect; ``{}`` for never.
 """
@@ -22,9 +22,9 @@ import yaml
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
-from sparsebench.config.build import accepted_arguments
 from sparsebench.config.compose import own_hydra
 from sparsebench.config.renamed import target as present_target
+from sparsebench.config.signatures import accepted_arguments
 from sparsebench.errors import SettingError
 from sparsebench.paths import find_source, options
 
@@ -66,16 +66,18 @@ def unused(cfg: DictConfig, choices: Mapping[str, str | None]) -> dict[str, str]
     method = f"prune={choices.get('prune')}"
     for group, keeps, why in _unused_parts(cfg, choices, method):
         found[group] = why
-        found |= {key: why for key in written if key.startswith(f"{group}.") and key.split(".")[1] not in keeps}
+        found |= {
+            key: why for key in written if key.startswith(f"{group}.") and key.split(".")[1] not in keeps
+        }
     for key, why in _unused_updates(cfg, choices, method):
         found.setdefault(key, why)
     for key, conditions in _ignored(cfg):
-        if (why := _with(conditions, cfg, choices)) is not None:
+        if (values := _with(conditions, cfg, choices)) is not None:
             names = [name for name in (key, *written) if name == key or name.startswith(f"{key}.")]
-            found |= {name: f"{method} ignores it{why}" for name in names if name not in found}
+            found |= {name: f"{method} ignores it{values}" for name in names if name not in found}
     for key, conditions in IGNORED_WITH.items():
-        if (why := _with(conditions, cfg, choices)) is not None:
-            found[key] = f"it has no effect{why}"
+        if (values := _with(conditions, cfg, choices)) is not None:
+            found[key] = f"it has no effect{values}"
     if choices.get("device") != "ddp":
         found["sync_bn"] = f"device={choices.get('device')} ignores it; it is used by device=ddp"
     found |= _not_referred_to(written, found, cfg, choices, method)
@@ -150,8 +152,8 @@ def setting_of(override: str) -> str:
     """The setting or config group of an override.
 
     Example:
-        >>> [setting_of(o) for o in ("sparsity=0.9", "++schedule.stop=null", "~tracker", "schedule@_global_.schedule=x")]
-        ['sparsity', 'schedule.stop', 'tracker', 'schedule']
+        >>> [setting_of(o) for o in ("sparsity=0.9", "++schedule.stop=null", "schedule@_global_.schedule=constant")]
+        ['sparsity', 'schedule.stop', 'schedule']
     """
     return re.sub(r"^[+~]*", "", override).partition("=")[0].partition("@")[0]
 
@@ -176,9 +178,14 @@ def _unused_parts(
     for part in PARTS:
         if accepted is not None and part not in accepted:
             yield part, (), f"{method} ignores it"
-        elif part == "schedule" and _declared(_target(cfg, "prune"), "asks_schedule") == "target":
-            if _declared(_target(cfg, "schedule"), "only_updates") is not None:
-                yield part, ("sparsity",), f"{method} ignores it"
+        elif part == "schedule" and _asks_for_target(cfg):
+            yield part, ("sparsity",), f"{method} ignores it"
+
+
+def _asks_for_target(cfg: DictConfig) -> bool:
+    """Whether the method asks for the final sparsity alone, of a schedule of this package's kind."""
+    known = _declared(_target(cfg, "schedule"), "only_updates") is not None
+    return known and _declared(_target(cfg, "prune"), "asks_schedule") == "target"
 
 
 def _unused_updates(
@@ -196,9 +203,7 @@ def _ignored(cfg: DictConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield (name if name in PARTS else f"prune.{name}"), conditions
 
 
-def _with(
-    conditions: Mapping[str, Any], cfg: DictConfig, choices: Mapping[str, str | None]
-) -> str | None:
+def _with(conditions: Mapping[str, Any], cfg: DictConfig, choices: Mapping[str, str | None]) -> str | None:
     """`` with SETTING=VALUE`` if all conditions hold, else ``None``."""
     said = []
     for key, value in conditions.items():
@@ -280,9 +285,9 @@ def _assigned(target: str, attribute: str) -> ast.expr | None:
             continue
         for line in node.body:
             targets = line.targets if isinstance(line, ast.Assign) else [getattr(line, "target", None)]
-            if isinstance(line, (ast.Assign, ast.AnnAssign)) and line.value is not None:
-                if any(isinstance(one, ast.Name) and one.id == attribute for one in targets):
-                    return line.value
+            named = any(isinstance(one, ast.Name) and one.id == attribute for one in targets)
+            if named and isinstance(line, (ast.Assign, ast.AnnAssign)) and line.value is not None:
+                return line.value
         bases = (_assigned(f"{module}.{b.id}", attribute) for b in node.bases if isinstance(b, ast.Name))
         return next((base for base in bases if base is not None), None)
     return None

@@ -180,8 +180,8 @@ class Dynamic(Pruner):
         how = f"at most {longest}it, or train longer" if longest else "1it, and train longer"
         interval = getattr(self.schedule, "interval", None)
         allowed = (
-            f"at least {LEAST_UPDATES} mask updates; in {total_steps} steps, of which step {self.schedule.stop} may be the "
-            f"last with one, there would be {planned}: set schedule.interval to {how}"
+            f"at least {LEAST_UPDATES} mask updates; in {total_steps} steps, with step {self.schedule.stop} as the "
+            f"last possible one, there would be {planned}: set schedule.interval to {how}"
         )
         raise SettingError("schedule.interval", interval and f"{interval}it", allowed)
 

@@ -155,7 +155,7 @@ class Constant(Schedule):
     """
 
     has_ramp = False
-    only_updates = ("interval", "stop")
+    only_updates: ClassVar[tuple[str, ...]] = ("interval", "stop")
 
     def __init__(
         self,

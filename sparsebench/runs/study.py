@@ -20,7 +20,7 @@ from sparsebench.config.compose import STUDY
 from sparsebench.config.identity import study_id
 from sparsebench.config.open import validate_study
 from sparsebench.distributed.device import Device
-from sparsebench.errors import SettingError, printable, require_int
+from sparsebench.errors import SettingError, printable, reason, require_int
 from sparsebench.files import atomic
 from sparsebench.paths import expanded, file_name
 from sparsebench.records import provenance
@@ -171,8 +171,12 @@ def _write(
 
 def show(folder: StudyFolder) -> None:
     """Print a summary of the checks, and the failed ones in full."""
-    checks = folder.checks()
-    failed = [row for row in checks if row["passed"] != "True"]
+    try:
+        checks = folder.checks()
+        failed = [row for row in checks if row["passed"] != "True"]
+    except (OSError, ValueError, KeyError) as error:
+        allowed = f"a study that can be read ({reason(error)}); overwrite=true runs it again"
+        raise SettingError("path", folder.path, allowed) from error
     print(printable(f"{folder.path}: {len(checks) - len(failed)} of {len(checks)} checks passed"))
     for row in failed:
         numbers = f"predicted {float(row['predicted']):.6g}, measured {float(row['measured']):.6g}"

@@ -25,9 +25,7 @@ class UnusedInSweep:
         self._runs: dict[str, set[str]] = {}
         self._left_out: dict[str, list[str]] = {}
 
-    def leave_out(
-        self, job: Sequence[str], cfg: DictConfig, choices: Mapping[str, str | None]
-    ) -> list[str]:
+    def leave_out(self, job: Sequence[str], cfg: DictConfig, choices: Mapping[str, str | None]) -> list[str]:
         """The overrides of a job that its options use."""
         ignored = unused_overrides(job, cfg, choices)
         self._used |= {setting_of(override) for override in job if override not in ignored}
@@ -39,7 +37,9 @@ class UnusedInSweep:
     ) -> None:
         """Count a job, given the id of its run."""
         method = str(choices["prune"])
-        left_out = [override for override in full if override not in job and setting_of(override) in self._why]
+        left_out = [
+            override for override in full if override not in job and setting_of(override) in self._why
+        ]
         if not left_out:
             return
         self._cells[method] = self._cells.get(method, 0) + 1

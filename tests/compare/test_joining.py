@@ -334,3 +334,29 @@ def test_long_names_of_tables_become_letters_for_people_alone(tmp_path, capsys):
     assert f"A: {names[0]}\nB: {names[1]}\n" in text and "note: 1 configuration only in B\n" in text
     assert main(["compare", *paths, "--format", "csv"]) == 0
     assert f"difference [{names[1]}]" in capsys.readouterr().out
+
+
+def test_how_often_a_run_is_evaluated_makes_no_variant_of_it(tmp_path, capsys):
+    argv = ["model=mlp", "model.hidden=[8]", "epochs=2", "device=cpu", f"results_dir={tmp_path}"]
+    for method in ("dense", "snip"):
+        for every in ("1ep", "2ep", "5it"):
+            assert main(["train", f"prune={method}", *argv, f"eval_every={every}"]) == 0
+    capsys.readouterr()
+    assert main(["compare", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert [line.split()[2] for line in said.splitlines()[1:3]] == ["dense", "snip"] and said.count(
+        "(1)"
+    ) == 2
+    assert "note: 4 rows of the same configuration and seed as another have the same weights_hash" in said
+    assert main(["compare", str(tmp_path), "--metric", "best_val_top1"]) == 0  # these depend on it
+    said = capsys.readouterr().out
+    assert said.count("(1)") == 6 and "eval_every" in said and "weights_hash" not in said
+
+
+def test_one_training_under_two_ids_counts_once(tmp_path):
+    rows = [told("dpf", 0.9, 0, 90.0, weights_hash="aa", run_id=str(n)) for n in (0, 1)]
+    rows += [told("dpf", 0.9, 1, 92.0, weights_hash="bb"), told("gmp", 0.9, 0, 89.0, weights_hash="")]
+    result = found(table(tmp_path, "t", rows))
+    frame = result.frame.set_index("method")
+    assert (frame.loc["dpf", "n"], frame.loc["dpf", "mean"], frame.loc["dpf", "excluded"]) == (2, 91.0, 0)
+    assert sum("has the same weights_hash: one training, counted once" in note for note in result.notes) == 1

@@ -41,7 +41,7 @@ class Quiet:
 class Unsaved:
     """A checkpoint of nothing."""
 
-    def load(self):
+    def load(self, misfit):
         return None
 
     def save(self, state):

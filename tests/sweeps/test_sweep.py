@@ -47,9 +47,9 @@ def test_the_command_line_takes_the_place_of_lists_and_leaves_out_grids_that_fix
 
 def test_parameters_of_the_sweeper_hold_for_all_grids(tmp_path, capsys):
     argv = ["experiment=sanity_checks", "scale=smoke", f"results_dir={tmp_path}", "--dry-run"]
-    assert main(["sweep", *argv, "prune=dense", "sparsity=0.9"]) == 0
+    assert main(["sweep", *argv, "prune=dense"]) == 0
     assert "1 runs" in capsys.readouterr().out  # one seed; the switches are not of dense training
-    assert main(["sweep", *argv, "prune=dense", "sparsity=0.9", "seed=3,4"]) == 0
+    assert main(["sweep", *argv, "prune=dense", "seed=3,4"]) == 0
     assert "2 runs" in capsys.readouterr().out
 
 

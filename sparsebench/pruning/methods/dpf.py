@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from typing import ClassVar
 
 from sparsebench.errors import SettingError, one_of
 from sparsebench.pruning.allocation import Allocation
@@ -39,7 +40,7 @@ class DPF(Pruner):
         arXiv 2006.07253, Algorithm 1.
     """
 
-    ignores = {"fine_tune": {"schedule.stop": None}}
+    ignores: ClassVar[dict[str, dict[str, object]]] = {"fine_tune": {"schedule.stop": None}}
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 from sparsebench.errors import SettingError
 from sparsebench.pruning.allocation import Allocation, Global
@@ -40,7 +41,9 @@ class GraNet(Dynamic):
     """
 
     gradual = True
-    ignores = {"score": {"prune.initial_density": 1.0}}  # of masks that keep everything
+    ignores: ClassVar[dict[str, dict[str, object]]] = {
+        "score": {"prune.initial_density": 1.0}
+    }  # of masks that keep everything
 
     def __init__(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -38,7 +40,7 @@ class GraSP(Static):
         arXiv 2002.07376, Algorithm 1 and 2.
     """
 
-    ignores = {"score": {}}
+    ignores: ClassVar[dict[str, dict[str, object]]] = {"score": {}}
 
     def __init__(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from sparsebench.errors import require_int
@@ -37,7 +39,7 @@ class SNIP(Static):
         arXiv 1810.02340, Algorithm 1.
     """
 
-    ignores = {"score": {}}
+    ignores: ClassVar[dict[str, dict[str, object]]] = {"score": {}}
 
     def __init__(
         self,

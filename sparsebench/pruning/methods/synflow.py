@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from itertools import chain
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ class SynFlow(Static):
         synaptic flow", NeurIPS 2020, arXiv 2006.05467, Algorithm 1.
     """
 
-    ignores = {"score": {}}
+    ignores: ClassVar[dict[str, dict[str, object]]] = {"score": {}}
 
     def saliency(self, probe: Probe) -> dict[str, Tensor]:
         """∂R/∂|θ| ⊙ |θ|, computed on a copy of the model in evaluation mode."""

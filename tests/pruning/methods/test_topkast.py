@@ -20,7 +20,9 @@ def test_four_weights_by_hand():
     weight = nn.Parameter(torch.tensor([4.0, -3.0, 2.0, 1.0]))
     optimizer = torch.optim.SGD([weight], lr=0.5, weight_decay=0.1)
     weights = MaskedParameters({"w": weight}, optimizer)
-    pruner = TopKAST(weights, Constant(Clock(4), 0.75, interval="1it"), Uniform(), Magnitude(), extra_density=0.5)
+    pruner = TopKAST(
+        weights, Constant(Clock(4), 0.75, interval="1it"), Uniform(), Magnitude(), extra_density=0.5
+    )
     pruner.before_forward(0)
     assert weight.tolist() == [4, 0, 0, 0]
     weight.sum().backward()
