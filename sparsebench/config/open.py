@@ -77,7 +77,8 @@ def validate(cfg: DictConfig, choices: Mapping[str, str | None]) -> None:
         for key in sorted(OmegaConf.missing_keys(cfg)):  # before anything is resolved
             raise SettingError(key, None, "a value, because it has no default")
         for group in ("prune", "model", "dataset", "optimizer"):  # asked for before they are built
-            if not isinstance(OmegaConf.select(cfg, f"{group}._target_"), str):
+            node = OmegaConf.select(cfg, group)
+            if not (isinstance(node, DictConfig) and isinstance(node.get("_target_"), str)):
                 raise SettingError(f"{group}._target_", None, "the dotted name of a class or function")
         refuse_revisions(cfg, defaults(choices))
         _validate(cfg, choices, defaults(choices))
