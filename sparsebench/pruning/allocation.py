@@ -252,7 +252,7 @@ def guarded(flat: Tensor, numels: Sequence[int]) -> Tensor:
 
     The best is the maximum of integers that are ordered as (score, index): a few kernels for all layers together.
     """
-    bits = (flat.float() + 0.0).view(torch.int32)  # of -0 those of 0, which it equals; SynFlow's scores are float64
+    bits = (flat.float() + 0.0).view(torch.int32)  # of -0 those of 0; SynFlow's scores are float64
     ordered = bits.bitwise_xor((bits >> 31).bitwise_and_(2**31 - 1))  # the larger, the higher the score
     keys = ordered.long().bitwise_left_shift_(32).bitwise_or_(torch.arange(len(flat), device=flat.device))
     best = torch.stack(torch._foreach_max(keys.split(list(numels)))).bitwise_and_(2**32 - 1)
