@@ -6,6 +6,7 @@ import difflib
 import errno
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, TypeGuard
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -62,11 +63,15 @@ class SettingError(ValueError):
 
     def __init__(self, setting: str, given: object, allowed: str) -> None:
         self.setting, self.given, self.allowed = setting, given, allowed
-        head = setting if given is None else f"{setting}={given}"
-        super().__init__(printable(f"{head}: expected {allowed}"))
+        head = setting if given is None else f"{setting}={given if str(given) else repr(given)}"
+        super().__init__(printable(f"{_short(head)}: expected {allowed}"))
 
     def __reduce__(self) -> tuple[Any, ...]:  # so that the error can be sent to another process
         return type(self), (self.setting, self.given, self.allowed), self.__dict__
+
+
+def _short(text: str, most: int = 500) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def one_of(options: Iterable[object], given: object) -> str:
@@ -108,6 +113,23 @@ def require_int(
     above = "" if least is None else f", at least {least}" if most is None else f" from {least} to {most}"
     below = "" if most is None or least is not None else f", at most {most}"
     raise SettingError(setting, value, f"an integer{above}{below}{', or null' if optional else ''}")
+
+
+def require_file(setting: str, path: Path) -> None:
+    """Refuse what is no regular file: a pipe or a device has no end, or waits for a writer.
+
+    Raises:
+        SettingError: ``path`` is not one.
+    """
+    if not path.is_file():
+        found = (
+            "there is none"
+            if not path.exists()
+            else "it is a folder"
+            if path.is_dir()
+            else "it is a pipe or device"
+        )
+        raise SettingError(setting, path, f"a regular file: {found}")
 
 
 class RunError(RuntimeError):

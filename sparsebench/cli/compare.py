@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sparsebench.cli.left_out import LeftOut
-from sparsebench.cli.subcommand import Section, Subcommand
+from sparsebench.cli.subcommand import Section, Subcommand, number
 from sparsebench.errors import RunError, SettingError, one_of, printable
 from sparsebench.paths import references
 
@@ -311,7 +311,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write to FILE instead of printing")
     parser.add_argument(
         "--fail-below",
-        type=float,
+        type=number,
         metavar="DELTA",
         help="fail if a difference is below DELTA, for example -0.5 (for costs: if it grew by more than that)",
     )

@@ -13,6 +13,8 @@ from sparsebench.paths import expanded, options
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
+    from omegaconf import DictConfig
+
 
 def run(args: Namespace) -> int:
     """Check or pack one data set.
@@ -40,6 +42,8 @@ def run(args: Namespace) -> int:
         raise SettingError(
             "dataset", args.dataset, "a data set that is read from files; this one is kept in memory"
         )
+    if args.action == "check" and args.hash:
+        print(_hashes(cfg, on_disk))
     if not on_disk:
         # Reads everything, and raises for damaged files.
         dataset = build(cfg.dataset, "dataset", device="cpu")
@@ -54,6 +58,22 @@ def run(args: Namespace) -> int:
     if pack_folder(kind, root, target, args.side, args.quality, cfg.dataset._target_, workers):
         print(printable(f"use it with dataset.packed={args.side} data_root={args.output or cfg.data_root}"))
     return 0
+
+
+def _hashes(cfg: DictConfig, on_disk: bool) -> str:
+    """Hashes by which two people see whether they have the same data."""
+    if not on_disk:
+        from sparsebench.config.build import build
+        from sparsebench.runs.hashes.splits import split_hash
+
+        return f"split_hash {split_hash(build(cfg.dataset, 'dataset', device='cpu'))}"
+    from tqdm import tqdm
+
+    from sparsebench.config.contents import listing_hash
+
+    root = expanded(cfg.data_root, "data_root")
+    contents = listing_hash(root, True, lambda files: tqdm(files, desc="hashing", unit="file", disable=None))
+    return f"names and sizes {listing_hash(root)}, contents {contents}"
 
 
 def parse(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
@@ -80,6 +100,9 @@ def arguments(parser: ArgumentParser) -> None:
     )
     check.add_argument(
         "--no-decode", action="store_true", help="only count; for packed images also verify checksums"
+    )
+    check.add_argument(
+        "--hash", action="store_true", help="print hashes of the data, which are equal where the data are"
     )
     check.add_argument(
         "-o", "--output", type=Path, metavar="CSV", help="write the problems, one image per row"

@@ -26,6 +26,7 @@ def run(args: Namespace) -> int:
     """
     from tqdm import tqdm
 
+    from sparsebench.cli.audit import trust_of
     from sparsebench.cli.left_out import LeftOut
     from sparsebench.config.open import compose_config
     from sparsebench.records.damage import read_row
@@ -54,18 +55,23 @@ def run(args: Namespace) -> int:
         if not found:
             raise SettingError("path", path, "a folder with finished runs")
         folders += found
-    datasets, failed = Datasets(expanded(args.data_root, "--data-root") if args.data_root else None), 0
+    trust = trust_of(args, paths)
+    datasets = Datasets(expanded(args.data_root, "--data-root") if args.data_root else None, trust)
+    failed = 0
     for path in tqdm(folders, desc="evaluate", unit="run", disable=not sys.stderr.isatty()):
         try:
             read_row(path)
-            run = FinishedRun(path)
+            run = FinishedRun(path, trust)
+            if refused := run.refused("model", "dataset", "device", "prunable"):
+                raise RunError(f"not built without --trust: {'; '.join(refused)}")
             if run.row.get("status") != "finished":
                 raise RunError("diverged: there is nothing to evaluate")
-            dense = dense_run(chosen, run.cfg, run.choices, path.parent, run.ranks)
+            with trust.searching():
+                dense = dense_run(chosen, run.cfg, run.choices, path.parent, run.ranks)
             net = run.network(datasets)
             images = eval_batch_size(run.cfg, net.dataset)
             columns = apply(chosen, net, run.cfg.batch_size, images, dense, path)
-        except (RunError, SettingError, OSError) as error:  # of this run; continue with the others
+        except Exception as error:  # of this run, which may be damaged in any way; continue with the others
             if isinstance(error, OSError) and error.errno in DISK_FULL:
                 raise
             tqdm.write(f"sparsebench: {printable(path)}: {reason(error)}", file=sys.stderr)
@@ -92,9 +98,9 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "arguments", nargs="+", metavar="FOLDER|SETTING", help="run folders, evaluate=... and its settings"
     )
-    parser.add_argument(
-        "--data-root", type=Path, metavar="FOLDER", help="folder of the data sets on this machine"
-    )
+    from sparsebench.cli.audit import add_trust_arguments
+
+    add_trust_arguments(parser)
 
 
 COMMAND = Subcommand(
@@ -102,7 +108,8 @@ COMMAND = Subcommand(
     help="evaluate calibration, classes, corruptions, ... of finished runs",
     section=Section.RESULTS,
     order=3,
-    description="Evaluates finished runs and writes the results to evaluation/NAME.csv in each run folder.",
+    description="Evaluates finished runs and writes the results to evaluation/NAME.csv in each run folder. Builds no "
+    "class and opens no file that only a run names.",
     examples=("sparsebench evaluate results/runs 'evaluate=[calibration,per_class]'",),
     files=True,
     candidates=candidates,

@@ -26,7 +26,7 @@ class LeftOut:
 
     def __str__(self) -> str:
         count = len(self.found)
-        return f"{count} run{'s' if count > 1 else ''} could not be read and left out" if count else ""
+        return f"left out what cannot be read: {count} run{'s' * (count > 1)}" if count else ""
 
     def check(self) -> None:
         """End the command with exit status 1 if anything was left out.

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.cli.subcommand import Section, Subcommand
+from sparsebench.cli.subcommand import Section, Subcommand, number
 from sparsebench.errors import SettingError, one_of, printable
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--watch",
         nargs="?",
-        type=float,
+        type=number,
         const=5.0,
         metavar="SECONDS",
         help="refresh every SECONDS until Ctrl-C",

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
+from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+from sparsebench.errors import SettingError, one_of
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -59,10 +63,14 @@ class Subcommand(NamedTuple):  # not a dataclass, which imports inspect: the hel
         """Run the command with the arguments after its name; returns the exit status."""
         if self.arguments is None:
             return self.run(argv)
+        for before, word in zip(("", *argv), argv, strict=False):
+            if not word or (word.startswith("--") and word.endswith("=")):
+                name = word[:-1] or (before if before.startswith("-") else "argument")
+                raise SettingError(name, "", "a value that is not empty")
         parser = self.parser()
         try:
             options = self.parse(parser, argv) if self.parse else parser.parse_args(argv)
-        except SystemExit as done:  # raised by argparse after printing help, and for invalid arguments
+        except SystemExit as done:  # raised by argparse after printing help
             return int(done.code or 0)
         return self.run(options)
 
@@ -70,13 +78,49 @@ class Subcommand(NamedTuple):  # not a dataclass, which imports inspect: the hel
         """Argument parser; commands without ``arguments`` have none."""
         from argparse import ArgumentParser  # imported here: not needed for the list of commands
 
+        class OneLineParser(ArgumentParser):
+            """A parser whose errors are those of this program; its subparsers are of this class too."""
+
+            def error(self, message: str) -> NoReturn:
+                raise parser_error(message)
+
         assert self.arguments is not None
-        parser = ArgumentParser(prog=f"sparsebench {self.name}", description=self.description or self.help)
+        parser = OneLineParser(prog=f"sparsebench {self.name}", description=self.description or self.help)
         self.arguments(parser)
         if self.examples:
             shown = f"example{'s' * (len(self.examples) > 1)}: {'; '.join(self.examples)}"
             parser.epilog = " ".join(filter(None, (parser.epilog, shown)))
         return parser
+
+
+def number(text: str) -> float:
+    """The ``type`` of an argument that is a finite number."""
+    if not isfinite(value := float(text)):
+        raise ValueError(text)
+    return value
+
+
+def parser_error(message: str) -> SettingError:
+    """An error of argparse as one that names the argument, what was given and what is allowed.
+
+    Example:
+        >>> print(parser_error("argument --within: invalid float value: 'wide'"))
+        --within=wide: expected a number
+        >>> print(parser_error("the following arguments are required: PATH"))
+        arguments: expected PATH
+    """
+    name, _, rest = message.removeprefix("argument ").partition(": ")
+    name = name.split("/")[-1]
+    if match := re.fullmatch(r"invalid (\w+) value: '(.*)'", rest, re.DOTALL):
+        noun = {"int": "an integer", "float": "a number"}.get(match[1], f"a {match[1]}")
+        return SettingError(name, match[2], noun)
+    if match := re.fullmatch(r"invalid choice: '?(.*?)'? \(choose from (.*)\)", rest, re.DOTALL):
+        return SettingError(name, match[1], one_of(re.findall(r"[\w.-]+", match[2]), match[1]))
+    if message.startswith("the following arguments are required: "):
+        return SettingError("arguments", None, rest)
+    if message.startswith("unrecognized arguments: "):
+        return SettingError(rest, None, "an existing option; see --help")
+    return SettingError(name, None, rest) if rest else SettingError("arguments", None, message)
 
 
 def subcommands() -> dict[str, Subcommand]:

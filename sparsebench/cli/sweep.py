@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     if any(override.startswith("study=") for override in arguments):
         return theory.main(arguments, sweep=True)
-    argv = train.present_overrides(arguments)
+    argv = train.present_overrides([word for word in arguments if word not in train.MULTIRUN])
     overrides = [expand_shorthand(override) for override in argv]
     if not HELP_FLAGS & set(overrides):
         register()  # imports PyTorch

@@ -91,11 +91,17 @@ def main(arguments: Sequence[str], sweep: bool = False) -> int:
             raise SettingError("study", None, one_of(options("theory"), ""))
         print(HELP)
         return listing.COMMAND.main(["theory"])
+    sweep = sweep or bool({"--multirun", "-m"} & set(overrides))
+    overrides = [override for override in overrides if override not in ("--multirun", "-m")]
+    if hydra_program.show_help("sweep" if sweep else "theory", overrides, "theory"):
+        return 0
     if sweep and not INFO_FLAGS & set(overrides):
         overrides.append("--multirun")
     register()
     try:
         _failed.clear()
+        if "--multirun" in overrides:
+            _validate_all(overrides)
         _collected.append(True)
         hydra_program.call(_task, "theory", overrides)
         if _failed and "--multirun" in overrides:
@@ -114,11 +120,34 @@ def main(arguments: Sequence[str], sweep: bool = False) -> int:
     return 0
 
 
+def _validate_all(overrides: Sequence[str]) -> None:
+    """Refuse a wrong setting of any study of a sweep before the first one starts."""
+    from hydra import compose
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from sparsebench.config.compose import own_hydra
+    from sparsebench.config.open import validate_study
+
+    words, flags = hydra_program.parse(overrides)
+    more = hydra_program.search_path(flags)
+    with own_hydra():
+        jobs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words), None)[0]
+        for job in jobs:
+            cfg = compose("theory", overrides=[*job, *more], return_hydra_config=True)
+            choices = dict(cfg.hydra.runtime.choices)
+            del cfg.hydra
+            validate_study(cfg, choices)
+        if not jobs:
+            raise SettingError("overrides", None, "at least one value of each setting: there is no study")
+
+
 def _as_typed(overrides: Sequence[str]) -> list[str]:
     """The overrides as typed on the command line."""
     from sparsebench.config.compose import STUDY
 
-    return [override.replace(f"{STUDY}=", "study=") for override in overrides]
+    typed = [override.replace(f"{STUDY}=", "study=") for override in overrides]
+    return [override for override in typed if not override.startswith("redo_older=")]  # said to one execution
 
 
 COMMAND = Subcommand(

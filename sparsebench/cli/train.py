@@ -13,6 +13,9 @@ from sparsebench.errors import RunError, SettingError, printable
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+MULTIRUN = frozenset({"--multirun", "-m"})
+"""Hydra's flags for what is ``sparsebench sweep`` here."""
+
 _failed: list[Exception] = []
 
 
@@ -21,6 +24,9 @@ def _task(cfg: DictConfig) -> float | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from sparsebench.config.build import require_targets
+    from sparsebench.config.compose import defaults
+    from sparsebench.config.open import explained, validate
     from sparsebench.runs.run import run
     from sparsebench.runs.tune_to_target import tune
 
@@ -28,8 +34,11 @@ def _task(cfg: DictConfig) -> float | None:
     choices = dict(job.runtime.choices)
     try:
         extra = [f"--config-dir={s.path}" for s in job.runtime.config_sources if s.provider == "command-line"]
-        todo = tune if cfg.tune_to_target is True else run
-        typed = list(job.overrides.task)
+        todo = tune if cfg.get("tune_to_target") is True else run
+        with explained():
+            typed = list(job.overrides.task)  # resolves them
+        validate(cfg, choices)
+        require_targets(cfg, defaults(choices))
         if job.mode == RunMode.RUN:  # a sweep has left out what its jobs do not use
             typed = _used(typed, cfg, choices)
         return todo(cfg, choices, [*extra, *typed])
@@ -78,6 +87,10 @@ def main(arguments: Sequence[str]) -> int:
         SettingError: A setting is wrong.
         RunError: The run diverged, or missed its target sparsity.
     """
+    if any(word in MULTIRUN or word.upper() == "HYDRA.MODE=MULTIRUN" for word in arguments):
+        from sparsebench.cli import sweep
+
+        return sweep.main(arguments)
     overrides = present_overrides(arguments)
     return run_hydra(overrides, overrides)
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import traceback
+from collections.abc import Mapping
 from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from sparsebench.config.options import REVISION
+from sparsebench.config.renamed import target as present_target
 from sparsebench.config.renamed import targets
 from sparsebench.config.signatures import accepted_arguments
 from sparsebench.errors import SettingError, one_of
@@ -49,7 +52,11 @@ def build(node: DictConfig, group: str = "", **runtime: Any) -> Any:
     Raises:
         SettingError: The target refuses the value of an argument.
     """
-    accepted = accepted_arguments(str(node._target_))
+    _object(node._target_, f"{group}._target_")
+    try:
+        accepted = accepted_arguments(str(node._target_))
+    except (ValueError, TypeError):  # of a class in C, such as ``int``
+        accepted = None
     settings = targets(OmegaConf.to_container(node, resolve=True))
     assert isinstance(settings, dict)
     settings.pop("recipe", None)  # training defaults that come with a data set
@@ -69,6 +76,56 @@ def build(node: DictConfig, group: str = "", **runtime: Any) -> Any:
         raise SettingError(_as_written(node, group, error.setting), error.given, error.allowed) from error
     except ValueError as error:
         raise SettingError(group, None, f"values that {node._target_} takes: {error}") from error
+    except TypeError as error:
+        if not _of_the_call(error):
+            raise
+        raise SettingError(
+            f"{group}._target_", node._target_, f"a class or function for {group}: {error}"
+        ) from error
+
+
+def _of_the_call(error: TypeError) -> bool:
+    """Whether the arguments did not fit, so that no line of what was called has run."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith(("hydra.", __name__))
+
+
+def require_targets(cfg: DictConfig, defaults: Mapping[str, Any]) -> None:
+    """Import every ``_target_`` that is not a default of this package's, and refuse those that do not exist.
+
+    So that a sweep fails before its first run, and a run before it writes anything. Only for configs of the user's own:
+    importing executes code.
+
+    Args:
+        cfg: The config.
+        defaults: Dotted setting -> default.
+
+    Raises:
+        SettingError: A ``_target_`` names nothing that can be called.
+    """
+
+    def walk(prefix: str, node: Any) -> None:
+        for name, value in node.items() if isinstance(node, dict) else ():
+            if name != "_target_":
+                walk(f"{prefix}{name}.", value)
+            elif value != defaults.get(f"{prefix}{name}") or not str(value).startswith(
+                ("sparsebench.", "torch.")
+            ):
+                _object(value, f"{prefix}{name}")
+
+    walk("", OmegaConf.to_container(cfg, resolve=True))
+
+
+def _object(target: object, setting: str) -> Any:
+    name = present_target(str(target))
+    try:
+        found = get_object(name)
+    except Exception as error:  # importing somebody else's module can raise anything
+        reason = " ".join(str(error).split())
+        raise SettingError(setting, name, f"the dotted name of a class or function: {reason}") from error
+    if not callable(found):
+        raise SettingError(setting, name, "the dotted name of a class or function")
+    return found
 
 
 def _as_written(node: DictConfig, group: str, setting: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir, version
@@ -24,12 +25,28 @@ IDENTITY_GROUPS = ("model", "dataset", "optimizer", "lr_schedule", "schedule", "
 """Groups whose chosen option is part of a run's identity; recipe and experiment count through what they set."""
 
 
+_typed: list[tuple[Path, ...]] = [()]
+"""Folders of configs that commands without Hydra's command line have been given; the last entry counts."""
+
+
+@contextmanager
+def search_also(folders: tuple[Path, ...]) -> Iterator[None]:
+    """Search ``folders`` too inside the block, as with Hydra's ``--config-dir``: before those of installed packages."""
+    _typed.append(folders)
+    try:
+        yield
+    finally:
+        _typed.pop()
+
+
 class InstalledConfigs(SearchPathPlugin):
     """Makes Hydra search the configs of other packages after this package's."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Add their folders wherever this package's own are searched, but not in another Hydra application."""
         if any(entry.path == str(config_dir()) for entry in search_path.get_path()):
+            for folder in _typed[-1]:
+                search_path.append("command-line", f"file://{folder.resolve()}")
             for package, folder in installed_configs():
                 search_path.append(package, f"file://{folder}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +52,22 @@ def content_hash(path: Path) -> str:
     return _remembered(path) if path.stat().st_size >= LARGE else _hash(path)
 
 
-def listing_hash(folder: Path, contents: bool = False) -> str:
+Files = Iterable[tuple[str, Path]]
+"""(name below a folder, path) of files."""
+
+
+def listing_hash(folder: Path, contents: bool = False, watch: Callable[[Files], Files] = iter) -> str:
     """The hash of the names and sizes of all files below ``folder``; with ``contents``, of their contents too.
 
     Hidden files and folders are left out. Links to files are followed, and links to folders are not.
+
+    Args:
+        folder: The folder.
+        contents: Whether all files are read.
+        watch: Shows progress.
     """
     found = hashlib.sha256()
-    for name, path in _files(folder):
+    for name, path in watch(_files(folder)):
         found.update(f"{name}\n{path.stat().st_size}\n".encode("utf-8", "surrogateescape"))
         if contents:
             found.update(_hash(path).encode())

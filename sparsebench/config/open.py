@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +23,12 @@ from yaml import YAMLError, safe_load
 
 from sparsebench.config import renamed
 from sparsebench.config.compose import IDENTITY_GROUPS, STUDY, baseline, defaults, leaves, own_hydra
+from sparsebench.config.declared import check, comments, evaluations
 from sparsebench.config.identity import hash_of, id_of, identity, match
 from sparsebench.config.options import REVISION
 from sparsebench.config.resolve import as_settings, resolve
 from sparsebench.config.revisions import past_defaults, refuse_revisions
-from sparsebench.errors import SettingError, is_int, one_of, require_int
+from sparsebench.errors import SettingError, one_of
 from sparsebench.paths import groups, options
 from sparsebench.records.settings import overrides as overrides_of
 
@@ -57,18 +60,28 @@ def compose_config(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str 
 
 
 def validate(cfg: DictConfig, choices: Mapping[str, str | None]) -> None:
-    """Refuse values of the wrong type or range, before anything is built or written.
+    """Refuse values that are not allowed, before anything is built or written.
 
-    A value must have the type of its default in the YAML file: a number stays a number, a boolean a boolean;
-    strings accept any scalar, and settings that default to null accept anything.
+    What a setting allows is written beside it in its YAML file (:mod:`sparsebench.config.declarations`).
 
     Raises:
         SettingError: The first invalid value.
     """
-    for key in sorted(OmegaConf.missing_keys(cfg)):  # before anything is resolved
-        raise SettingError(key, None, "a value, because it has no default")
-    refuse_revisions(cfg, defaults(choices))
-    _validate(cfg, defaults(choices))
+    for group in (*IDENTITY_GROUPS, "device", "tracker"):
+        if not choices.get(group):
+            raise SettingError(group, "null", one_of(options(group), ""))
+    for group, option in choices.items():
+        if option and re.search(r"\.ya?ml$|^\.|^/|\.\.", str(option)):
+            raise SettingError(group, option, "the name of an option, not that of a file")
+    with explained():
+        for key in sorted(OmegaConf.missing_keys(cfg)):  # before anything is resolved
+            raise SettingError(key, None, "a value, because it has no default")
+        for group in ("prune", "model", "dataset", "optimizer"):  # asked for before they are built
+            node = OmegaConf.select(cfg, group)
+            if not (isinstance(node, DictConfig) and isinstance(node.get("_target_"), str)):
+                raise SettingError(f"{group}._target_", None, "the dotted name of a class or function")
+        refuse_revisions(cfg, defaults(choices))
+        _validate(cfg, choices, defaults(choices))
 
 
 def validate_study(cfg: DictConfig, choices: Mapping[str, str | None]) -> None:
@@ -78,44 +91,54 @@ def validate_study(cfg: DictConfig, choices: Mapping[str, str | None]) -> None:
         SettingError: The first value of a wrong type.
     """
     chosen = compose("theory", overrides=[f"{STUDY}={choices[STUDY]}"])
-    _check_types(cfg, leaves(chosen), "theory")
+    with explained():
+        check(cfg, comments(choices, "theory"), leaves(chosen), leaves(cfg), "theory")
 
 
-def _check_types(cfg: DictConfig, defaults: Mapping[str, Any], command: str) -> None:
-    for key, value in leaves(cfg).items():
-        if key not in defaults and "." not in key:
-            raise SettingError(key, value, f"an existing setting; see sparsebench {command} --cfg job")
-        default = defaults.get(key)
-        if default in (None, "???") or key.startswith("hydra.") or type(value) is type(default):
-            continue
-        if key.removeprefix("device.") == "channels_last" and value == "auto":
-            continue
-        wanted = None
-        if isinstance(default, bool):
-            wanted = "true or false"
-        elif isinstance(default, int):
-            wanted = f"an integer, for example {default}"
-        elif isinstance(default, float) and not is_int(value):
-            wanted = f"a number, for example {default}"
-        elif isinstance(default, list) or (
-            isinstance(default, str) and value is not None and isinstance(value, list)
-        ):
-            wanted = f"{'a list' if isinstance(default, list) else 'one value'}, for example {default}"
-        if wanted:
-            raise SettingError(key, value, wanted)
+def _validate(
+    cfg: DictConfig, choices: Mapping[str, str | None], defaults: Mapping[str, Any], complete: bool = True
+) -> None:
+    declared = comments(choices, "train", evaluations(cfg))
+    check(cfg, declared, defaults, leaves(cfg), complete=complete)
 
 
-def _validate(cfg: DictConfig, defaults: Mapping[str, Any]) -> None:
-    _check_types(cfg, defaults, "train")
-    for key, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("seed", 0)):
-        require_int(key, cfg[key], least)
-    require_int("eval_batch_size", cfg.eval_batch_size, least=1, optional=True)
-    if cfg.extend <= 0:
-        raise SettingError("extend", cfg.extend, "a factor above 0, for example 2.0 or 5.0")
-    if not 0 <= cfg.sparsity < 1:
-        raise SettingError("sparsity", cfg.sparsity, "a fraction of zeros in [0, 1), for example 0.9")
-    if not 0 <= cfg.label_smoothing < 1:
-        raise SettingError("label_smoothing", cfg.label_smoothing, "a number in [0, 1)")
+def validate_sweep(cfg: DictConfig) -> None:
+    """Refuse settings of the launcher and the sweeper that are not allowed, before anything is started.
+
+    Args:
+        cfg: The config of a sweep, with Hydra's part.
+
+    Raises:
+        SettingError: The first invalid value, named as on the command line of ``sparsebench sweep``.
+    """
+    hydra, parts = cfg.hydra, ("launcher", "sweeper")
+    for part in parts:
+        if OmegaConf.select(cfg, f"hydra.{part}") is None:
+            raise SettingError(part, "null", one_of(options(f"hydra/{part}"), ""))
+    choices = {f"hydra/{part}": hydra.runtime.choices[f"hydra/{part}"] for part in parts}
+    values = {
+        f"hydra.{part}.{key}": value
+        for part in parts
+        for key, value in leaves(OmegaConf.select(cfg, f"hydra.{part}")).items()
+    }
+    try:
+        check(cfg, comments(choices, ""), values, values, "sweep", complete=False)
+    except SettingError as error:
+        name = re.sub(r"^hydra\.(sweeper\.(?=retries$))?(?=launcher|retries)", "", error.setting)
+        raise SettingError(name, error.given, error.allowed) from error
+    if not str(hydra.sweep.dir).strip():
+        raise SettingError("hydra.sweep.dir", "", "a path")
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn an error in resolving a user's config into a :class:`SettingError`."""
+    try:
+        yield
+    except OmegaConfBaseException as error:
+        reason = explain(error, [])
+        assert reason is not None
+        raise reason from error
 
 
 @dataclass(frozen=True)
@@ -171,7 +194,7 @@ def reopen_config(
             if key not in cfg and key != REVISION:
                 cfg[key] = default
         known = leaves(present) | past_defaults(cfg, choices)
-        _validate(cfg, known)
+        _validate(cfg, choices, known, complete=False)
         resolve(cfg)
     except YAMLError as error:
         raise SettingError("config", None, f"YAML: {' '.join(str(error).split())}") from error
@@ -218,6 +241,8 @@ def explain(error: Exception, overrides: list[str], command: str = "train") -> S
         overrides: Overrides on the command line.
         command: ``train`` or ``theory``.
     """
+    if isinstance(error, SettingError):
+        return None
     text = " ".join(str(error).split()) or " ".join(str(error.__cause__ or type(error).__name__).split())
     given = dict(override.lstrip("+~").split("=", 1) for override in overrides if "=" in override)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
@@ -225,15 +250,62 @@ def explain(error: Exception, overrides: list[str], command: str = "train") -> S
         return SettingError(group or "config", option, one_of(error.options or [], option))
     if isinstance(error, OverrideParseException):
         return SettingError(error.override, None, "key=value, with quotes around special characters")
+    if isinstance(error, YAMLError):
+        mark = getattr(error, "problem_mark", None)
+        place = "config" if mark is None else f"{mark.name}, line {mark.line + 1}"
+        return SettingError(place, None, f"YAML: {getattr(error, 'problem', None) or text}")
+    if text.startswith(
+        ("Config group override must be", "Ambiguous value for argument", "Sweep parameters", "range()")
+    ):
+        return _not_one_value(given)
     if isinstance(error, (ConfigCompositionException, HydraException)):
         match = re.search(r"Could not (?:override|append to config\. An item is already at) '([^']+)'", text)
         if match:
             key = match[1].split("@")[0]
             return SettingError(key, given.get(key), f"an existing setting{_hint(key, overrides, command)}")
+        if match := re.search(r"Error merging override ([^=\s]+)=", text):
+            reason = " ".join(str(error.__cause__ or "").split()).partition(" full_key:")[0]
+            return SettingError(match[1], given.get(match[1]), f"a value that fits its place: {reason}")
+        if match := re.search(r"Could not delete (?:from config\. )?'([^']+)'", text):
+            return SettingError(f"~{match[1]}", None, "an existing setting")
         return SettingError("config", None, f"a config that composes: {text}")
     if isinstance(error, OmegaConfBaseException):
         return SettingError(error.full_key or "config", None, f"a value that resolves: {text}")
+    if match := re.fullmatch(r"Hydra (launcher|sweeper) is not configured", text):
+        return SettingError(match[1], "null", one_of(options(f"hydra/{match[1]}"), ""))
+    if isinstance(error, (ValueError, TypeError, RecursionError)) and _is_of_composing(error):
+        return SettingError("config", None, f"a config that composes: {text}")
     return None
+
+
+def _is_of_composing(error: BaseException) -> bool:
+    """Whether Hydra has raised ``error`` before it called anything of this package."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    modules = [str(frame.f_globals.get("__name__")) for frame in frames]
+    reached = any(frame.f_code.co_name == "_task" for frame in frames)
+    ours = any(module.startswith(("sparsebench.sweeps", "sparsebench.runs")) for module in modules)
+    return not reached and not ours and any(module.startswith("hydra.") for module in modules)
+
+
+def _not_one_value(given: Mapping[str, str]) -> SettingError:
+    """For Hydra's errors about a value that is none, or several, which do not always name it."""
+    for key, value in given.items():
+        group = key.split("@")[0]
+        if group in groups() or "/" in group or not group:
+            if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", value) or re.fullmatch(
+                r"null|true|false|[\d.e+-]+", value
+            ):
+                return SettingError(group or f"={value}", value if group else None, _option_of(group))
+        elif re.search(r"[,(]", value):
+            several = "a range with a step" if re.search(r"range\(.*,\s*0\)", value) else "one value"
+            return SettingError(key, value, f"{several}; sparsebench sweep takes several")
+    return SettingError("overrides", None, "one value for each setting")
+
+
+def _option_of(group: str) -> str:
+    if not group:
+        return "key=value"
+    return one_of(options(group), "") if group in groups() else "one of its options"
 
 
 def _hint(key: str, overrides: Sequence[str], command: str) -> str:

@@ -6,7 +6,7 @@ import csv
 import math
 from collections.abc import Mapping, Sequence
 
-from sparsebench.errors import SettingError
+from sparsebench.errors import SettingError, require_file
 from sparsebench.paths import expanded
 from sparsebench.pruning.allocation import LayerWise
 
@@ -198,12 +198,16 @@ class FromFile(LayerWise):
         super().__init__(allow_layer_collapse, compat)
         self.path, self.sparsity = path, sparsity
         file_path = expanded(path)
+        require_file("path", file_path)
         try:
             with open(file_path, newline="", encoding="utf-8") as file:
                 self.layers = {row["layer"]: float(row["sparsity"]) for row in csv.DictReader(file)}
         except (OSError, KeyError, ValueError, TypeError) as error:
             wanted = "a CSV with columns layer and sparsity, for example a run's layers.csv"
             raise SettingError("path", path, f"{wanted} ({type(error).__name__}: {error})") from error
+        for layer, value in self.layers.items():
+            if not 0 <= value <= 1:
+                raise SettingError("path", path, f"fractions of zeros in [0, 1]; that of {layer} is {value}")
 
     def check(self, shapes: Shapes, sparsity: float) -> None:
         """Raise if the file lacks a layer or adds up to a different sparsity."""

@@ -126,6 +126,10 @@ class Pruner:
     """Setting, or part that it is given -> values of others with which it has no effect: ``{}`` if it never has one."""
     trainings = 1
     """Number of consecutive trainings that make up one result; each is a run with its own row."""
+    training = 0
+    """Number of the present one, set by :meth:`begin`; schedules may depend on it."""
+    gradient_masks: ClassVar[bool] = False
+    """Whether weight gradients have masks of their own, larger than the weights'; for counting training FLOPs."""
     reads_values: ClassVar[str | None] = None
     """Why mask updates have to read values from the device, once each, and so wait for it; no other hook does."""
     step_numbers: Tensor | None = None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from sparsebench.errors import SettingError
+from sparsebench.errors import SettingError, require_file
 from sparsebench.paths import expanded
 from sparsebench.transfer import send
 
@@ -81,8 +81,10 @@ class Trained(Score):
         from safetensors.torch import load_file
 
         self.path, file = path, expanded(path)
+        file = file / "model.safetensors" if file.is_dir() else file
+        require_file("path", file)
         try:
-            self.trained = load_file(file / "model.safetensors" if file.is_dir() else file)
+            self.trained = load_file(file)
         except Exception as error:  # safetensors raises its own exception
             raise SettingError("path", path, f"a run folder or its model.safetensors ({error})") from error
 

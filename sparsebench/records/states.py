@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench.errors import reason
-from sparsebench.files import make_shared, read_text, write_csv, write_json
+from sparsebench.files import leads_out, make_shared, read_text, write_csv, write_json
 from sparsebench.records import lease, provenance, schema
 from sparsebench.records.damage import (
     DamagedRunError,
@@ -170,6 +170,8 @@ def states(path: Path, report: Report = ignore) -> list[RunState]:
         for run_id in ids:
             folder = results.folders.get(run_id)
             if run_id in later or run_id.startswith(SWEEP) or (folder and not is_run(folder)):
+                continue
+            if folder and folder.is_symlink() and leads_out(folder, path):  # reported by runs()
                 continue
             found.append(results.state(run_id, *results.planned.get(run_id, ("", False))))
     return found

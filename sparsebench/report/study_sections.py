@@ -55,7 +55,7 @@ def _section(folder: StudyFolder) -> StudySection:
     origin = folder.provenance()
     name = str(origin["study"])
     tables = {table: pd.read_csv(io.StringIO(read_text(folder.table(table)))) for table in origin["tables"]}
-    anchor = re.sub(r"[^A-Za-z0-9_.]+", "-", folder.path.name)
+    anchor = re.sub(r"[^A-Za-z0-9_.]+", "-", folder.path.name)[-100:]
     files, drawn = {}, []
     with settings():
         for drawing in drawings(name, tables):

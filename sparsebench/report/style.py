@@ -17,6 +17,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
+from sparsebench.errors import printable
+
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Palette of Okabe and Ito (Color Universal Design, 2008) without yellow (too light) and black (the dense runs')."""
 
@@ -167,5 +169,7 @@ def heading(figure: Figure, text: str) -> None:
     """Add a small title at the top left, for files viewed without the page."""
     place = {} if figure.get_layout_engine() else {"y": 1 - 0.07 / figure.get_figheight()}
     # Characters per inch, with room for a legend.
-    lines = textwrap.fill(text, int(12 * figure.get_figwidth()))
+    lines = textwrap.fill(
+        printable(text), int(12 * figure.get_figwidth()), max_lines=4, break_long_words=True, placeholder=" …"
+    )
     figure.suptitle(lines, x=0.01, ha="left", va="top", fontsize=7, **place)

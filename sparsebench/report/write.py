@@ -19,6 +19,10 @@ from sparsebench.report.study_sections import sections
 from sparsebench.report.style import FORMATS, heading, rendered, settings, styles
 
 PAGE = "index.html"
+
+LONGEST = 100
+"""Characters of a data set and a model in the names of files."""
+
 OWN = 'content="sparsebench report"'
 """Marker that identifies a page written by this module."""
 
@@ -79,7 +83,7 @@ def _pairs(results: ReportData, means: pd.DataFrame) -> Iterator[Pair]:
     methods = sorted(means["method"].astype(str).unique())
     taken: set[str] = set()
     for (dataset, model), own in means.groupby(PAIR, sort=True):
-        anchor = re.sub(r"[^A-Za-z0-9_.]+", "-", f"{dataset}-{model}").strip("-.") or "results"
+        anchor = re.sub(r"[^A-Za-z0-9_.]+", "-", f"{dataset}-{model}").strip("-.")[:LONGEST] or "results"
         while anchor in taken:
             anchor += "-"
         taken.add(anchor)

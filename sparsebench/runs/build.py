@@ -58,6 +58,8 @@ def build_run(cfg: DictConfig, dataset: Dataset | None = None) -> RunComponents:
     if cfg.batch_size < 2 * net.device.world_size > 2:
         least = f"at least {2 * net.device.world_size}, two images for each of {net.device.world_size} ranks"
         raise SettingError("batch_size", cfg.batch_size, least)
+    if cfg.accumulate > cfg.batch_size:
+        raise SettingError("accumulate", cfg.accumulate, f"at most batch_size, {cfg.batch_size} images")
     data = net.dataset.loader(cfg.batch_size, cfg.seed, channels_last=net.device.channels_last)
     clock = Clock(data.steps_per_epoch * epochs(cfg), data.steps_per_epoch, cfg.extend)
     parameters = parameter_groups(net.model, cfg.optimizer.get("weight_decay", 0.0), cfg.norm_weight_decay)

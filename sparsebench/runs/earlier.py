@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,12 +83,16 @@ class Present:
     dirty: bool
 
 
-def present() -> Present:
-    """What a run would be made with now; takes as long as git."""
+def present(code: Iterable[str] = provenance.TRAINING_CODE) -> Present:
+    """What a run would be made with now; takes as long as git.
+
+    Args:
+        code: Patterns of the files of this package that count.
+    """
     import torch
 
     commit, dirty = provenance.git_state()
-    return Present(torch.__version__, provenance.code(), commit, dirty is True)
+    return Present(torch.__version__, provenance.code(code), commit, dirty is True)
 
 
 def differences(folder: Path, cfg: DictConfig, now: Present) -> Differences:
@@ -105,6 +109,10 @@ def differences(folder: Path, cfg: DictConfig, now: Present) -> Differences:
     if not origin or stored is None:  # killed before they were written, or damaged: nothing to compare
         return Differences()
     settings = tuple(_settings(stored, cfg, set(_mapping(_mapping(origin.get("identity")).get("files")))))
+    return _with_makers(settings, origin, now)
+
+
+def _with_makers(settings: tuple[str, ...], origin: Mapping[str, Any], now: Present) -> Differences:
     edited, commits = _code(origin, now)
     versions = {"version": sparsebench.__version__, "torch": now.torch}
     makers = [f"{name} {origin[name]}, now {v}" for name, v in versions.items() if origin.get(name, v) != v]
@@ -126,11 +134,31 @@ def made_anew(folders: Sequence[Path], cfg: DictConfig, device: str) -> bool:
     """
     if not folders:
         return False
-    found = differences(folders[0], cfg, present())
+    return _made_anew(folders, cfg, device, differences(folders[0], cfg, present()), _origin(folders[0]))
+
+
+def study_made_anew(folder: Path, cfg: DictConfig, device: str) -> bool:
+    """:func:`made_anew` of a theory study, whose id counts all settings."""
+    origin = dict(_origin(folder, schema.STUDY))
+    if not origin:
+        return False
+    commit, dirty = origin["commit"] if _is_pair(origin.get("commit")) else ("", "")
+    origin |= {"git_commit": commit, "git_dirty": dirty}
+    found = _with_makers((), origin, present(provenance.STUDY_CODE))
+    return _made_anew([folder], cfg, device, found, origin)
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2
+
+
+def _made_anew(
+    folders: Sequence[Path], cfg: DictConfig, device: str, found: Differences, origin: Mapping[str, Any]
+) -> bool:
     if cfg.redo_older and found:
         return True
     found.refuse(folders[0])
-    before = _origin(folders[0]).get("device", device)
+    before = origin.get("device", device)
     others = [*found.makers, *([f"device {before}, now {device}"] if before != device else [])]
     if others:
         how = "finished" if is_finished(folders[-1]) else "begun"
@@ -139,9 +167,9 @@ def made_anew(folders: Sequence[Path], cfg: DictConfig, device: str) -> bool:
     return False
 
 
-def _origin(folder: Path) -> Mapping[str, Any]:
+def _origin(folder: Path, file: str = schema.PROVENANCE) -> Mapping[str, Any]:
     try:
-        return _mapping(json.loads((folder / schema.PROVENANCE).read_text("utf-8")))
+        return _mapping(json.loads((folder / file).read_text("utf-8")))
     except (OSError, ValueError):
         return {}
 

@@ -15,7 +15,7 @@ from sparsebench.config.build import build, format_override
 from sparsebench.config.open import compose_config, reopen_config
 from sparsebench.errors import RunError, SettingError
 from sparsebench.evaluation.subject import Evaluation, Subject
-from sparsebench.files import write_csv
+from sparsebench.files import leads_out, write_csv
 from sparsebench.paths import file_name
 from sparsebench.records import schema
 from sparsebench.records.run_folder import is_finished, run_id_of
@@ -36,6 +36,11 @@ def evaluation_file(folder: Path, name: str) -> Path:
         raise RunError(f"{place}: a link, which is not followed")
     place.mkdir(exist_ok=True)
     return place / file_name(f"{name}.csv")
+
+
+def _within(results: Path) -> list[Path]:
+    """The folders that may be those of dense runs, without links to elsewhere."""
+    return [path for path in results.glob("*-dense-*") if not leads_out(path, results)]
 
 
 def build_evaluations(cfg: DictConfig) -> dict[str, Evaluation]:
@@ -76,7 +81,7 @@ def dense_run(
     plain, defaults = compose_config(["prune=dense"])
     same.prune = plain.prune
     dense = {**choices, "prune": "dense"}
-    folders = {run_id_of(path): path for path in results.glob("*-dense-*") if is_finished(path)}
+    folders = {run_id_of(path): path for path in _within(results) if is_finished(path)}
     text = OmegaConf.to_yaml(same, resolve=True)
     opened = reopen_config(text, dense, ranks=ranks, exists=folders.__contains__)
     if opened.run_id in folders:

@@ -10,7 +10,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from sparsebench.config.build import build
+from sparsebench.config.build import build, require_targets
+from sparsebench.config.compose import defaults
 from sparsebench.config.identity import id_of, identity_in
 from sparsebench.config.open import validate
 from sparsebench.config.resolve import resolve
@@ -79,6 +80,7 @@ def advance(
         RunError: The run diverged, or its number of zeros is not the requested one.
     """
     validate(cfg, choices)
+    require_targets(cfg, defaults(choices))
     overrides = resolve(cfg, overrides)
     chosen, results = build_evaluations(cfg), expanded(cfg.results_dir, "results_dir")
     tracker: Tracker = build(cfg.tracker, "tracker")

@@ -78,7 +78,7 @@ def note_failure(cfg: DictConfig, run_id: Callable[[], str], error: Exception) -
 
     ``run_id`` is asked only then: a config that is wrong may have none.
     """
-    if not cfg.wait and not isinstance(error, RunLockedError):
+    if not cfg.get("wait", True) and not isinstance(error, RunLockedError):
         states.fail(expanded(cfg.results_dir, "results_dir"), run_id(), error)
 
 

@@ -20,12 +20,13 @@ from sparsebench.config.compose import STUDY
 from sparsebench.config.identity import study_id
 from sparsebench.config.open import validate_study
 from sparsebench.distributed.device import Device
-from sparsebench.errors import SettingError, printable, require_int
+from sparsebench.errors import SettingError, printable, reason, require_int
 from sparsebench.files import atomic
 from sparsebench.paths import expanded, file_name
 from sparsebench.records import provenance
 from sparsebench.records.lease import Lease
 from sparsebench.records.study_folder import StudyFolder
+from sparsebench.runs.earlier import study_made_anew
 from sparsebench.runs.run_lock import Make, check_still_held, find_or_make, say_finished
 from sparsebench.theory.study import Point, Study, Tables
 from sparsebench.training.signals import StopSignals
@@ -62,6 +63,7 @@ def run_study(
     device: Device = build(cfg.device, "device")
     require_int("threads", cfg.threads, least=1)
     folder = StudyFolder(expanded(cfg.results_dir, "results_dir") / file_name(f"{name}-{identity}"))
+    cfg.overwrite = cfg.overwrite or study_made_anew(folder.path, cfg, device.label)
 
     def find() -> StudyFolder | None:
         if not folder.finished:
@@ -121,6 +123,8 @@ def _origin(
         "command": shlex.join(["sparsebench", "theory", *overrides]),
         "device": device.label,
         "commit": provenance.git_state(),
+        "torch": torch.__version__,
+        "code": provenance.code(provenance.STUDY_CODE),
         "libraries": provenance.libraries(),
         "machine": provenance.machine(),
         "tables": {table: list(columns) for table, columns in definition.tables.items()},
@@ -171,8 +175,12 @@ def _write(
 
 def show(folder: StudyFolder) -> None:
     """Print a summary of the checks, and the failed ones in full."""
-    checks = folder.checks()
-    failed = [row for row in checks if row["passed"] != "True"]
+    try:
+        checks = folder.checks()
+        failed = [row for row in checks if row["passed"] != "True"]
+    except (OSError, ValueError, KeyError) as error:
+        allowed = f"a study that can be read ({reason(error)}); overwrite=true runs it again"
+        raise SettingError("path", folder.path, allowed) from error
     print(printable(f"{folder.path}: {len(checks) - len(failed)} of {len(checks)} checks passed"))
     for row in failed:
         numbers = f"predicted {float(row['predicted']):.6g}, measured {float(row['measured']):.6g}"

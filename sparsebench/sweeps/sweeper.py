@@ -13,17 +13,19 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
-from sparsebench.config.build import format_override
+from sparsebench.config.build import format_override, require_targets
+from sparsebench.config.compose import defaults
 from sparsebench.config.identity import id_of, identity_in
-from sparsebench.config.open import validate
+from sparsebench.config.open import validate, validate_sweep
 from sparsebench.config.resolve import resolve
 from sparsebench.config.used import has, setting_of
 from sparsebench.distributed.threads import default_threads
-from sparsebench.errors import RunError, SettingError, require_int
+from sparsebench.errors import RunError, SettingError
 from sparsebench.files import make_shared, write_text
 from sparsebench.paths import expanded, groups
 from sparsebench.records.states import ResultsFolder
@@ -67,11 +69,21 @@ class GridSweeper(BasicSweeper):
         retries: int = 1,
         where_it_exists: bool = False,
     ) -> None:
-        super().__init__(max_batch_size, dict(params or {}))
-        require_int("retries", retries, least=0)
+        super().__init__(max_batch_size, None)
         self.retries, self.where_it_exists = retries, where_it_exists
         self._bases: dict[tuple[str, ...], tuple[DictConfig, dict[str, str | None]]] = {}
-        self.grids, self.reference, self.dry_run = [dict(grid) for grid in grids], reference, dry_run
+        self.grids, self.reference, self.dry_run = grids, reference, dry_run
+        self._given_params = params  # as given until they have been validated
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Called by Hydra with its context, after the constructor; the launcher is constructed here.
+
+        Raises:
+            SettingError: A setting of the sweeper or launcher is not allowed.
+        """
+        validate_sweep(config)
+        self.params, self.grids = dict(self._given_params or {}), [dict(grid) for grid in self.grids]
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def split_arguments(  # type: ignore[override] # a static method of Hydra's, called through self
         self, overrides: list[Override], max_batch_size: int | None
@@ -137,6 +149,7 @@ class GridSweeper(BasicSweeper):
         for full in tqdm(jobs, desc="planning", unit="run", disable=None, leave=False):
             cfg, choices = self._compose(full)
             validate(cfg, choices)
+            require_targets(cfg, defaults(choices))
             if (job := unused.leave_out(full, cfg, choices)) != full:
                 cfg, choices = self._compose(job)
             job, results = (
@@ -155,6 +168,9 @@ class GridSweeper(BasicSweeper):
                 costs.add(settle(cfg, {}, default_threads()), choices, done)
         for line in (*unused.check(), *older.check()):
             print(line, flush=True)
+        if not runs:
+            empty = [o.get_key_element() for o in self._parsed(overrides) if _is_empty(o)]
+            raise SettingError(", ".join(empty) or "overrides", None, "at least one value: there is no run")
         return list(runs.values()), costs
 
     def _where_settings_exist(self, jobs: list[list[str]]) -> list[list[str]]:
@@ -273,6 +289,10 @@ def _grid_override(setting: str, values: Any) -> str:
         return value if isinstance(value, str) and _PLAIN.match(value) else format_override("", value)[1:]
 
     return f"{setting}={','.join(text(value) for value in (values if _many(values) else [values]))}"
+
+
+def _is_empty(override: Override) -> bool:
+    return override.is_sweep_override() and not list(override.sweep_string_iterator())
 
 
 def _seed(job: Sequence[str]) -> int:

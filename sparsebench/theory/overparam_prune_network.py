@@ -15,9 +15,8 @@ from torch import Tensor
 from sparsebench.data.cifar import CIFAR10
 from sparsebench.data.digits import Digits
 from sparsebench.errors import SettingError, one_of, require_int
-from sparsebench.files import read_csv
 from sparsebench.paths import expanded
-from sparsebench.records import schema
+from sparsebench.records.damage import read_row
 from sparsebench.records.run_folder import finished_runs
 from sparsebench.records.validity import is_valid
 from sparsebench.theory.pruned_estimates import Problem
@@ -199,9 +198,9 @@ def _networks(folder: Path) -> list[Row]:
     """Test errors (%) of the finished runs of ``folder``, means over the seeds of each configuration."""
     found: dict[tuple[str, str], list[dict[str, str]]] = {}
     for run in finished_runs(folder):
-        for row in read_csv(run / schema.SUMMARY):
-            if is_valid(row):
-                found.setdefault((row["method"], row["config_hash"]), []).append(row)
+        row = read_row(run).cells
+        if is_valid(row):
+            found.setdefault((row["method"], row["config_hash"]), []).append(row)
     rows = []
     for (method, config_hash), own in found.items():
         first = own[0]

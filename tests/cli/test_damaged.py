@@ -128,7 +128,7 @@ def test_every_command_leaves_a_damaged_run_out_and_says_so(what, results, tmp_p
         assert main(argv) == 1, argv
         said = capsys.readouterr()
         assert f"{folder}: left out: " in said.err, argv
-        assert said.err.splitlines()[-1].endswith("1 run could not be read and left out"), argv
+        assert said.err.splitlines()[-1].endswith("left out what cannot be read: 1 run"), argv
         assert "secret" not in said.out + said.err
         assert all(len(line) < 1000 for line in said.err.splitlines())
     assert len(read_csv(table)) == 2 and run_id not in table.read_text()
@@ -208,6 +208,14 @@ def test_links_out_of_the_folder_are_not_followed(results, made, tmp_path, capsy
         assert f"{results / 'theirs'}: left out: a link to another folder, which is not followed" in said.err
         if argv[0] == "collect":
             assert len(said.out.splitlines()) == 4, "each run once"
+    (dpf,) = made.glob(f"*-{BAD}-*")
+    (results / "theirs").unlink()
+    shutil.rmtree(results / dpf.name)
+    (results / dpf.name).symlink_to(dpf)
+    for argv in (["status", str(results), "--all"], ["collect", str(results), "--unfinished"]):
+        assert main(argv) == 1
+        said = capsys.readouterr()
+        assert f"{results / dpf.name}: left out: a link" in said.err and dpf.name not in said.out
     link = tmp_path / "link"
     link.symlink_to(made)
     assert main(["collect", str(link)]) == 0, "a link that the user names is followed"

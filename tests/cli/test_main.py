@@ -131,22 +131,22 @@ BAD = [
     ("prune=dpff", "prune=dpff", "did you mean 'dpf'?"),
     ("model.depth=21", "model.depth=21", "20, 32, 44, 56 or 110"),
     ("dataset=nosuch", "dataset=nosuch", "cifar10"),
-    ("epochs=0", "epochs=0", "at least 1"),
+    ("epochs=0", "epochs=0", "an integer in [1, 1000000]"),
     ("epochs=1.5", "epochs=1.5", "an integer"),
-    ("batch_size=0", "batch_size=0", "at least 1"),
-    ("seed=-1", "seed=-1", "at least 0"),
+    ("batch_size=0", "batch_size=0", "an integer in [1, 1000000]"),
+    ("seed=-1", "seed=-1", "an integer in [0, 2**63)"),
     ("device=cuda", "device=cuda", "cpu"),
     ("precision=fp8", "precision=fp8", "bf16"),
     ("compile=maybe", "compile=maybe", "true or false"),
     ("sparsityy=0.5", "sparsityy=0.5", "did you mean 'sparsity'?"),
     ("ramp_end=soon", "ramp_end=soon", "a time"),
-    ("schedule.interval=0", "schedule.interval=0", "at least one step"),
-    ("optimizer.lr=-1", "optimizer", "Invalid learning rate"),
+    ("schedule.interval=0", "schedule.interval=0", "a time, above 0"),
+    ("optimizer.lr=-1", "optimizer.lr=-1", "a number, at least 0"),
     ("model=lenet", "model=lenet", "12 pixels"),
     ("model=torchvision", "model=torchvision", "3 channels"),
-    ("dataset.channels=0", "dataset.channels=0", "at least 1"),
+    ("dataset.channels=0", "dataset.channels=0", "an integer in [1, 64]"),
     ("sparsity", "sparsity", "key=value"),
-    ("accumulate=0", "accumulate=0", "at least 1"),
+    ("accumulate=0", "accumulate=0", "an integer in [1, 1000000]"),
     ("eval_every=never", "eval_every=never", "a time"),
     ("allocation=from_file", "allocation.path", "a value"),
     ("+allocation.path=/nowhere", "allocation.path=/nowhere", "an existing setting"),
@@ -159,6 +159,30 @@ BAD = [
     ("eval_every=2", "eval_every=2", "2ep for epochs or 2it for steps"),
     ("save_every=2", "save_every=2", "2ep for epochs or 2it for steps"),
     ("lr_schedule.milestones=half", "lr_schedule.milestones=half", "a list"),
+    ("seed=1208925819614629174706176", "seed=1208925819614629174706176", "an integer in [0, 2**63)"),
+    ("extend=nan", "extend=nan", "a number in (0, 1000]"),
+    ("clip_norm=-1", "clip_norm=-1", "a number, above 0, or null"),
+    ("prune=null", "prune=null", "one of acdc"),
+    ("evaluate=null", "evaluate=null", "one of bn_recalibration"),
+    ("~model", "model=null", "one of lenet"),
+    ("~seed", "seed", "it cannot be removed"),
+    ("=3", "=3", "key=value"),
+    ("data_root=''", "data_root=''", "a path"),
+    ("prune._target_=nowhere.Method", "prune._target_=nowhere.Method", "class or function"),
+    ("model._target_=builtins.int", "model._target_=builtins.int", "class or function"),
+    ("dataset.mean=[125.3]", "dataset.mean=[125.3]", "in [0, 1]"),
+    ("dataset.pad=1000", "dataset.pad=1000", "an integer in [0, 8]"),
+    ("epochs=1000000000000", "epochs=1000000000000", "an integer in [1, 1000000]"),
+    ("accumulate=65", "accumulate=65", "at most batch_size, 64"),
+    ("prune=dpf.yaml", "prune=dpf.yaml", "not that of a file"),
+    ("prunable=null", "prunable.", "true or false"),
+    ("+prunable.foo=1", "prunable.foo=1", "an existing setting"),
+    ("sparsity=${nowhere}", "config", "'nowhere' not found"),
+    ("seed=0,1", "seed=0,1", "sparsebench sweep takes several"),
+    ("precision=bf8", "precision=bf8", "one of fp32"),
+    ("--nowhere", "--nowhere", "an existing option"),
+    ("--config-dir=/nowhere", "--config-dir=/nowhere", "an existing folder"),
+    ("--resolve", "--resolve", "--cfg job"),
 ]
 
 
@@ -180,6 +204,82 @@ def test_bad_input_gets_one_line_and_status_2_and_writes_nothing(
     assert allowed in lines[0]
     assert captured.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+BROKEN = {
+    "a: [1\n": ("line 2", "YAML"),
+    "a:\n\tb: 1\n": ("line 2", "YAML"),
+    b"a: \xff\xfe\n": ("broken.yaml", "UTF-8"),
+    "- 1\n": ("prune._target_", "class or function"),
+    "defaults: 3\n": ("config", "composes"),
+    "a: &a [*a]\n": ("config", "composes"),
+    "_target_: nowhere.Method\n": ("prune._target_=nowhere.Method", "class or function"),
+    "_target_: sparsebench.pruning.methods.dpf.DPF\ngradient: x  # one of feedback, masked\n": (
+        "prune.gradient=x",
+        "one of feedback, masked",
+    ),
+}
+
+
+@pytest.mark.parametrize("content", BROKEN)
+@pytest.mark.parametrize("separate", [False, True])
+def test_a_broken_file_of_a_config_dir_is_named_wherever_the_flag_is(
+    content, separate, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf" / "prune").mkdir(parents=True)
+    text = content if isinstance(content, bytes) else content.encode()
+    (tmp_path / "conf" / "prune" / "broken.yaml").write_bytes(text)
+    flag = ["--config-dir", "conf"] if separate else ["--config-dir=conf"]
+    assert main(["train", *flag, "prune=broken", "results_dir=runs"]) == 2
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    named, allowed = BROKEN[content]
+    assert named in line.partition(": expected ")[0] and allowed in line and captured.out == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["conf"]
+
+
+def test_a_pipe_is_never_waited_for(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf" / "prune").mkdir(parents=True)
+    os.mkfifo(tmp_path / "conf" / "prune" / "pipe.yaml")
+    os.mkfifo(tmp_path / "pipe")
+    for argv in (
+        ["train", "--config-dir=conf", "prune=pipe"],
+        ["train", "model=mlp", "allocation=from_file", "allocation.path=pipe"],
+        ["train", "model=mlp", "allocation=from_file", "allocation.path=/dev/zero"],
+        ["train", "model=mlp", "prune=magnitude_init", "score=trained", "score.path=pipe"],
+        ["compare", "pipe"],
+    ):
+        assert main(argv) == 2, argv
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("sparsebench: error: ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["conf", "pipe"]
+
+
+@pytest.mark.parametrize("name", [name for name, command in subcommands().items() if command.arguments])
+def test_an_empty_argument_and_an_unknown_option_are_one_line(name, capsys):
+    for argv in ([name, ""], [name, "--no-such-option"]):
+        assert main(argv) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("sparsebench: error: ")
+
+
+def test_multirun_of_train_is_a_sweep(tmp_path, capsys):
+    for flag in ("-m", "--multirun", "hydra.mode=MULTIRUN"):
+        assert main(["train", flag, "model=mlp", "seed=0,1", "--dry-run", f"results_dir={tmp_path}"]) == 0
+        assert "2 runs" in capsys.readouterr().out
+
+
+def test_the_help_shows_what_settings_allow(capsys):
+    assert main(["train", "--help", "prune=dpf"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("clip_norm: null ") and "# number > 0 or null; " in line for line in lines)
+    assert any(
+        line.startswith("  gradient: feedback ") and "# one of feedback, masked" in line for line in lines
+    )
+    assert main(["theory", "--help", "study=shallow_relu"]) == 0
+    assert "# list of int in [4, 10000] or []" in capsys.readouterr().out
 
 
 def test_missing_images_are_named_with_the_place_looked_at(tmp_path, capsys, monkeypatch):

@@ -220,3 +220,25 @@ def test_the_hash_of_a_large_file_is_remembered_until_the_file_changes(tmp_path,
     assert len(content_hash(file)) == 16
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/no/such/place")
     assert content_hash(file) == content_hash(file)
+
+
+def test_data_check_prints_hashes_that_are_equal_where_the_data_are(tmp_path, capsys):
+    from PIL import Image
+
+    def tree(name, colour):
+        for label in "ab":
+            (tmp_path / name / label).mkdir(parents=True)
+            for number in range(12):
+                Image.new("RGB", (8, 8), (number, colour, 0)).save(tmp_path / name / label / f"{number}.bmp")
+        assert (
+            main(["data", "check", "imagefolder", "dataset.name=x", f"data_root={tmp_path / name}", "--hash"])
+            == 0
+        )
+        return next(
+            line for line in capsys.readouterr().out.splitlines() if line.startswith("names and sizes")
+        )
+
+    first, same, other = tree("first", 1), tree("same", 1), tree("other", 2)
+    assert first == same != other and first.split(",")[0] == other.split(",")[0]  # sizes are equal
+    assert main(["data", "check", "digits", "--hash"]) == 0
+    assert "split_hash da5c651ebe30e0b9" in capsys.readouterr().out

@@ -386,7 +386,7 @@ def test_a_training_on_files_from_the_command_line_and_its_evaluations(tree, tmp
     argv = [*WORDS, f"data_root={tree}", f"results_dir={tmp_path}", "prune=dpf", "sparsity=0.9", "workers=1"]
     evaluations = "evaluate=[calibration,per_class,bn_recalibration,prunability]"
     assert main(["train", *argv, evaluations, "evaluate.prunability.samples=8"]) == 0
-    assert main(["audit", str(tmp_path)]) == 0
+    assert main(["audit", str(tmp_path), "--data-root", str(tree)]) == 0
     out = capsys.readouterr().out
     assert "results are called imagenet_subset" in out and "sparsity   0.9000" in out
     (found,) = [result(tmp_path)]

@@ -69,7 +69,7 @@ def test_a_schema_without_a_way_here_is_named(schema, why):
 
 def test_tables_of_two_schemas_compare(oldest, tmp_path, capsys):
     new = table(tmp_path, "new.csv", [told("dpf", 0.9, s, 91 + s) for s in (0, 1)])
-    rows = [told("dpf", 0.9, s, 90 + s, schema=SCHEMA - 1) for s in (0, 1)]
+    rows = [told("dpf", 0.9, s, 90 + s, schema=SCHEMA - 1, run_id=f"old {s}") for s in (0, 1)]
     old = table(tmp_path, "old.csv", [{"net" if c == "model" else c: v for c, v in r.items()} for r in rows])
     assert main(["compare", str(old), str(new), "--format", "json"]) == 0
     captured = capsys.readouterr()

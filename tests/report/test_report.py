@@ -18,7 +18,7 @@ from sparsebench.report.figures.layers import layers
 from sparsebench.report.figures.trainings import trainings
 from sparsebench.report.selection import at, level
 from sparsebench.report.style import rendered, settings, sparsity_axis, styles
-from tests.support.tables import put, reported
+from tests.support.tables import put, reported, table
 
 
 def with_files(folder):
@@ -354,7 +354,6 @@ def test_real_runs_have_every_figure(tmp_path):
             "output=site: expected a folder whose index.html, if it exists, is a report",
         ),
         (["TEXT"], "expected numbers in the column top1"),
-        (["BROKEN"], "layers.csv: expected a CSV of layers"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(results, tmp_path, monkeypatch, capsys, argv, named):
@@ -363,11 +362,9 @@ def test_bad_input_is_one_line_and_writes_nothing(results, tmp_path, monkeypatch
     (tmp_path / "file").write_text("")
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "index.html").write_text("<title>mine</title>")
-    put(tmp_path / "text", [reported("dpf", 0.9, 0, "good")])
-    broken = with_files(put(tmp_path / "broken", [reported("dpf", 0.9, 0, 90.0)]))
-    (broken / "run-dpf0.90" / "layers.csv").write_text("layer,sparsity\nx,y\n")
+    table(tmp_path, "text", [reported("dpf", 0.9, 0, "good")])
     before = sorted(tmp_path.rglob("*"))
-    names = {"RUNS": results, "EMPTY": "empty", "TEXT": "text", "BROKEN": "broken"}
+    names = {"RUNS": results, "EMPTY": "empty", "TEXT": "text"}
     assert main(["report", *(str(names.get(word, word)) for word in argv)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("sparsebench: error: ") and named in line

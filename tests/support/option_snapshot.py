@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def _trained(cfg: Any) -> list[float]:
     while True:
         made.model.register_forward_pre_hook(lambda _, inputs: tuple(one.double() for one in inputs))
         first = made.pruner.begin(training, handed_over)
-        runner_of(made, lambda split: batches(made.dataset, split, 100), Unsaved(), first).run()
+        runner_of(made, partial(_batches, made.dataset), Unsaved(), first).run()
         if training == made.pruner.trainings - 1:
             break
         training, handed_over = training + 1, made.pruner.handover()
@@ -115,6 +116,10 @@ def _trained(cfg: Any) -> list[float]:
         float((weights * torch.sin(places)).sum()),
         float((weights == 0).sum()),
     ]
+
+
+def _batches(dataset: Any, split: Any) -> Any:
+    return batches(dataset, split, 100)
 
 
 def present(name: str) -> dict[str, Any]:

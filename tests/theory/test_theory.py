@@ -263,3 +263,25 @@ def test_every_table_of_every_study_is_explained(composed, name):
     text = (config_dir().parent / "results/README.md").read_text()
     explained = text.partition("## Theory studies")[2].partition("## reference/")[0] + (study.__doc__ or "")
     assert set(study.tables) <= set(re.findall(r"`(\w+)`", explained))
+
+
+def test_a_study_of_edited_code_is_not_taken_for_this_one_until_it_is_made_again(
+    tmp_path, capsys, monkeypatch
+):
+    argv = ["theory", *SMALL, f"results_dir={tmp_path}"]
+    assert main(argv) == 0
+    (folder,) = (path for path in tmp_path.iterdir() if not path.name.startswith("."))
+    origin = json.loads((folder / "study.json").read_text())
+    assert "theory/study.py" in origin["code"] and "redo_older" not in origin["command"]
+    edited = {**origin, "code": {**origin["code"], "theory/study.py": "another"}}
+    (folder / "study.json").write_text(json.dumps(edited))
+    capsys.readouterr()
+    assert main(argv) == 2
+    said = capsys.readouterr().err
+    assert "sparsebench/theory/study.py edited since; --redo-older" in said and said.count("\n") == 1
+    assert main([*argv, "--redo-older"]) == 0 and main(argv) == 0
+    assert "already finished" in capsys.readouterr().out
+    assert "redo_older" not in json.loads((folder / "study.json").read_text())["command"]
+    (folder / "study.json").write_text(json.dumps({**origin, "version": "0.0.1"}))
+    assert main(argv) == 0
+    assert "finished with version 0.0.1, now " in capsys.readouterr().err

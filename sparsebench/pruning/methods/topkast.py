@@ -41,6 +41,8 @@ class TopKAST(Pruner):
         arXiv 2106.03517, section 2.
     """
 
+    gradient_masks = True
+
     def __init__(
         self,
         weights: MaskedParameters,
