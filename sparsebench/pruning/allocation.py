@@ -248,11 +248,11 @@ def joined(scores: Sequence[Tensor]) -> Tensor:
 
 
 def guarded(flat: Tensor, numels: Sequence[int]) -> Tensor:
-    """``flat`` (float32) with infinity instead of the best score of every layer (the last of equal ones).
+    """``flat`` with infinity instead of the best score of every layer (the last of equal ones).
 
     The best is the maximum of integers that are ordered as (score, index): a few kernels for all layers together.
     """
-    bits = (flat + 0.0).view(torch.int32)  # of -0 those of 0, which it equals
+    bits = (flat.float() + 0.0).view(torch.int32)  # of -0 those of 0; SynFlow's scores are float64
     ordered = bits.bitwise_xor((bits >> 31).bitwise_and_(2**31 - 1))  # the larger, the higher the score
     keys = ordered.long().bitwise_left_shift_(32).bitwise_or_(torch.arange(len(flat), device=flat.device))
     best = torch.stack(torch._foreach_max(keys.split(list(numels)))).bitwise_and_(2**32 - 1)

@@ -383,3 +383,10 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
         SettingError, match=r"^path=.*nowhere.csv: expected a CSV with columns layer and sparsity"
     ):
         FromFile(str(tmp_path / "nowhere.csv"), sparsity=0.5)
+
+
+def test_scores_in_double_precision_keep_a_weight_of_every_layer_too():
+    scores = {"a": torch.arange(1.0, 9.0), "b": torch.arange(9.0, 13.0)}
+    for dtype in (torch.float32, torch.float64):  # as SynFlow's are
+        masks = Global()({name: score.to(dtype) for name, score in scores.items()}, 0.75)
+        assert masks["a"].tolist() == [False] * 7 + [True] and int(masks["b"].sum()) == 2
