@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsebench.cli.subcommand import Section, Subcommand, number
+from sparsebench.cli.subcommand import Section, Subcommand
+from sparsebench.cli.subcommand import number as finite_number
 from sparsebench.errors import SettingError, printable
 from sparsebench.paths import expanded
 
@@ -210,7 +211,7 @@ def arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--tolerance",
-        type=number,
+        type=finite_number,
         metavar="POINTS",
         help="percentage points by which accuracies may differ (default: 0 on the run's kind of device with its "
         f"version of PyTorch, {ELSEWHERE} elsewhere)",

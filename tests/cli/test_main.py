@@ -239,6 +239,16 @@ def test_a_broken_file_of_a_config_dir_is_named_wherever_the_flag_is(
     assert [path.name for path in tmp_path.iterdir()] == ["conf"]
 
 
+def test_dsr_without_a_kept_weight_is_refused(tmp_path, capsys):
+    argv = ["model=mlp", "model.hidden=[8]", "device=cpu", "prune=dsr", "sparsity=0.99999"]
+    assert main(["train", *argv, f"results_dir={tmp_path}/runs"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "sparsebench: error: sparsity=0.99999: expected at least one of the 512 prunable weights"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_pipe_is_never_waited_for(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "conf" / "prune").mkdir(parents=True)

@@ -51,6 +51,11 @@ class DSR(Dynamic):
         if not 0 < threshold < math.inf:
             raise SettingError("threshold", threshold, "a number above 0")
         self.threshold = threshold
+        numel, sparsity = sum(p.numel() for p in weights.parameters.values()), schedule.target_sparsity
+        if round(sparsity * numel) >= numel:
+            raise SettingError(
+                "sparsity", sparsity, f"at least one of the {numel} prunable weights kept by dsr"
+            )
 
     def before_forward(self, step: int) -> None:
         """Prune below H, adapt H, then distribute and grow at random."""
