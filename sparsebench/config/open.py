@@ -190,12 +190,13 @@ def reopen_config(
                 _drop(cfg, old)
         with own_hydra():
             present = baseline(choices)
-        for key, default in present.items():
-            if key not in cfg and key != REVISION:
-                cfg[key] = default
-        known = leaves(present) | past_defaults(cfg, choices)
-        _validate(cfg, choices, known, complete=False)
-        resolve(cfg)
+            for key, default in present.items():
+                if key not in cfg and key != REVISION:
+                    cfg[key] = default
+            known = leaves(present) | past_defaults(cfg, choices)
+            _validate(cfg, choices, known, complete=False)
+            resolve(cfg)
+            found = match(identity(cfg, choices, known, ranks), cfg, exists, training)
     except YAMLError as error:
         raise SettingError("config", None, f"YAML: {' '.join(str(error).split())}") from error
     except Exception as error:
@@ -203,7 +204,6 @@ def reopen_config(
         if explained is None:
             raise
         raise explained from error
-    found = match(identity(cfg, choices, known, ranks), cfg, exists, training)
     return ReopenedConfig(cfg, dict(found["changed"]), id_of(found, training), hash_of(found, training))
 
 
