@@ -56,7 +56,7 @@ EXEMPT: dict[tuple[str, str], str] = {}
 METHODS = tuple(options("prune"))
 SHORT = {"acdc": ("schedule.sparse_starts=[1it,6it]", "schedule.dense_starts=[4it]"),
          "dsr": ("schedule.interval=2it", "schedule.doublings=[4it]"), "lottery": ("prune.rewind=2it",),
-         "continuous_sparsification": ("prune.rewind=1it",), "sbp_sr": ("~model.stable",)}  # fmt: skip
+         "continuous_sparsification": ("prune.rewind=1it",)}  # fmt: skip
 EVERY_STEP = ("dpf", "gmp", "powerprop", "topkast")  # by default every 16 steps
 
 
@@ -66,7 +66,10 @@ def composed(method, *more):
     short = ("schedule.interval=1it",) if method in EVERY_STEP else SHORT.get(method, ())
     if any(word.startswith("schedule=") for word in more):  # which has other settings
         short = (*(word for word in short if not word.startswith("schedule.")), "schedule.interval=1it")
-    last = {word.partition("=")[0]: word for word in (*TINY, f"prune={method}", *short, *more)}
+    tiny = [word for word in TINY if not word.startswith("model")] if method == "sbp_sr" else TINY
+    network = ("model=resnet", "model.depth=8", "model.width=4") if method == "sbp_sr" else ()
+    words = (*tiny, *network, f"prune={method}", *short, *more)
+    last = {word.partition("=")[0]: word for word in words}
     return compose_config(list(last.values()))
 
 
