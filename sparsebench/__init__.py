@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from sparsebench.library import pruner
     from sparsebench.pruning.loop import LoopPruner
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["LoopPruner", "__version__", "pruner"]
 
 

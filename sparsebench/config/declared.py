@@ -141,7 +141,9 @@ def _inside(key: str, declared: Mapping[str, Comment]) -> bool:
 def _of_option(cfg: DictConfig, key: str) -> bool:
     """Whether the setting is an argument of something that is built from the config, and refused there if unknown."""
     parts = key.split(".")
-    if parts[0] == "evaluate":  # by names that may have dots; each of them is built before anything is written
+    if (
+        parts[0] == "evaluate"
+    ):  # by names that may have dots; each of them is built before anything is written
         return True
     nodes = (OmegaConf.select(cfg, ".".join(parts[:n]), throw_on_missing=False) for n in range(1, len(parts)))
     return any(isinstance(node, DictConfig) and "_target_" in node for node in nodes)

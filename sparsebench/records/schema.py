@@ -32,6 +32,7 @@ class Column:
         differs: What it may differ with where one run is made twice: with the ``run`` (times, and where the code and
             the folder are), or with the ``machine`` and its libraries; with nothing by default.
         optional: Whether it may be empty: not measured, or not defined.
+        since: First version of sparsebench whose runs all have it; empty for those of the first.
         maker: The function of ``runs/result.py`` that computes it; of others the caller knows it before the training.
     """
 
@@ -42,10 +43,15 @@ class Column:
     differs: Literal["run", "machine"] | None = None
     optional: bool = False
     maker: str = ""
+    since: str = ""
 
 
 def _made_by(maker: str, *columns: Column) -> tuple[Column, ...]:
     return tuple(Column(**{**vars(column), "maker": maker}) for column in columns)
+
+
+def _since(version: str, *columns: Column) -> tuple[Column, ...]:
+    return tuple(Column(**{**vars(column), "since": version}) for column in columns)
 
 
 SUMMARY_TABLE: tuple[Column, ...] = (
@@ -125,7 +131,8 @@ SUMMARY_TABLE: tuple[Column, ...] = (
     Column("command", str, "what reproduces the run", differs="run"),
 )
 
-REPEATABILITY_TABLE: tuple[Column, ...] = (
+REPEATABILITY_TABLE: tuple[Column, ...] = _since(
+    "0.2.0",
     Column(
         "init_hash", str, "of the weights and masks before the first step", differs="machine", optional=True
     ),

@@ -122,10 +122,17 @@ def test_settings_that_are_newer_than_the_run_are_not_compared(finished, capsys)
 
 @pytest.mark.parametrize("name", ["run.json", "config.yaml"])
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff\xfe", b"{", b"null"])
-def test_a_damaged_file_is_no_difference_and_no_traceback(finished, name, content, capsys):
+def test_a_damaged_file_is_named_or_no_difference_and_no_traceback(finished, name, content, capsys):
     argv, path = finished
     (path / name).write_bytes(content)
-    assert main(argv) == 0 and "already finished" in capsys.readouterr().out
+    capsys.readouterr()
+    status, said = main(argv), capsys.readouterr()
+    if name == "run.json":
+        assert (
+            status == 2 and "expected a run that can be read: run.json" in said.err and path.name in said.err
+        )
+    else:
+        assert status == 0 and "already finished" in said.out
 
 
 def stopped(results, *more):

@@ -10,7 +10,7 @@ from typing import Any
 from sparsebench.records import schema
 from sparsebench.records.run_folder import run_id_of
 from sparsebench.records.settings import NUMERICS, PRUNING_SETTINGS, VOLATILE
-from sparsebench.runs.audit.findings import CLAIM, Finding, number
+from sparsebench.runs.audit.findings import CLAIM, NOTE, Finding, number
 from sparsebench.runs.audit.one_run import Audited
 from sparsebench.runs.reopen import FinishedRun, read_table
 
@@ -39,14 +39,32 @@ def check_across(audited: Sequence[Audited]) -> list[Finding]:
 
 
 def _same_weights(runs: list[FinishedRun]) -> Iterable[Finding]:
-    """Runs with equal weights that are not the same training."""
+    """Runs with equal weights that are not the same training.
+
+    That is false of another seed, method, model or data set. Of one method, settings may differ and change nothing, as
+    in a training of a few steps, which is only noted.
+    """
     for run in runs:
         others = [other for other in runs if not _same_training(run, other)]
-        if others:
-            names = ", ".join(sorted(other.path.name for other in others)[:3])
-            yield Finding(
-                run.path.name, CLAIM, "weights_hash", "weights of a training of its own", f"those of {names}"
-            )
+        for kind, claimed, found in (
+            (
+                CLAIM,
+                "weights of a training of its own",
+                [one for one in others if _named(one) != _named(run)],
+            ),
+            (
+                NOTE,
+                "equal weights with other settings",
+                [one for one in others if _named(one) == _named(run)],
+            ),
+        ):
+            if found:
+                names = ", ".join(sorted(other.path.name for other in found)[:3])
+                yield Finding(run.path.name, kind, "weights_hash", claimed, f"those of {names}")
+
+
+def _named(run: FinishedRun) -> list[str | None]:
+    return [run.row.get(column) for column in ("method", "seed", "model", "dataset")]
 
 
 def _same_training(one: FinishedRun, other: FinishedRun) -> bool:

@@ -224,13 +224,15 @@ class _Audit:
             if column in known:
                 continue
             empty = column in self.run.row and self.run.row[column] == "" and column in _HASHES
-            why = "not in runs of earlier versions" if empty else CANNOT_BE_CHECKED.get(column)
+            why = f"not in all runs before {_SINCE[column]}" if empty else CANNOT_BE_CHECKED.get(column)
             self.report.unchecked(column, why or getattr(self, "why", "no check is known"))
-        missing = [column for column in schema.HASHES if column not in self.run.row]
-        self.report.unchecked(missing, "not in runs of earlier versions")
+        for column in schema.HASHES:
+            if column not in self.run.row:
+                self.report.unchecked(column, f"not in all runs before {_SINCE[column]}")
 
 
 _HASHES = frozenset(schema.HASHES)
+_SINCE = {column.name: column.since for column in schema.REPEATABILITY_TABLE}
 _COMPARED = frozenset(
     f"{schema.PROVENANCE} {name}"
     for name in (
