@@ -115,21 +115,22 @@ def require_int(
     raise SettingError(setting, value, f"an integer{above}{below}{', or null' if optional else ''}")
 
 
-def require_file(setting: str, path: Path) -> None:
+def require_file(setting: str, given: object, path: Path, wanted: str) -> None:
     """Refuse what is no regular file: a pipe or a device has no end, or waits for a writer.
+
+    Args:
+        setting: Name of the setting.
+        given: Its value.
+        path: The file that it names.
+        wanted: What the file should be.
 
     Raises:
         SettingError: ``path`` is not one.
     """
-    if not path.is_file():
-        found = (
-            "there is none"
-            if not path.exists()
-            else "it is a folder"
-            if path.is_dir()
-            else "it is a pipe or device"
-        )
-        raise SettingError(setting, path, f"a regular file: {found}")
+    if path.is_file():
+        return
+    kind = "it is a folder" if path.is_dir() else "it is a pipe or device"
+    raise SettingError(setting, given, f"{wanted}: {kind if path.exists() else 'there is none'}")
 
 
 class RunError(RuntimeError):

@@ -198,12 +198,12 @@ class FromFile(LayerWise):
         super().__init__(allow_layer_collapse, compat)
         self.path, self.sparsity = path, sparsity
         file_path = expanded(path)
-        require_file("path", file_path)
+        wanted = "a CSV with columns layer and sparsity, for example a run's layers.csv"
+        require_file("path", path, file_path, wanted)
         try:
             with open(file_path, newline="", encoding="utf-8") as file:
                 self.layers = {row["layer"]: float(row["sparsity"]) for row in csv.DictReader(file)}
         except (OSError, KeyError, ValueError, TypeError) as error:
-            wanted = "a CSV with columns layer and sparsity, for example a run's layers.csv"
             raise SettingError("path", path, f"{wanted} ({type(error).__name__}: {error})") from error
         for layer, value in self.layers.items():
             if not 0 <= value <= 1:

@@ -82,7 +82,7 @@ class Trained(Score):
 
         self.path, file = path, expanded(path)
         file = file / "model.safetensors" if file.is_dir() else file
-        require_file("path", file)
+        require_file("path", path, file, "a run folder or its model.safetensors")
         try:
             self.trained = load_file(file)
         except Exception as error:  # safetensors raises its own exception

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
+from sparsebench.config.compose import defaults
 from sparsebench.config.open import validate
+from sparsebench.config.used import setting_of, unused_overrides
 from sparsebench.distributed.ddp import broadcast_from_main
 from sparsebench.errors import SettingError
 from sparsebench.pruning.learned import TunedSetting
@@ -60,6 +62,7 @@ def search(
         raise SettingError("tune_to_target", "true", allowed)
     searched = ("tune_to_target", tuned.setting)
     others = [override for override in overrides if override.lstrip("+").split("=")[0] not in searched]
+    plain, others = _without_target(cfg, choices, others)
     dense, sparse = (tuned.densest, 0.0), (tuned.sparsest, 1.0)  # (value, sparsity)
     value = float(OmegaConf.select(cfg, tuned.setting))
     if not min(dense[0], sparse[0]) < value < max(dense[0], sparse[0]):
@@ -67,8 +70,7 @@ def search(
     best = None
     for number in range(1, MAX_TRIALS + 1):
         value = float(f"{value:.6g}")  # as written in the command
-        one = copy.deepcopy(cfg)
-        one.tune_to_target = False
+        one = copy.deepcopy(plain)
         OmegaConf.update(one, tuned.setting, value)
         folder = yield from advance(one, choices, [*others, f"{tuned.setting}={value}"], signals)
         row = broadcast_from_main(folder.summary) or {}
@@ -89,3 +91,16 @@ def search(
     print(f"tune_to_target: closest to {cfg.sparsity:g} is {tuned.setting}={value}, {how} {TOLERANCE}")
     show(row, path)
     return float(row["val_top1"])
+
+
+def _without_target(
+    cfg: DictConfig, choices: Mapping[str, str | None], overrides: list[str]
+) -> tuple[DictConfig, list[str]]:
+    """A config and its overrides without the search, and without the settings that only the search uses."""
+    cfg = copy.deepcopy(cfg)
+    cfg.tune_to_target = False
+    ignored = unused_overrides(overrides, cfg, choices)
+    known = defaults(choices)
+    for key in map(setting_of, ignored):
+        OmegaConf.update(cfg, key, known[key])
+    return cfg, [override for override in overrides if override not in ignored]

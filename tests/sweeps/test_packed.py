@@ -262,7 +262,7 @@ def test_only_data_sets_in_memory_are_packed(dataset):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["launcher.runs=0"], "launcher.runs=0: expected an integer, at least 1, or null"),
+        (["launcher.runs=0"], "launcher.runs=0: expected an integer in [1, 1024], or null"),
         (["device=ddp"], "device=ddp: expected auto, cpu or cuda with launcher=packed"),
         (["dataset=imagenet", "data_root=/nowhere"], "dataset=imagenet: expected a data set in memory"),
     ],

@@ -205,10 +205,10 @@ def test_a_sweep_runs_a_study_for_every_combination(tmp_path, monkeypatch, launc
         (["study=overparam_prun"], "did you mean 'overparam_prune'?"),
         (["study=overparam_prune", "study.sedes=3"], "study.sedes=3: expected an existing setting"),
         (["study=overparam_prune", "study.seeds=many"], "study.seeds=many: expected an integer"),
-        (["study=overparam_prune", "study.seeds=1"], "study.seeds=1: expected an integer, at least 2"),
+        (["study=overparam_prune", "study.seeds=1"], "study.seeds=1: expected an integer in [2, 100000]"),
         (["study=overparam_prune", "device=tpu"], "device=tpu: expected one of auto, cpu, cuda"),
         (["study=overparam_prune", "device=ddp"], "device=ddp: expected auto, cpu or cuda"),
-        (["study=overparam_prune", "threads=0"], "threads=0: expected an integer, at least 1"),
+        (["study=overparam_prune", "threads=0"], "threads=0: expected an integer in [1, 1024]"),
         (["study=overparam_prune", "epochs=3"], "epochs=3: expected an existing setting"),
     ],
 )
