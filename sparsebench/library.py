@@ -70,7 +70,7 @@ def pruner(
         >>> model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         >>> pruner = sparsebench.pruner("dpf", model, optimizer, steps=40, sparsity=0.75,
-        ...                             settings={"schedule.interval": 4})
+        ...                             settings={"schedule.interval": "4it"})
         >>> for _ in range(40):
         ...     inputs = torch.randn(32, 8)
         ...     optimizer.zero_grad()

@@ -198,9 +198,15 @@ def test_replayed_steps_train_the_same_with_every_part_of_a_step(option):
     check("dpf", OPTIONS[option])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("option", [name for name in OPTIONS if name != "ordinary"])
-@pytest.mark.parametrize("method", [method for method in options("prune") if method != "dpf"])
+CROSSED = [
+    pytest.param(method, option, marks=pytest.mark.slow if (place + number) % 4 == 0 else pytest.mark.nightly)
+    for place, method in enumerate(method for method in options("prune") if method != "dpf")
+    for number, option in enumerate(name for name in OPTIONS if name != "ordinary")
+]
+"""Every method with every part of a step; a quarter of them at each change, all of them every night."""
+
+
+@pytest.mark.parametrize(("method", "option"), CROSSED)
 def test_replayed_steps_train_the_same_with_every_method_and_part_of_a_step(method, option):
     check(method, OPTIONS[option])
 
