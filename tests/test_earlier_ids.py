@@ -92,7 +92,7 @@ def test_audit_and_compare_read_them(earlier, capsys):
 
 def test_a_run_of_two_ranks_is_known_to_two_ranks_only(earlier):
     (path,) = names(earlier, "rigl")
-    cfg, choices = train_config(*command(path)[1:])
+    cfg, choices = train_config(*command(path)[1:], "schedule.interval=100it")  # the default that was
     here, own = ResultsFolder(earlier / "runs"), path.name.rpartition("-")[2]
     with own_hydra():
         assert here.ranks(own) == 2 and here.ranks("0123456789") == 1
