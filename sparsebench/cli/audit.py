@@ -60,7 +60,7 @@ def run(options: Namespace) -> int:
     audited = [audit(path, datasets, extent) for path in progress]
     found = [finding for one in audited for finding in one.found] + check_across(audited)
     if options.retrain:
-        found += _retrain(audited, options)
+        found = _with_retrained(found, _retrain(audited, options))
     failed = [finding for finding in found if finding.kind == CLAIM]
     accuracy = ", accuracies not evaluated" if options.no_accuracy else ""
     bad = f" in {len({f.run for f in failed})} runs" if failed else ""
@@ -137,6 +137,18 @@ def _retrain(audited: Sequence[Audited], options: Namespace) -> list[Finding]:
         for one in tqdm(runs, desc="retrain", unit="run", disable=not sys.stderr.isatty()):
             found += again.check(one)
     return found
+
+
+def _with_retrained(found: Sequence[Finding], retrained: Sequence[Finding]) -> list[Finding]:
+    """All findings, without the columns that were not checked because only making the run again could check them."""
+    from sparsebench.runs.audit.findings import NOTE, UNCHECKED
+
+    again = {finding.run for finding in retrained if finding.kind == NOTE}
+
+    def checked_now(one: Finding) -> bool:
+        return one.kind == UNCHECKED and one.run in again and one.found.endswith("--retrain compares it")
+
+    return [*(one for one in found if not checked_now(one)), *retrained]
 
 
 def _folders(paths: Sequence[Path], not_read: LeftOut) -> tuple[list[Path], str]:

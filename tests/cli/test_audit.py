@@ -305,7 +305,9 @@ def test_a_run_is_made_again_and_compared_to_the_bit(two, capsys):
     status, found, _ = audit(two["0"], capsys, "--no-accuracy", "--retrain")
     assert (status, found) == (0, {})
     assert main(["audit", str(two["0"]), "--retrain"]) == 0
-    assert "note: retrain=made again from its command: equal to the bit" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "note: retrain=made again from its command: equal to the bit" in said
+    assert "--retrain compares it" not in said  # it has
     rows = read_csv(two["0"] / "metrics.csv")
     edited = [{**rows[0], "train_loss": "1.5"}, *rows[1:]]  # nothing else tells it
     write_csv(two["0"] / "metrics.csv", list(rows[0]), edited)
